@@ -1,0 +1,1 @@
+//! How far apart two arrays are. Knows no model, no device and no report.

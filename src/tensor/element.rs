@@ -1,0 +1,322 @@
+//! What the storage types can do: be widened, and be ordered by ulp.
+
+use super::DType;
+use bytemuck::Pod;
+use half::{bf16, f16};
+
+/// A type whose values can lie in a [`Tensor`](super::Tensor).
+pub trait Element: Pod + PartialEq + Send + Sync {
+    /// The storage type.
+    const DTYPE: DType;
+
+    /// The value, exactly (an `i64` beyond 2^53 is rounded to nearest even).
+    fn to_f64(self) -> f64;
+
+    /// The value's place in the ordered list of all values of its type, so that neighbours differ
+    /// by one; −0 and +0 share place 0. The distance in ulp of two values is the difference of
+    /// their ordinals. NaNs have places too, which mean nothing.
+    fn ordinal(self) -> i64;
+}
+
+/// A floating type, in which a model can be stored.
+pub trait Float: Element {
+    /// The value as fp32; exact for the half types.
+    fn to_f32(self) -> f32;
+
+    /// Rounds an fp32 value to this type, to nearest even; beyond the largest value gives ±inf.
+    fn from_f32(value: f32) -> Self;
+
+    /// Rounds an fp64 value to this type *once*, to nearest even: never through fp32, which would
+    /// round twice.
+    fn from_f64(value: f64) -> Self;
+
+    /// Widens a slice; `to` must be as long as `from`.
+    fn widen(from: &[Self], to: &mut [f32]);
+}
+
+/// Ordinal of a floating value from its bits as a sign-extended two's complement number: positive
+/// bit patterns are ordered already, negative ones in reverse.
+macro_rules! float_ordinal {
+    ($bits:expr, $int:ty) => {{
+        let bits = $bits as $int;
+        let magnitude = bits & <$int>::MAX;
+        (if bits < 0 { -magnitude } else { magnitude }) as i64
+    }};
+}
+
+impl Element for f64 {
+    const DTYPE: DType = DType::F64;
+    #[inline(always)]
+    fn to_f64(self) -> f64 {
+        self
+    }
+    #[inline(always)]
+    fn ordinal(self) -> i64 {
+        float_ordinal!(self.to_bits(), i64)
+    }
+}
+
+impl Element for f32 {
+    const DTYPE: DType = DType::F32;
+    #[inline(always)]
+    fn to_f64(self) -> f64 {
+        self.into()
+    }
+    #[inline(always)]
+    fn ordinal(self) -> i64 {
+        float_ordinal!(self.to_bits(), i32)
+    }
+}
+
+impl Element for f16 {
+    const DTYPE: DType = DType::F16;
+    #[inline(always)]
+    fn to_f64(self) -> f64 {
+        self.to_f32().into()
+    }
+    #[inline(always)]
+    fn ordinal(self) -> i64 {
+        float_ordinal!(self.to_bits(), i16)
+    }
+}
+
+impl Element for bf16 {
+    const DTYPE: DType = DType::Bf16;
+    #[inline(always)]
+    fn to_f64(self) -> f64 {
+        f32::from_bits(u32::from(self.to_bits()) << 16).into()
+    }
+    #[inline(always)]
+    fn ordinal(self) -> i64 {
+        float_ordinal!(self.to_bits(), i16)
+    }
+}
+
+macro_rules! integer_element {
+    ($type:ty, $dtype:ident) => {
+        impl Element for $type {
+            const DTYPE: DType = DType::$dtype;
+            #[inline(always)]
+            fn to_f64(self) -> f64 {
+                self as f64
+            }
+            #[inline(always)]
+            fn ordinal(self) -> i64 {
+                self as i64
+            }
+        }
+    };
+}
+integer_element!(i64, I64);
+integer_element!(i32, I32);
+integer_element!(u8, U8);
+
+impl Float for f32 {
+    #[inline(always)]
+    fn to_f32(self) -> f32 {
+        self
+    }
+    #[inline(always)]
+    fn from_f32(value: f32) -> Self {
+        value
+    }
+    #[inline(always)]
+    fn from_f64(value: f64) -> Self {
+        value as f32
+    }
+    fn widen(from: &[Self], to: &mut [f32]) {
+        to.copy_from_slice(from);
+    }
+}
+
+impl Float for f16 {
+    #[inline(always)]
+    fn to_f32(self) -> f32 {
+        f16::to_f32(self)
+    }
+    #[inline(always)]
+    fn from_f32(value: f32) -> Self {
+        f16::from_f32(value)
+    }
+    #[inline(always)]
+    fn from_f64(value: f64) -> Self {
+        f16::from_f32(round_to_odd(value))
+    }
+    fn widen(from: &[Self], to: &mut [f32]) {
+        use half::slice::HalfFloatSliceExt;
+        from.convert_to_f32_slice(to);
+    }
+}
+
+impl Float for bf16 {
+    #[inline(always)]
+    fn to_f32(self) -> f32 {
+        f32::from_bits(u32::from(self.to_bits()) << 16)
+    }
+    #[inline(always)]
+    fn from_f32(value: f32) -> Self {
+        bf16::from_f32(value)
+    }
+    #[inline(always)]
+    fn from_f64(value: f64) -> Self {
+        bf16::from_f32(round_to_odd(value))
+    }
+    fn widen(from: &[Self], to: &mut [f32]) {
+        for (to, from) in to.iter_mut().zip(from) {
+            *to = Float::to_f32(*from);
+        }
+    }
+}
+
+/// Rounds fp64 to fp32 so that a further rounding to a half type gives the correctly rounded half:
+/// an inexact value goes to the neighbour whose last bit is odd (Boldo & Melquiond 2008,
+/// "Emulation of FMA and correctly rounded sums: proved algorithms using rounding to odd"; fp32 has
+/// well over the two extra bits that the theorem asks for).
+#[inline(always)]
+fn round_to_odd(value: f64) -> f32 {
+    let nearest = value as f32;
+    let back = f64::from(nearest);
+    if back == value || value.is_nan() || nearest.to_bits() & 1 == 1 {
+        // Overflow to infinity is even and handled below: the largest finite fp32 is odd.
+        return nearest;
+    }
+    // The nearest is even: step to the neighbour on the other side of the value, which is odd.
+    let away = (back.abs() < value.abs()) as u32;
+    f32::from_bits(nearest.to_bits() + away - (1 - away))
+}
+
+/// Runs `$body` with `$T` standing for the element type of `$dtype`; `Bool` is stored as `u8`.
+macro_rules! with_element {
+    ($dtype:expr, $T:ident => $body:expr) => {{
+        use $crate::tensor::DType::*;
+        match $dtype {
+            F64 => {
+                type $T = f64;
+                $body
+            }
+            F32 => {
+                type $T = f32;
+                $body
+            }
+            F16 => {
+                type $T = half::f16;
+                $body
+            }
+            Bf16 => {
+                type $T = half::bf16;
+                $body
+            }
+            I64 => {
+                type $T = i64;
+                $body
+            }
+            I32 => {
+                type $T = i32;
+                $body
+            }
+            U8 | Bool => {
+                type $T = u8;
+                $body
+            }
+        }
+    }};
+}
+pub(crate) use with_element;
+
+/// Runs `$body` with `$T` standing for the type of a model stored in `$dtype`, or `$otherwise` if
+/// no model is stored so.
+macro_rules! with_float {
+    ($dtype:expr, $T:ident => $body:expr, else $otherwise:expr) => {
+        match $dtype {
+            $crate::tensor::DType::F32 => {
+                type $T = f32;
+                $body
+            }
+            $crate::tensor::DType::F16 => {
+                type $T = half::f16;
+                $body
+            }
+            $crate::tensor::DType::Bf16 => {
+                type $T = half::bf16;
+                $body
+            }
+            _ => $otherwise,
+        }
+    };
+}
+pub(crate) use with_float;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn ulp<T: Element>(a: T, b: T) -> u64 {
+        a.ordinal().abs_diff(b.ordinal())
+    }
+
+    #[test]
+    fn neighbours_are_one_ulp_apart() {
+        assert_eq!(ulp(1.0_f32, 1.0_f32.next_up()), 1);
+        assert_eq!(ulp(-0.0_f32, 0.0_f32), 0);
+        assert_eq!(ulp(0.0_f32, 0.0_f32.next_down()), 1);
+        assert_eq!(ulp(bf16::from_f32(1.0), bf16::from_bits(0x3f81)), 1);
+        assert_eq!(ulp(f64::MAX, f64::INFINITY), 1);
+        assert_eq!(ulp(-1_i64, 1), 2);
+    }
+
+    #[test]
+    fn rounding_from_f64_rounds_once() {
+        // Halfway between two bf16 values plus a hair that fp32 cannot hold: through fp32 it would
+        // be a tie and go to even, down.
+        let tie = 1.0 + 0.5_f64.powi(8);
+        let value = tie + 0.5_f64.powi(40);
+        assert_eq!(bf16::from_f32(value as f32), bf16::from_f32(1.0));
+        assert_eq!(<bf16 as Float>::from_f64(value), bf16::from_bits(0x3f81));
+        assert_eq!(<bf16 as Float>::from_f64(tie), bf16::from_f32(1.0));
+        assert_eq!(<f16 as Float>::from_f64(1e300), f16::INFINITY);
+        assert_eq!(<f16 as Float>::from_f64(-1e-300), f16::NEG_ZERO);
+        assert!(<bf16 as Float>::from_f64(f64::NAN).is_nan());
+    }
+
+    proptest! {
+        #[test]
+        fn ulp_distance_is_symmetric_and_zero_iff_equal(a in any::<u16>(), b in any::<u16>()) {
+            let (x, y) = (bf16::from_bits(a), bf16::from_bits(b));
+            prop_assume!(!x.is_nan() && !y.is_nan());
+            prop_assert_eq!(ulp(x, y), ulp(y, x));
+            prop_assert_eq!(ulp(x, y) == 0, x == y);
+            let (x, y) = (f16::from_bits(a), f16::from_bits(b));
+            prop_assume!(!x.is_nan() && !y.is_nan());
+            prop_assert_eq!(ulp(x, y), ulp(y, x));
+            prop_assert_eq!(ulp(x, y) == 0, x == y);
+        }
+
+        #[test]
+        fn ulp_distance_of_wide_types(a in any::<f32>(), b in any::<f32>(), c in any::<f64>(), d in any::<f64>()) {
+            prop_assert_eq!(ulp(a, b), ulp(b, a));
+            prop_assert_eq!(ulp(a, b) == 0, a == b);
+            prop_assert_eq!(ulp(c, d), ulp(d, c));
+            prop_assert_eq!(ulp(c, d) == 0, c == d);
+        }
+
+        #[test]
+        fn a_half_survives_widening(bits in any::<u16>()) {
+            let (b, h) = (bf16::from_bits(bits), f16::from_bits(bits));
+            prop_assert!(b.is_nan() || <bf16 as Float>::from_f64(b.to_f64()) == b);
+            prop_assert!(h.is_nan() || <f16 as Float>::from_f64(h.to_f64()) == h);
+        }
+
+        #[test]
+        fn rounding_from_f64_goes_to_a_nearest_value(value in -7e4_f64..7e4) {
+            let got = <f16 as Float>::from_f64(value);
+            prop_assume!(got.is_finite());
+            let error = (got.to_f64() - value).abs();
+            for other in [f16::from_bits(got.to_bits() + 1), f16::from_bits(got.to_bits().wrapping_sub(1))] {
+                if other.is_finite() {
+                    prop_assert!(error <= (other.to_f64() - value).abs());
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,20 @@
+//! Arrays: what a file of activations or weights is once it has been checked.
+//!
+//! A [`Tensor`] is a shape, a [`DType`] and bytes in C order, either owned or a part of a mapped
+//! file. Half types are *storage only*: an [`Element`] can be widened, never added.
+
+mod buffer;
+mod dtype;
+mod element;
+mod file;
+pub mod npy;
+pub mod npz;
+mod tensor;
+
+pub use dtype::DType;
+pub use element::{Element, Float};
+pub use file::MappedFile;
+pub use tensor::Tensor;
+
+pub(crate) use element::with_element;
+pub(crate) use element::with_float;

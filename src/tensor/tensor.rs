@@ -1,0 +1,289 @@
+//! The array type.
+
+use super::buffer::Buffer;
+use super::{DType, Element, Float, MappedFile, with_element, with_float};
+use crate::error::{Error, Result};
+use ndarray::{ArrayViewD, Axis, IxDyn};
+use std::fmt;
+use std::ops::Range;
+
+/// An array in C order. Cloning shares the data.
+#[derive(Clone)]
+pub struct Tensor {
+    dtype: DType,
+    shape: Vec<usize>,
+    buffer: Buffer,
+}
+
+impl Tensor {
+    /// Takes `data` as an array of the given shape.
+    ///
+    /// # Errors
+    /// [`Error::Mismatch`] if the shape does not hold as many elements as there are.
+    pub fn from_vec<T: Element>(shape: &[usize], data: Vec<T>) -> Result<Self> {
+        if element_count(shape) != Some(data.len()) {
+            return Err(Error::Mismatch {
+                at: "array".into(),
+                expected: format!("the elements of shape {shape:?}"),
+                found: format!("{} elements", data.len()),
+            });
+        }
+        Ok(Self {
+            dtype: T::DTYPE,
+            shape: shape.to_vec(),
+            buffer: Buffer::owned(data),
+        })
+    }
+
+    /// Bytes `range` of a mapped file as a little-endian array in C order, without a copy where
+    /// they are aligned.
+    ///
+    /// # Errors
+    /// [`Error::Mismatch`] if the range is not in the file, does not hold the shape, or holds
+    /// booleans other than 0 and 1.
+    pub fn from_mapped(
+        dtype: DType,
+        shape: &[usize],
+        file: &MappedFile,
+        range: Range<usize>,
+    ) -> Result<Self> {
+        let bytes = element_count(shape).and_then(|n| n.checked_mul(dtype.size()));
+        let held = file.get(range.clone()).map(<[u8]>::len);
+        if bytes.is_none() || bytes != held {
+            return Err(Error::Mismatch {
+                at: file.path().display().to_string(),
+                expected: format!("{dtype} data of shape {shape:?}"),
+                found: format!("bytes {} to {} of {}", range.start, range.end, file.len()),
+            });
+        }
+        let tensor = Self {
+            dtype,
+            shape: shape.to_vec(),
+            buffer: with_element!(dtype, T => Buffer::mapped::<T>(file, range)),
+        };
+        #[cfg(target_endian = "big")]
+        let tensor = tensor.swap_bytes()?;
+        tensor.check_booleans(&file.path().display().to_string())?;
+        Ok(tensor)
+    }
+
+    /// Reads `self` as booleans if it is one byte an element.
+    pub(super) fn check_booleans(&self, at: &str) -> Result<()> {
+        if self.dtype == DType::Bool
+            && let Some(byte) = self.bytes().iter().find(|byte| **byte > 1)
+        {
+            return Err(Error::Mismatch {
+                at: at.to_owned(),
+                expected: "booleans of 0 and 1".into(),
+                found: format!("the byte {byte}"),
+            });
+        }
+        Ok(())
+    }
+
+    /// The same bytes as another type of the same size: `bf16` stored as `<V2` or `<u2`.
+    pub(super) fn reinterpret(mut self, dtype: DType) -> Self {
+        assert_eq!(self.dtype.size(), dtype.size(), "same size");
+        self.dtype = dtype;
+        self
+    }
+
+    /// The same data under another shape of as many elements.
+    ///
+    /// # Errors
+    /// [`Error::Mismatch`] if the counts differ.
+    pub fn reshaped(mut self, shape: &[usize]) -> Result<Self> {
+        if element_count(shape) != Some(self.len()) {
+            return Err(Error::Mismatch {
+                at: "array".into(),
+                expected: format!("the elements of shape {shape:?}"),
+                found: format!("shape {:?}", self.shape),
+            });
+        }
+        self.shape = shape.to_vec();
+        Ok(self)
+    }
+
+    /// The storage type.
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    /// Extent of every axis, outermost first; empty for a scalar.
+    pub fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    /// Number of elements.
+    pub fn len(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// Whether there are no elements.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Extent of the last axis: 1 for a scalar.
+    pub fn row_len(&self) -> usize {
+        self.shape.last().copied().unwrap_or(1)
+    }
+
+    /// The data as stored, in the machine's byte order.
+    pub fn bytes(&self) -> &[u8] {
+        self.buffer.bytes()
+    }
+
+    /// The elements, in C order. Booleans are read as `u8`.
+    ///
+    /// # Errors
+    /// [`Error::Mismatch`] if the array is stored as another type.
+    pub fn as_slice<T: Element>(&self) -> Result<&[T]> {
+        let stored = match self.dtype {
+            DType::Bool => DType::U8,
+            dtype => dtype,
+        };
+        if stored != T::DTYPE {
+            return Err(Error::Mismatch {
+                at: "array".into(),
+                expected: format!("{} elements", T::DTYPE),
+                found: self.dtype.to_string(),
+            });
+        }
+        Ok(bytemuck::cast_slice(self.bytes()))
+    }
+
+    /// The elements as an `ndarray` view.
+    ///
+    /// # Errors
+    /// [`Error::Mismatch`] if the array is stored as another type.
+    pub fn view<T: Element>(&self) -> Result<ArrayViewD<'_, T>> {
+        let slice = self.as_slice()?;
+        Ok(ArrayViewD::from_shape(IxDyn(&self.shape), slice).expect("shape and length agree"))
+    }
+
+    /// The array with its axes reordered: axis `i` of the result is axis `axes[i]` of `self`.
+    ///
+    /// # Panics
+    /// If `axes` is no permutation of the axes.
+    pub fn permuted(&self, axes: &[usize]) -> Self {
+        assert_eq!(axes.len(), self.shape.len(), "one entry an axis");
+        let moved = axes.iter().filter(|axis| self.shape[**axis] != 1);
+        if moved.is_sorted() {
+            // Axes of extent 1 may move freely: the bytes stay where they are.
+            let shape = axes.iter().map(|axis| self.shape[*axis]).collect();
+            return Self {
+                shape,
+                ..self.clone()
+            };
+        }
+        with_element!(self.dtype, T => {
+            let view = self.view::<T>().expect("dispatched on the dtype");
+            let view = view.permuted_axes(IxDyn(axes));
+            let shape = view.shape().to_vec();
+            let data: Vec<T> = view.iter().copied().collect();
+            let tensor = Self::from_vec(&shape, data).expect("a permutation keeps the count");
+            tensor.reinterpret(self.dtype)
+        })
+    }
+
+    /// Joins arrays along an axis, in order.
+    ///
+    /// # Errors
+    /// [`Error::Mismatch`] if there are none, their types differ, or their shapes differ on another
+    /// axis.
+    pub fn concat(parts: &[Self], axis: usize) -> Result<Self> {
+        let mismatch = |found: String| Error::Mismatch {
+            at: "shards".into(),
+            expected: format!("arrays that join along axis {axis}"),
+            found,
+        };
+        let first = parts.first().ok_or_else(|| mismatch("none".into()))?;
+        if let [only] = parts
+            && axis < only.shape.len()
+        {
+            return Ok(only.clone());
+        }
+        if let Some(other) = parts.iter().find(|part| part.dtype != first.dtype) {
+            return Err(mismatch(format!("{} and {}", first.dtype, other.dtype)));
+        }
+        let joined = with_element!(first.dtype, T => {
+            let views: Result<Vec<_>> = parts.iter().map(Self::view::<T>).collect();
+            // `concatenate` would panic on an axis that is not there.
+            (axis < first.shape.len())
+                .then(|| ndarray::concatenate(Axis(axis), &views?).ok().map_or(Ok(None), |array| {
+                    let shape = array.shape().to_vec();
+                    let data = array.as_standard_layout().iter().copied().collect::<Vec<T>>();
+                    Self::from_vec(&shape, data).map(|tensor| Some(tensor.reinterpret(first.dtype)))
+                }))
+                .transpose()?
+                .flatten()
+        });
+        joined.ok_or_else(|| {
+            let shapes: Vec<_> = parts.iter().map(|part| &part.shape).collect();
+            mismatch(format!("shapes {shapes:?}"))
+        })
+    }
+
+    /// The same values stored as `dtype`, a floating type.
+    ///
+    /// # Errors
+    /// [`Error::Mismatch`], naming the first offender, if a value would be rounded: this reads
+    /// what is `dtype` in truth from a wider container, it never loses anything.
+    pub fn narrowed_exactly(&self, dtype: DType) -> Result<Self> {
+        if self.dtype == dtype {
+            return Ok(self.clone());
+        }
+        let inexact = |found: String| Error::Mismatch {
+            at: "array".into(),
+            expected: format!("values of {dtype}"),
+            found,
+        };
+        with_element!(self.dtype, S => with_float!(dtype, D => {
+            let data = self
+                .as_slice::<S>()?
+                .iter()
+                .enumerate()
+                .map(|(index, from)| {
+                    let value = from.to_f64();
+                    let to = D::from_f64(value);
+                    if to.to_f64() == value || value.is_nan() {
+                        Ok(to)
+                    } else {
+                        Err(inexact(format!("{value:?} at {:?}", self.position(index))))
+                    }
+                })
+                .collect::<Result<Vec<D>>>()?;
+            Self::from_vec(&self.shape, data)
+        }, else Err(inexact(format!("{} data", self.dtype)))))
+    }
+
+    /// The indices, one an axis, of the element at `index` in C order.
+    pub fn position(&self, index: usize) -> Vec<usize> {
+        let mut position = vec![0; self.shape.len()];
+        let mut rest = index;
+        for (place, extent) in position.iter_mut().zip(&self.shape).rev() {
+            *place = rest % extent;
+            rest /= extent;
+        }
+        position
+    }
+
+    /// Whether both hold the same bits under the same type and shape.
+    pub fn bits_equal(&self, other: &Self) -> bool {
+        self.dtype == other.dtype && self.shape == other.shape && self.bytes() == other.bytes()
+    }
+}
+
+/// Elements of an array of this shape, if the count fits.
+fn element_count(shape: &[usize]) -> Option<usize> {
+    shape
+        .iter()
+        .try_fold(1_usize, |count, extent| count.checked_mul(*extent))
+}
+
+impl fmt::Debug for Tensor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Tensor {{ {} {:?} }}", self.dtype, self.shape)
+    }
+}
