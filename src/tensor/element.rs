@@ -2,7 +2,9 @@
 
 use super::DType;
 use bytemuck::Pod;
+use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
+use std::borrow::Cow;
 
 /// A type whose values can lie in a [`Tensor`](super::Tensor).
 pub trait Element: Pod + PartialEq + Send + Sync {
@@ -30,8 +32,8 @@ pub trait Float: Element {
     /// round twice.
     fn from_f64(value: f64) -> Self;
 
-    /// Widens a slice; `to` must be as long as `from`.
-    fn widen(from: &[Self], to: &mut [f32]);
+    /// The values as fp32; borrowed if they are.
+    fn widened(values: &[Self]) -> Cow<'_, [f32]>;
 }
 
 /// Ordinal of a floating value from its bits as a sign-extended two's complement number: positive
@@ -124,8 +126,8 @@ impl Float for f32 {
     fn from_f64(value: f64) -> Self {
         value as f32
     }
-    fn widen(from: &[Self], to: &mut [f32]) {
-        to.copy_from_slice(from);
+    fn widened(values: &[Self]) -> Cow<'_, [f32]> {
+        values.into()
     }
 }
 
@@ -142,9 +144,10 @@ impl Float for f16 {
     fn from_f64(value: f64) -> Self {
         f16::from_f32(round_to_odd(value))
     }
-    fn widen(from: &[Self], to: &mut [f32]) {
-        use half::slice::HalfFloatSliceExt;
-        from.convert_to_f32_slice(to);
+    fn widened(values: &[Self]) -> Cow<'_, [f32]> {
+        let mut wide = vec![0.0; values.len()];
+        values.convert_to_f32_slice(&mut wide);
+        wide.into()
     }
 }
 
@@ -161,10 +164,8 @@ impl Float for bf16 {
     fn from_f64(value: f64) -> Self {
         bf16::from_f32(round_to_odd(value))
     }
-    fn widen(from: &[Self], to: &mut [f32]) {
-        for (to, from) in to.iter_mut().zip(from) {
-            *to = Float::to_f32(*from);
-        }
+    fn widened(values: &[Self]) -> Cow<'_, [f32]> {
+        values.iter().map(|value| Float::to_f32(*value)).collect()
     }
 }
 

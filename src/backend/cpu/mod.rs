@@ -1,0 +1,24 @@
+//! Steps on this machine's processors.
+//!
+//! | operation | compute | sum | order of summation | rounding |
+//! |---|---|---|---|---|
+//! | products | fp32 | fp32 | `matrixmultiply`'s blocking of `k`; partial sums in rank order | once, or once a partial sum |
+//! | layer norm | fp64 | fp64 | 8 interleaved lanes, folded pairwise | once |
+//! | softmax | fp32 | fp64 | ascending keys | once |
+//! | element by element | fp32 | – | – | once, or after each operation |
+//!
+//! Every output element is computed by one thread from one row, so results do not depend on the
+//! number of threads or on what else is in the batch. Products differ in their last bits between
+//! processors with and without fused multiply-add; everything else is plain IEEE arithmetic and the
+//! same everywhere.
+
+mod attention;
+mod elementwise;
+mod embedding;
+mod functions;
+mod layer_norm;
+mod linear;
+mod run;
+mod softmax;
+
+pub use run::Cpu;

@@ -1,0 +1,121 @@
+//! From a step to its kernel.
+
+use super::{attention, elementwise, embedding, layer_norm, linear, softmax};
+use crate::backend::{Backend, Device};
+use crate::error::{Error, Result};
+use crate::plan::{Numerics, Op, Step};
+use crate::tensor::{DType, Float, Tensor, with_float};
+
+/// The CPU backend.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Cpu;
+
+impl Backend for Cpu {
+    fn device(&self) -> Device {
+        Device::Cpu
+    }
+
+    fn run(&self, step: &Step, inputs: &[&Tensor], params: &[&Tensor]) -> Result<Tensor> {
+        check_numerics(step)?;
+        check_params(step, params)?;
+        let shapes: Vec<&[usize]> = inputs.iter().map(|input| input.shape()).collect();
+        let shape = step.output_shape(&shapes)?;
+        let dtype = step.numerics.out;
+        with_float!(dtype, T => {
+            let data = compute::<T>(step, inputs, params)?;
+            Tensor::from_vec(&shape, data)
+        }, else Err(unsupported(step, format!("results stored as {dtype}"))))
+    }
+}
+
+fn compute<T: Float>(step: &Step, inputs: &[&Tensor], params: &[&Tensor]) -> Result<Vec<T>> {
+    let x = inputs[0];
+    let param = |index: usize| params[index].as_slice::<T>();
+    Ok(match &step.op {
+        Op::Embedding => embedding::gather(x, params[0])?,
+        Op::LayerNorm { eps } => {
+            layer_norm::layer_norm(x.as_slice::<T>()?, param(0)?, param(1)?, *eps)
+        }
+        Op::Linear { bias, partials } => {
+            let bias = bias.then(|| param(1)).transpose()?;
+            linear::linear(x.as_slice::<T>()?, param(0)?, bias, x.row_len(), *partials)
+        }
+        Op::SplitHeads {
+            part,
+            layout,
+            heads,
+        } => attention::split_heads(x.view::<T>()?, *part, *layout, *heads),
+        Op::AttentionScores {
+            product_scale,
+            alibi_scale,
+            alibi_slopes,
+        } => {
+            let scores = attention::Scores {
+                product_scale: *product_scale,
+                alibi_scale: *alibi_scale,
+                alibi_slopes,
+            };
+            scores.compute(x.as_slice::<T>()?, inputs[1].as_slice()?, x.shape())
+        }
+        Op::Softmax { scale, mask } => {
+            softmax::softmax(x.as_slice::<T>()?, x.row_len(), *scale, *mask)
+        }
+        Op::Context => attention::context(
+            x.as_slice::<T>()?,
+            inputs[1].as_slice()?,
+            inputs[1].shape(),
+        ),
+        Op::AddBias => elementwise::add_row(x.as_slice::<T>()?, param(0)?),
+        Op::Activation(activation) => {
+            elementwise::activation(x.as_slice::<T>()?, *activation, step.numerics.rounding)
+        }
+        Op::Add => elementwise::add(x.as_slice::<T>()?, inputs[1].as_slice()?),
+    })
+}
+
+/// Refuses numerics that the kernels do not implement, so that a plan is never run otherwise than
+/// it says.
+fn check_numerics(step: &Step) -> Result<()> {
+    let out = step.numerics.out;
+    let implemented = match &step.op {
+        Op::Embedding | Op::SplitHeads { .. } => return Ok(()),
+        Op::Linear { .. } | Op::AttentionScores { .. } | Op::Context => Numerics::product(out),
+        Op::LayerNorm { .. } => Numerics::norm(out),
+        Op::Softmax { .. } => Numerics::softmax(out),
+        Op::AddBias | Op::Add | Op::Activation(_) => {
+            Numerics::elementwise(out, step.numerics.rounding)
+        }
+    };
+    if step.numerics == implemented {
+        return Ok(());
+    }
+    Err(unsupported(step, format!("{} in {:?}", step.op, step.numerics)))
+}
+
+fn check_params(step: &Step, params: &[&Tensor]) -> Result<()> {
+    let wanted = step.params.iter().map(|param| param.shape.as_slice());
+    if wanted.eq(params.iter().map(|param| param.shape())) {
+        return Ok(());
+    }
+    Err(Error::Mismatch {
+        at: step.id.to_string(),
+        expected: format!("the parameters {:?}", step.params),
+        found: format!("{params:?}"),
+    })
+}
+
+fn unsupported(step: &Step, what: String) -> Error {
+    Error::Unsupported {
+        step: step.id.to_string(),
+        backend: "cpu",
+        what,
+    }
+}
+
+/// Token ids as row numbers: `int64` or `int32`.
+pub(super) fn token_ids(tokens: &Tensor) -> Result<Vec<i64>> {
+    match tokens.dtype() {
+        DType::I32 => Ok(tokens.as_slice::<i32>()?.iter().map(|id| i64::from(*id)).collect()),
+        _ => Ok(tokens.as_slice::<i64>()?.to_vec()),
+    }
+}

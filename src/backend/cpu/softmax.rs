@@ -1,0 +1,77 @@
+//! Masked softmax.
+
+use super::functions::exp;
+use crate::plan::Mask;
+use crate::tensor::Float;
+use rayon::prelude::*;
+
+/// Softmax over rows of `keys` scores times `scale`. Row `i` is query `i % queries` of a square
+/// matrix; a causal query sees the keys up to its own position. The others are not filled with a
+/// large negative number but left out, which gives the same bits: its exponential is 0 in fp32.
+///
+/// `exp(scale·x − max)` is rounded to fp32 and summed in ascending order in fp64; the quotient by
+/// the fp32 sum is fp32; one rounding to the storage type.
+pub(super) fn softmax<T: Float>(scores: &[T], keys: usize, scale: f32, mask: Mask) -> Vec<T> {
+    let mut out = vec![T::zeroed(); scores.len()];
+    if out.is_empty() {
+        return out;
+    }
+    out.par_chunks_mut(keys)
+        .zip(scores.par_chunks(keys))
+        .enumerate()
+        .for_each_init(
+            || vec![0.0_f32; keys],
+            |row, (index, (out, scores))| {
+                let Mask::Causal = mask;
+                let seen = index % keys + 1;
+                let row = &mut row[..seen];
+                for (to, from) in row.iter_mut().zip(scores) {
+                    *to = scale * from.to_f32();
+                }
+                let max = row.iter().copied().fold(f32::NEG_INFINITY, propagating_max);
+                for x in row.iter_mut() {
+                    *x = exp(f64::from(*x - max)) as f32;
+                }
+                let sum = row.iter().map(|x| f64::from(*x)).sum::<f64>() as f32;
+                for (to, from) in out.iter_mut().zip(row) {
+                    *to = T::from_f32(*from / sum);
+                }
+            },
+        );
+    out
+}
+
+/// The larger one; NaN if either is (`f32::max` would drop it and hide a broken row).
+fn propagating_max(a: f32, b: f32) -> f32 {
+    if a > b || a.is_nan() { a } else { b }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn later_keys_have_probability_zero() {
+        let ln3 = 3_f32.ln();
+        let out = softmax(&[5.0_f32, 9.0, 0.0, ln3], 2, 1.0, Mask::Causal);
+        assert_eq!(out[..2], [1.0, 0.0]);
+        approx::assert_abs_diff_eq!(out[2], 0.25, epsilon = 1e-7);
+        approx::assert_abs_diff_eq!(out[3], 0.75, epsilon = 1e-7);
+    }
+
+    #[test]
+    fn scores_are_scaled_and_huge_ones_do_not_overflow() {
+        let scaled = softmax(&[0.0_f32, 0.0, 1.0, 2.0], 2, 3.0, Mask::Causal);
+        let plain = softmax(&[0.0_f32, 0.0, 3.0, 6.0], 2, 1.0, Mask::Causal);
+        assert_eq!(scaled, plain);
+        let huge = softmax(&[0.0_f32, 0.0, 3e38, 3e38], 2, 1.0, Mask::Causal);
+        assert_eq!(huge[2..], [0.5, 0.5]);
+    }
+
+    #[test]
+    fn a_nan_spoils_its_whole_row_and_no_other() {
+        let out = softmax(&[1.0_f32, 0.0, f32::NAN, 1.0], 2, 1.0, Mask::Causal);
+        assert_eq!(out[..2], [1.0, 0.0]);
+        assert!(out[2].is_nan() && out[3].is_nan());
+    }
+}

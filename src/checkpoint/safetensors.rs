@@ -1,0 +1,312 @@
+//! A folder as `save_pretrained` writes it: `config.json` beside `model.safetensors`, or beside
+//! shards listed in `model.safetensors.index.json`.
+
+use super::{Stored, Weights};
+use crate::error::{BadInput, Error, Result};
+use crate::model::{ConvertedConfig, ModelConfig};
+use crate::plan::Plan;
+use crate::tensor::{DType, MappedFile, Tensor};
+use safetensors::{Dtype, SafeTensors};
+use serde::Deserialize;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+const SINGLE: &str = "model.safetensors";
+const INDEX: &str = "model.safetensors.index.json";
+
+/// A transformers checkpoint: its configuration and its mapped weights.
+pub struct TransformersFolder {
+    folder: PathBuf,
+    config: ConvertedConfig,
+    dtype: DType,
+    files: Vec<MappedFile>,
+    tensors: BTreeMap<String, Entry>,
+}
+
+struct Entry {
+    stored: Stored,
+    file: usize,
+    range: Range<usize>,
+}
+
+#[derive(Deserialize)]
+struct Index {
+    weight_map: BTreeMap<String, String>,
+}
+
+impl TransformersFolder {
+    /// Reads `config.json` and the headers of all weight files; no weights yet.
+    ///
+    /// # Errors
+    /// If a file is missing or malformed, a shard disagrees with the index, or a tensor is stored
+    /// in a type that no model has.
+    pub fn open(folder: impl Into<PathBuf>) -> Result<Self> {
+        let folder = folder.into();
+        let config = ConvertedConfig::read(&folder.join("config.json"))?;
+        let mut files = Vec::new();
+        let mut tensors = BTreeMap::new();
+        for (path, expected) in weight_files(&folder)? {
+            let file = MappedFile::open(path)?;
+            let mut found = read_header(&file, files.len())?;
+            if let Some(expected) = expected {
+                let names: BTreeSet<&String> = found.keys().collect();
+                let missing = expected.iter().find(|name| !names.contains(name));
+                if let Some(name) = missing {
+                    let expected = format!("the tensor {name}, which {INDEX} places here");
+                    return Err(BadInput::new(file.path(), expected, "no such tensor").into());
+                }
+                if let Some(name) = names.iter().find(|name| !expected.contains(**name)) {
+                    let expected = format!("only tensors that {INDEX} places here");
+                    return Err(BadInput::new(file.path(), expected, *name).into());
+                }
+            }
+            tensors.append(&mut found);
+            files.push(file);
+        }
+        let prefix = config.model.base_prefix();
+        let tensors: BTreeMap<_, _> = tensors
+            .into_iter()
+            .map(|(name, entry)| match name.strip_prefix(prefix) {
+                Some(short) => (short.to_owned(), entry),
+                None => (name, entry),
+            })
+            .collect();
+        let stored = tensors.values().map(|entry: &Entry| entry.stored.dtype);
+        let dtype = match config.dtype.or_else(|| stored.into_iter().next()) {
+            Some(dtype) => dtype,
+            None => return Err(BadInput::new(folder, "weights", "no tensor at all").into()),
+        };
+        Ok(Self {
+            folder,
+            config,
+            dtype,
+            files,
+            tensors,
+        })
+    }
+
+    /// Where the folder lies.
+    pub fn path(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Architecture and sizes.
+    pub fn model(&self) -> &ModelConfig {
+        &self.config.model
+    }
+
+    /// Storage type: what `config.json` names, else what the weights have.
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    /// Checks that the folder holds exactly the tensors that `plan` needs.
+    ///
+    /// # Errors
+    /// [`Error::BadInput`] naming every missing, surplus, misshapen and wrongly typed tensor.
+    pub fn check(&self, plan: &Plan) -> Result<()> {
+        let params = plan.params();
+        let mut faults = Vec::new();
+        for (name, param) in &params {
+            match self.tensors.get(*name) {
+                None => faults.push(format!("{name} {:?} is missing", param.shape)),
+                Some(Entry { stored, .. }) if stored.shape != param.shape => faults.push(format!(
+                    "{name} has shape {:?} instead of {:?}",
+                    stored.shape, param.shape
+                )),
+                Some(Entry { stored, .. }) if stored.dtype != plan.dtype() => faults.push(format!(
+                    "{name} is {} instead of {}",
+                    stored.dtype,
+                    plan.dtype()
+                )),
+                Some(_) => {}
+            }
+        }
+        let surplus = self.tensors.keys().filter(|name| {
+            !params.contains_key(name.as_str()) && !self.config.model.is_redundant(name)
+        });
+        faults.extend(surplus.map(|name| format!("{name} belongs to no module")));
+        if faults.is_empty() {
+            return Ok(());
+        }
+        const SHOWN: usize = 8;
+        let more = faults.len().saturating_sub(SHOWN);
+        faults.truncate(SHOWN);
+        let mut found = faults.join(", ");
+        if more > 0 {
+            found += &format!(" and {more} more");
+        }
+        let expected = format!("the {} tensors that config.json asks for", params.len());
+        Err(BadInput::new(&self.folder, expected, found).into())
+    }
+}
+
+impl Weights for TransformersFolder {
+    fn names(&self) -> Vec<&str> {
+        self.tensors.keys().map(String::as_str).collect()
+    }
+
+    fn stored(&self, name: &str) -> Option<&Stored> {
+        self.tensors.get(name).map(|entry| &entry.stored)
+    }
+
+    fn load(&self, name: &str) -> Result<Tensor> {
+        let Some(entry) = self.tensors.get(name) else {
+            return Err(BadInput::new(&self.folder, format!("the tensor {name}"), "none").into());
+        };
+        let Stored { dtype, shape, .. } = &entry.stored;
+        Tensor::from_mapped(*dtype, shape, &self.files[entry.file], entry.range.clone())
+    }
+}
+
+/// The weight files of a folder, each with the names that the index places in it.
+fn weight_files(folder: &Path) -> Result<Vec<(PathBuf, Option<BTreeSet<String>>)>> {
+    let index = folder.join(INDEX);
+    let single = folder.join(SINGLE);
+    match (single.exists(), index.exists()) {
+        (true, _) => Ok(vec![(single, None)]),
+        (false, true) => {
+            let file = MappedFile::open(&index)?;
+            let map: Index = serde_json::from_slice(&file)
+                .map_err(|e| BadInput::new(&index, "an index with a weight_map", e.to_string()))?;
+            let mut files: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+            for (tensor, file) in map.weight_map {
+                // The index is data from elsewhere: it may name only files beside it.
+                if Path::new(&file).components().count() != 1 || file.starts_with('.') {
+                    let fault = BadInput::new(&index, "the names of files beside it", file);
+                    return Err(fault.at(tensor).into());
+                }
+                files.entry(file).or_default().insert(tensor);
+            }
+            let files = files.into_iter();
+            Ok(files.map(|(file, names)| (folder.join(file), Some(names))).collect())
+        }
+        (false, false) => {
+            let expected = format!("{SINGLE} or {INDEX}");
+            Err(BadInput::new(folder, expected, "neither")
+                .remedy("save the model with safe_serialization")
+                .into())
+        }
+    }
+}
+
+fn read_header(file: &MappedFile, number: usize) -> Result<BTreeMap<String, Entry>> {
+    let malformed = |found: String| -> Error {
+        BadInput::new(file.path(), "a safetensors file", found).into()
+    };
+    let (header, metadata) =
+        SafeTensors::read_metadata(file).map_err(|e| malformed(e.to_string()))?;
+    // Behind the length of the header and the header.
+    let start = header + size_of::<u64>();
+    let name = file.path().file_name().unwrap_or_default();
+    let tensors = metadata.tensors().into_iter().map(|(tensor, info)| {
+        let dtype = match info.dtype {
+            Dtype::F64 => DType::F64,
+            Dtype::F32 => DType::F32,
+            Dtype::F16 => DType::F16,
+            Dtype::BF16 => DType::Bf16,
+            Dtype::I64 => DType::I64,
+            Dtype::I32 => DType::I32,
+            Dtype::U8 => DType::U8,
+            Dtype::BOOL => DType::Bool,
+            other => {
+                return Err(BadInput::new(file.path(), "a floating type", format!("{other:?}"))
+                    .at(tensor)
+                    .into());
+            }
+        };
+        let (begin, end) = info.data_offsets;
+        let entry = Entry {
+            stored: Stored {
+                dtype,
+                shape: info.shape.clone(),
+                file: name.to_string_lossy().into_owned(),
+            },
+            file: number,
+            range: start + begin..start + end,
+        };
+        Ok((tensor, entry))
+    });
+    let tensors = tensors.collect::<Result<_>>()?;
+    Ok(tensors)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    const CONFIG: &str = r#"{"model_type": "bloom", "dtype": "bfloat16"}"#;
+
+    fn folder(files: &[(&str, &[u8])]) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("config.json"), CONFIG).unwrap();
+        for (name, bytes) in files {
+            fs::write(folder.path().join(name), bytes).unwrap();
+        }
+        folder
+    }
+
+    /// One bf16 tensor of two elements.
+    fn shard(name: &str) -> Vec<u8> {
+        let header = format!(r#"{{"{name}":{{"dtype":"BF16","shape":[2],"data_offsets":[0,4]}}}}"#);
+        let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
+        bytes.extend(header.as_bytes());
+        bytes.extend([0x80, 0x3f, 0, 0x40]);
+        bytes
+    }
+
+    fn error(files: &[(&str, &[u8])]) -> String {
+        let folder = folder(files);
+        let error = TransformersFolder::open(folder.path()).err().expect("refused");
+        let path = folder.path().display().to_string();
+        error.to_string().replace(&path, "MODEL")
+    }
+
+    #[test]
+    fn shards_are_one_checkpoint() {
+        let index = br#"{"weight_map": {"transformer.a": "1.safetensors", "b": "2.safetensors"}}"#;
+        let folder = folder(&[
+            (INDEX, index),
+            ("1.safetensors", &shard("transformer.a")),
+            ("2.safetensors", &shard("b")),
+        ]);
+        let weights = TransformersFolder::open(folder.path()).unwrap();
+        assert_eq!(weights.names(), ["a", "b"]);
+        let tensor = weights.load("a").unwrap();
+        assert_eq!(tensor.as_slice::<half::bf16>().unwrap()[1].to_f32(), 2.0);
+        assert!(weights.load("c").is_err());
+    }
+
+    #[test]
+    fn a_shard_must_hold_what_the_index_places_in_it() {
+        let index = br#"{"weight_map": {"a": "1.safetensors"}}"#;
+        insta::assert_snapshot!(
+            error(&[(INDEX, index), ("1.safetensors", &shard("b"))]),
+            @"MODEL/1.safetensors: expected the tensor a, which model.safetensors.index.json places here, found no such tensor"
+        );
+    }
+
+    #[test]
+    fn an_index_may_not_lead_out_of_its_folder() {
+        let index = br#"{"weight_map": {"a": "../1.safetensors"}}"#;
+        insta::assert_snapshot!(
+            error(&[(INDEX, index)]),
+            @"MODEL/model.safetensors.index.json: a: expected the names of files beside it, found ../1.safetensors"
+        );
+    }
+
+    #[test]
+    fn malformed_files_are_named() {
+        insta::assert_snapshot!(
+            error(&[]),
+            @"MODEL: expected model.safetensors or model.safetensors.index.json, found neither; save the model with safe_serialization"
+        );
+        let mut truncated = shard("a");
+        truncated.pop();
+        assert!(error(&[(SINGLE, &truncated)]).contains("MODEL/model.safetensors: expected a safetensors file"));
+        assert!(error(&[(SINGLE, &[255; 16])]).contains("expected a safetensors file"));
+        assert!(error(&[(SINGLE, b"")]).contains("expected a safetensors file"));
+    }
+}

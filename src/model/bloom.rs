@@ -1,0 +1,317 @@
+//! BLOOM: ALiBi, a LayerNorm on the embeddings, query-key-value fused per head, a tied head.
+
+use super::alibi;
+use crate::error::Result;
+use crate::plan::{
+    Activation, Arithmetic, Form, HeadPart, Mask, MegatronArithmetic, Numerics, Op, Param, Plan,
+    QkvLayout, Rounding, StageId, Step,
+};
+use crate::tensor::DType;
+use serde::{Deserialize, Serialize};
+
+/// What determines a BLOOM model's computation.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BloomConfig {
+    /// Width of the residual stream.
+    pub hidden_size: usize,
+    /// Number of blocks.
+    pub n_layer: usize,
+    /// Attention heads; divides `hidden_size`.
+    pub n_head: usize,
+    /// Rows of the embedding.
+    pub vocab_size: usize,
+    /// Added to the variance in every LayerNorm.
+    pub layer_norm_epsilon: f64,
+    /// Whether residuals are taken after the LayerNorm instead of before it.
+    pub apply_residual_connection_post_layernorm: bool,
+    /// Whether the head is the embedding.
+    pub tie_word_embeddings: bool,
+}
+
+impl BloomConfig {
+    /// The plan of this model stored in `dtype`, rounding where `arithmetic`'s framework does.
+    ///
+    /// # Errors
+    /// None for a config that has been validated.
+    pub fn plan(&self, dtype: DType, arithmetic: &Arithmetic) -> Result<Plan> {
+        let mut steps = Steps {
+            config: self,
+            dtype,
+            steps: Vec::new(),
+        };
+        let logits = match arithmetic {
+            Arithmetic::Transformers {} => steps.transformers(),
+            Arithmetic::Megatron(megatron) => steps.megatron(megatron),
+        };
+        debug_assert_eq!(logits.as_str(), "logits");
+        Plan::new(dtype, steps.steps)
+    }
+}
+
+/// The steps so far. Every method adds some and returns the id of the value it leaves.
+struct Steps<'a> {
+    config: &'a BloomConfig,
+    dtype: DType,
+    steps: Vec<Step>,
+}
+
+impl Steps<'_> {
+    /// transformers (`modeling_bloom.py`, eager attention): every linear layer is an `addmm`, whose
+    /// bias is in the sum before the one rounding; scores are one `baddbmm` on the ALiBi tensor.
+    fn transformers(&mut self) -> StageId {
+        let slopes = alibi::transformers(self.config.n_head);
+        let mut x = self.embeddings();
+        for layer in 0..self.config.n_layer {
+            let at = |name: &str| format!("h.{layer}.{name}");
+            let normed = self.layer_norm(at("input_layernorm"), &x);
+            let scores = self.scores(layer, &normed, &slopes, 1.0);
+            let context = self.context(layer, &scores, 1.0);
+            let dense = self.linear(at("self_attention.dense"), &context, self.square());
+            let residual = self.residual(&x, &normed);
+            let attended = self.add(at("self_attention"), &residual, &dense);
+
+            let normed = self.layer_norm(at("post_attention_layernorm"), &attended);
+            let wide = self.linear(at("mlp.dense_h_to_4h"), &normed, self.widening());
+            let gelu = self.gelu(layer, &wide);
+            let narrow = self.linear(at("mlp.dense_4h_to_h"), &gelu, self.narrowing());
+            let residual = self.residual(&attended, &normed);
+            x = self.add(format!("h.{layer}"), &residual, &narrow);
+        }
+        self.head(&x)
+    }
+
+    /// Megatron-DeepSpeed (`megatron/model/transformer.py`, the pipelined model): `skip_bias_add`
+    /// leaves the biases of `dense` and of both MLP layers to a later, separately rounded add;
+    /// row-parallel layers round per rank; query-key layer scaling divides the scores of block `i`
+    /// by `max(1, i)` and multiplies them back inside the fp32 softmax.
+    fn megatron(&mut self, megatron: &MegatronArithmetic) -> StageId {
+        let slopes = alibi::megatron(self.config.n_head);
+        let ranks = megatron.tensor_parallel;
+        let mut x = self.embeddings();
+        for layer in 0..self.config.n_layer {
+            let at = |name: &str| format!("h.{layer}.{name}");
+            let divisor = match megatron.query_key_layer_scaling {
+                true => layer.max(1) as f32,
+                false => 1.0,
+            };
+            let normed = self.layer_norm(at("input_layernorm"), &x);
+            let scores = self.scores(layer, &normed, &slopes, divisor);
+            let context = self.context(layer, &scores, divisor);
+            let dense = self.product(at("self_attention.dense"), &context, self.square(), ranks);
+            let dense = self.add_bias(&dense, self.hidden());
+            let residual = self.residual(&x, &normed);
+            let attended = self.add(at("self_attention"), &residual, &dense);
+
+            let normed = self.layer_norm(at("post_attention_layernorm"), &attended);
+            let wide = self.product(at("mlp.dense_h_to_4h"), &normed, self.widening(), 1);
+            let wide = self.add_bias(&wide, 4 * self.hidden());
+            let gelu = self.gelu(layer, &wide);
+            let narrow = self.product(at("mlp.dense_4h_to_h"), &gelu, self.narrowing(), ranks);
+            let narrow = self.add_bias(&narrow, self.hidden());
+            let residual = self.residual(&attended, &normed);
+            x = self.add(format!("h.{layer}"), &residual, &narrow);
+        }
+        self.head(&x)
+    }
+
+    fn embeddings(&mut self) -> StageId {
+        let weight = param("word_embeddings.weight", &[self.config.vocab_size, self.hidden()]);
+        let raw = self.push(Step {
+            params: vec![weight],
+            ..self.step(
+                "word_embeddings",
+                Op::Embedding,
+                [&StageId::TOKENS.into()],
+                // Rows are copied; nothing is computed or rounded.
+                Numerics::elementwise(self.dtype, Rounding::Once),
+            )
+        });
+        self.layer_norm("word_embeddings_layernorm".into(), &raw)
+    }
+
+    fn scores(&mut self, layer: usize, x: &StageId, slopes: &[f32], divisor: f32) -> StageId {
+        let at = |name: &str| format!("h.{layer}.self_attention.{name}");
+        let fused = self.linear(at("query_key_value"), x, [3 * self.hidden(), self.hidden()]);
+        let heads = [HeadPart::Query, HeadPart::Key, HeadPart::Value].map(|part| {
+            let name = match part {
+                HeadPart::Query => "query",
+                HeadPart::Key => "key",
+                HeadPart::Value => "value",
+            };
+            let op = Op::SplitHeads {
+                part,
+                layout: QkvLayout::PerHead,
+                heads: self.config.n_head,
+            };
+            let numerics = Numerics::elementwise(self.dtype, Rounding::Once);
+            self.push(self.step(at(name), op, [&fused], numerics))
+        });
+        let head_dim = (self.hidden() / self.config.n_head) as f64;
+        let op = Op::AttentionScores {
+            product_scale: (1.0 / (f64::from(divisor) * head_dim.sqrt())) as f32,
+            alibi_scale: (1.0 / f64::from(divisor)) as f32,
+            alibi_slopes: slopes.to_vec(),
+        };
+        let inputs = [&heads[0], &heads[1]];
+        self.push(Step {
+            form: Form {
+                divided_by: divisor,
+                ..Form::PLAIN
+            },
+            ..self.step(at("scores"), op, inputs, Numerics::product(self.dtype))
+        })
+    }
+
+    fn context(&mut self, layer: usize, scores: &StageId, scale: f32) -> StageId {
+        let at = |name: &str| format!("h.{layer}.self_attention.{name}");
+        let softmax = Op::Softmax {
+            scale,
+            mask: Mask::Causal,
+        };
+        let numerics = Numerics::softmax(self.dtype);
+        let probs = self.push(self.step(at("probs"), softmax, [scores], numerics));
+        let inputs = [&probs, &at("value").into()];
+        let numerics = Numerics::product(self.dtype);
+        self.push(self.step(at("context"), Op::Context, inputs, numerics))
+    }
+
+    fn gelu(&mut self, layer: usize, x: &StageId) -> StageId {
+        let op = Op::Activation(Activation::BloomGelu);
+        let numerics = Numerics::elementwise(self.dtype, Rounding::EachOperation);
+        self.push(self.step(format!("h.{layer}.mlp.gelu"), op, [x], numerics))
+    }
+
+    /// Final norm and logits. A head of its own is named as transformers names it; both frameworks
+    /// multiply by it without a bias.
+    fn head(&mut self, x: &StageId) -> StageId {
+        let normed = self.layer_norm("ln_f".into(), x);
+        let name = match self.config.tie_word_embeddings {
+            true => "word_embeddings.weight",
+            false => "lm_head.weight",
+        };
+        let op = Op::Linear {
+            bias: false,
+            partials: 1,
+        };
+        self.push(Step {
+            params: vec![param(name, &[self.config.vocab_size, self.hidden()])],
+            ..self.step("logits", op, [&normed], Numerics::product(self.dtype))
+        })
+    }
+
+    fn layer_norm(&mut self, id: String, x: &StageId) -> StageId {
+        let op = Op::LayerNorm {
+            eps: self.config.layer_norm_epsilon,
+        };
+        self.push(Step {
+            params: vec![
+                param(&format!("{id}.weight"), &[self.hidden()]),
+                param(&format!("{id}.bias"), &[self.hidden()]),
+            ],
+            ..self.step(id, op, [x], Numerics::norm(self.dtype))
+        })
+    }
+
+    /// A linear layer with weight `[out, in]` whose bias is in the sum before it is rounded.
+    fn linear(&mut self, id: String, x: &StageId, shape: [usize; 2]) -> StageId {
+        let bias = param(&format!("{id}.bias"), &shape[..1]);
+        let mut step = self.projection(id, x, shape, true, 1);
+        step.params.push(bias);
+        self.push(step)
+    }
+
+    /// A linear layer with weight `[out, in]` whose bias is left to [`Self::add_bias`].
+    fn product(&mut self, id: String, x: &StageId, shape: [usize; 2], ranks: usize) -> StageId {
+        let step = self.projection(id, x, shape, false, ranks);
+        self.push(Step {
+            form: Form::WITHOUT_BIAS,
+            ..step
+        })
+    }
+
+    fn projection(
+        &self,
+        id: String,
+        x: &StageId,
+        shape: [usize; 2],
+        bias: bool,
+        partials: usize,
+    ) -> Step {
+        let weight = param(&format!("{id}.weight"), &shape);
+        let op = Op::Linear { bias, partials };
+        Step {
+            params: vec![weight],
+            ..self.step(id, op, [x], Numerics::product(self.dtype))
+        }
+    }
+
+    fn square(&self) -> [usize; 2] {
+        [self.hidden(), self.hidden()]
+    }
+
+    fn widening(&self) -> [usize; 2] {
+        [4 * self.hidden(), self.hidden()]
+    }
+
+    fn narrowing(&self) -> [usize; 2] {
+        [self.hidden(), 4 * self.hidden()]
+    }
+
+    fn add_bias(&mut self, product: &StageId, width: usize) -> StageId {
+        let numerics = Numerics::elementwise(self.dtype, Rounding::Once);
+        self.push(Step {
+            stage: product.clone(),
+            params: vec![param(&format!("{product}.bias"), &[width])],
+            ..self.step(format!("{product}.biased"), Op::AddBias, [product], numerics)
+        })
+    }
+
+    fn add(&mut self, id: String, a: &StageId, b: &StageId) -> StageId {
+        let numerics = Numerics::elementwise(self.dtype, Rounding::Once);
+        self.push(self.step(id, Op::Add, [a, b], numerics))
+    }
+
+    fn residual(&self, before: &StageId, normed: &StageId) -> StageId {
+        match self.config.apply_residual_connection_post_layernorm {
+            true => normed.clone(),
+            false => before.clone(),
+        }
+    }
+
+    fn step<const N: usize>(
+        &self,
+        id: impl Into<StageId>,
+        op: Op,
+        inputs: [&StageId; N],
+        numerics: Numerics,
+    ) -> Step {
+        let id = id.into();
+        Step {
+            stage: id.clone(),
+            id,
+            form: Form::PLAIN,
+            op,
+            inputs: inputs.map(StageId::clone).to_vec(),
+            params: Vec::new(),
+            numerics,
+        }
+    }
+
+    fn push(&mut self, step: Step) -> StageId {
+        let id = step.id.clone();
+        self.steps.push(step);
+        id
+    }
+
+    fn hidden(&self) -> usize {
+        self.config.hidden_size
+    }
+}
+
+fn param(name: &str, shape: &[usize]) -> Param {
+    Param {
+        name: name.to_owned(),
+        shape: shape.to_vec(),
+    }
+}

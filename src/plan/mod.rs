@@ -1,0 +1,22 @@
+//! A model as plain data: the list of steps that computes it, every numeric choice spelled out.
+//!
+//! A [`Plan`] knows no device, no file and no tolerance. That two frameworks round at different
+//! places is *two plans*, and [`Plan::departures`] reads the differences off them.
+
+mod arithmetic;
+mod departure;
+mod numerics;
+mod op;
+#[expect(clippy::module_inception, reason = "the noun of the module")]
+mod plan;
+mod shape;
+mod stage;
+mod step;
+
+pub use arithmetic::{Arithmetic, MegatronArithmetic};
+pub use departure::Departure;
+pub use numerics::{Numerics, Rounding};
+pub use op::{Activation, HeadPart, Mask, Op, QkvLayout};
+pub use plan::Plan;
+pub use stage::StageId;
+pub use step::{Form, Param, Step};

@@ -1,0 +1,84 @@
+//! The list of steps.
+
+use super::{Param, StageId, Step};
+use crate::error::{Error, Result};
+use crate::tensor::DType;
+use serde::Serialize;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+
+/// A model: steps in execution order, in single-assignment form.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Plan {
+    dtype: DType,
+    steps: Vec<Step>,
+}
+
+impl Plan {
+    /// Checks and takes the steps of a model whose parameters are stored in `dtype`.
+    ///
+    /// # Errors
+    /// [`Error::Mismatch`] if an id is given twice or an input is not computed before its use.
+    pub fn new(dtype: DType, steps: Vec<Step>) -> Result<Self> {
+        let mut known = HashSet::from([StageId::TOKENS]);
+        for step in &steps {
+            let fault = |found: String| Error::Mismatch {
+                at: step.id.to_string(),
+                expected: "a step on values computed before it".into(),
+                found,
+            };
+            if let Some(input) = step.inputs.iter().find(|i| !known.contains(i.as_str())) {
+                return Err(fault(format!("the input {input}")));
+            }
+            if !known.insert(step.id.as_str()) {
+                return Err(fault("its own id before it".into()));
+            }
+        }
+        Ok(Self { dtype, steps })
+    }
+
+    /// The steps, in execution order.
+    pub fn steps(&self) -> &[Step] {
+        &self.steps
+    }
+
+    /// Storage type of the parameters.
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    /// Every tensor that the model is made of, once, by name.
+    pub fn params(&self) -> BTreeMap<&str, &Param> {
+        let params = self.steps.iter().flat_map(|step| &step.params);
+        params.map(|param| (param.name.as_str(), param)).collect()
+    }
+
+    /// The names of all stages, in execution order, each once.
+    pub fn stages(&self) -> Vec<&StageId> {
+        let mut seen = HashSet::new();
+        let stages = self.steps.iter().map(|step| &step.stage);
+        stages.filter(|stage| seen.insert(*stage)).collect()
+    }
+
+    /// The indices of the steps that must run so that those in `wanted` can, when the values of
+    /// `given` ids need not be computed.
+    pub fn needed(&self, wanted: &BTreeSet<usize>, given: &HashSet<&StageId>) -> BTreeSet<usize> {
+        let mut needed = BTreeSet::new();
+        let mut asked: HashSet<&StageId> = HashSet::new();
+        for (index, step) in self.steps.iter().enumerate().rev() {
+            let feeds = asked.contains(&step.id) && !given.contains(&step.id);
+            if feeds || wanted.contains(&index) {
+                needed.insert(index);
+                asked.extend(&step.inputs);
+            }
+        }
+        needed
+    }
+
+    /// For every value, the index of the last step in `running` that reads it.
+    pub fn last_uses(&self, running: &BTreeSet<usize>) -> HashMap<&StageId, usize> {
+        let uses = running
+            .iter()
+            .flat_map(|index| self.steps[*index].inputs.iter().map(move |id| (id, *index)));
+        uses.collect()
+    }
+}
