@@ -4,6 +4,7 @@ pub mod backend;
 pub mod checkpoint;
 pub mod compare;
 pub mod error;
+pub mod golden;
 pub mod model;
 pub mod plan;
 pub mod tensor;

@@ -1,1 +1,11 @@
-//! How far apart two arrays are. Knows no model, no device and no report.
+//! How far apart two arrays are, and whether that is too far. Knows no model, no device and no
+//! report.
+
+mod kernel;
+mod metrics;
+mod statistics;
+mod tolerance;
+
+pub use metrics::{Extreme, Metrics, NonFinite, Spec, compare, compare_statistics, largest_difference};
+pub use statistics::{Statistics, StatisticsDifference};
+pub use tolerance::{Bound, Close, Judgement, Tolerance};

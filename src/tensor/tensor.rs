@@ -258,6 +258,17 @@ impl Tensor {
         }, else Err(inexact(format!("{} data", self.dtype)))))
     }
 
+    /// The same values stored as fp64.
+    ///
+    /// # Errors
+    /// Never in practice: every type widens.
+    pub fn widened(&self) -> Result<Self> {
+        with_element!(self.dtype, T => {
+            let data = self.as_slice::<T>()?.iter().map(|value| value.to_f64()).collect::<Vec<_>>();
+            Self::from_vec(&self.shape, data)
+        })
+    }
+
     /// The indices, one an axis, of the element at `index` in C order.
     pub fn position(&self, index: usize) -> Vec<usize> {
         let mut position = vec![0; self.shape.len()];

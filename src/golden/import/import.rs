@@ -1,0 +1,290 @@
+//! The import itself: what every framework's dumps have in common.
+
+use super::raw::RawDump;
+use super::{megatron_deepspeed, transformers};
+use crate::compare::Statistics;
+use crate::error::{BadInput, Error, Result};
+use crate::golden::digest::sha256;
+use crate::golden::manifest::{
+    Content, FileRecord, Join, Layout, Manifest, Provenance, StageRecord, StatisticsFiles,
+};
+use crate::golden::Golden;
+use crate::model::ModelConfig;
+use crate::plan::{Arithmetic, Form, StageId};
+use crate::tensor::{DType, Tensor, npy};
+use std::collections::BTreeMap;
+use std::fs;
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+
+/// Whose hooks wrote a dump.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Source {
+    /// bigscience-workshop/Megatron-DeepSpeed, pipelined model.
+    MegatronDeepspeed,
+    /// transformers, hooks on every module.
+    Transformers,
+}
+
+/// What an import did.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Imported {
+    /// The manifest that was written.
+    pub manifest: Manifest,
+    /// Dumps whose names mean nothing to this importer; left out of the golden.
+    pub unmapped: Vec<String>,
+}
+
+/// What a framework's importer says of a dump.
+pub(super) struct Described {
+    pub(super) framework: &'static str,
+    pub(super) model: ModelConfig,
+    pub(super) dtype: DType,
+    pub(super) arithmetic: Arithmetic,
+    pub(super) ranks: usize,
+    pub(super) names: Box<dyn Names>,
+}
+
+/// What a dumped name means.
+pub(super) trait Names {
+    /// Stage, layout, how ranks join, and form; `None` for a name that means nothing here.
+    fn stage(&self, name: &str) -> Option<(String, Layout, Join, Form)>;
+}
+
+/// Makes a golden in the new folder `output` from the raw dump in `folder`.
+///
+/// Dumps of one stage under several names are checked to be the same and kept once. With
+/// `statistics_only`, statistics are kept in place of the values.
+///
+/// # Errors
+/// If the dump is incomplete or contradicts itself, or `output` exists. Nothing is left behind
+/// then.
+pub fn import(
+    folder: &Path,
+    source: Source,
+    output: &Path,
+    statistics_only: bool,
+) -> Result<Imported> {
+    if output.exists() {
+        let fault = BadInput::new(output, "a new folder", "one that exists");
+        return Err(fault.remedy("remove it or name another").into());
+    }
+    let dump = RawDump::open(folder)?;
+    let described = match source {
+        Source::MegatronDeepspeed => megatron_deepspeed::describe(&dump)?,
+        Source::Transformers => transformers::describe(&dump)?,
+    };
+    described.model.validate(dump.config_path())?;
+    // Made beside the goal and renamed, so that the golden appears complete or not at all.
+    let mut name = output.file_name().unwrap_or_default().to_owned();
+    name.push(".incomplete");
+    let staging = output.with_file_name(name);
+    fs::create_dir_all(&staging).map_err(Error::io(&staging, "create the folder"))?;
+    let imported = Import {
+        dump: &dump,
+        described: &described,
+        staging: &staging,
+        statistics_only,
+    }
+    .run()
+    .and_then(|imported| {
+        fs::rename(&staging, output).map_err(Error::io(output, "create the folder"))?;
+        Ok(imported)
+    });
+    if imported.is_err() {
+        // The error that led here is the one to report.
+        let _ = fs::remove_dir_all(&staging);
+    }
+    imported
+}
+
+struct Import<'a> {
+    dump: &'a RawDump,
+    described: &'a Described,
+    staging: &'a Path,
+    statistics_only: bool,
+}
+
+/// A stage that has been kept, with its value for comparison with later dumps of it.
+struct Kept {
+    value: Tensor,
+    source: String,
+}
+
+impl Import<'_> {
+    fn run(&self) -> Result<Imported> {
+        let mut kept: BTreeMap<String, Kept> = BTreeMap::new();
+        let mut stages = Vec::new();
+        let mut unmapped = Vec::new();
+        for ((_, name), files) in &self.dump.arrays {
+            let Some((stage, layout, join, form)) = self.described.names.stage(name) else {
+                unmapped.push(name.clone());
+                continue;
+            };
+            let files = self.all_ranks(name, files)?;
+            let (value, drift) = self.join(&files, layout, join)?;
+            if let Some(kept) = kept.get(&stage) {
+                if !kept.value.bits_equal(&value) {
+                    let expected = format!("the values of {}, the same stage {stage}", kept.source);
+                    return Err(BadInput::new(files[0], expected, "others").into());
+                }
+                continue;
+            }
+            let content = match self.statistics_only {
+                true => Content::Statistics(self.keep_statistics(&stage, &value)?),
+                false => self.keep(&stage, join, &files, drift)?,
+            };
+            stages.push(StageRecord {
+                stage: StageId::from(stage.as_str()),
+                source: name.clone(),
+                dtype: self.described.dtype,
+                layout: match self.statistics_only {
+                    true => Layout::Bsh,
+                    false => layout,
+                },
+                form,
+                content,
+            });
+            let source = name.clone();
+            kept.insert(stage, Kept { value, source });
+        }
+        let manifest = Manifest {
+            parity_golden: Manifest::VERSION,
+            provenance: self.provenance(),
+            arithmetic: self.described.arithmetic,
+            model: self.described.model.clone(),
+            dtype: self.described.dtype,
+            tokens: self.copy(&self.dump.tokens()?, "tokens.npy")?,
+            stages,
+        };
+        let path = self.staging.join(Golden::MANIFEST);
+        fs::write(&path, manifest.to_json()).map_err(Error::io(&path, "write"))?;
+        // What was written must be readable: the rules for reading apply to dumps as well.
+        Golden::open(self.staging)?.tokens()?;
+        Ok(Imported { manifest, unmapped })
+    }
+
+    /// The files of every rank, or an error that names the one that is missing.
+    fn all_ranks<'f>(&self, name: &str, files: &'f BTreeMap<usize, PathBuf>) -> Result<Vec<&'f PathBuf>> {
+        let ranks = self.described.ranks;
+        (0..ranks.max(files.len()))
+            .map(|rank| {
+                files.get(&rank).filter(|_| rank < ranks).ok_or_else(|| {
+                    let any = files.values().next().map_or(self.staging, PathBuf::as_path);
+                    let expected = format!("{name} of {ranks} tensor-parallel ranks");
+                    let found: Vec<_> = files.keys().collect();
+                    BadInput::new(any, expected, format!("ranks {found:?}")).into()
+                })
+            })
+            .collect()
+    }
+
+    /// The stage's value in parity's layout, and how far replicas are apart if they are.
+    fn join(&self, files: &[&PathBuf], layout: Layout, join: Join) -> Result<(Tensor, Option<f64>)> {
+        let dtype = self.described.dtype;
+        let shards = files
+            .iter()
+            .map(|file| {
+                let array = npy::read(file.as_path(), Some(dtype))?;
+                array.narrowed_exactly(dtype).map_err(|e| {
+                    let expected = format!("values of {dtype}, as config.json says");
+                    BadInput::new(*file, expected, e.to_string()).into()
+                })
+            })
+            .collect::<Result<Vec<Tensor>>>()?;
+        let (joined, drift) = match join {
+            Join::Concat(axis) => (Tensor::concat(&shards, axis)?, None),
+            Join::Replicated => {
+                let mut drift = None;
+                for other in &shards[1..] {
+                    if !shards[0].bits_equal(other) {
+                        let apart = crate::compare::largest_difference(&shards[0], other)?;
+                        drift = Some(drift.unwrap_or(0.0_f64).max(apart));
+                    }
+                }
+                (shards[0].clone(), drift)
+            }
+        };
+        let value = layout.to_batch_first(&joined).ok_or_else(|| {
+            let found = format!("shape {:?}", joined.shape());
+            BadInput::new(files[0], format!("an array laid out as {layout:?}"), found)
+        })?;
+        Ok((value, drift))
+    }
+
+    fn keep(
+        &self,
+        stage: &str,
+        join: Join,
+        files: &[&PathBuf],
+        rank_drift: Option<f64>,
+    ) -> Result<Content> {
+        let files = match join {
+            Join::Replicated => vec![self.copy(files[0], &format!("{stage}.npy"))?],
+            Join::Concat(_) if files.len() == 1 => vec![self.copy(files[0], &format!("{stage}.npy"))?],
+            Join::Concat(_) => files
+                .iter()
+                .enumerate()
+                .map(|(rank, file)| self.copy(file, &format!("{stage}.tp{rank}.npy")))
+                .collect::<Result<_>>()?,
+        };
+        Ok(Content::Full {
+            join,
+            files,
+            rank_drift,
+        })
+    }
+
+    fn keep_statistics(&self, stage: &str, value: &Tensor) -> Result<StatisticsFiles> {
+        let shards = (stage == "logits").then(|| NonZeroUsize::new(self.described.ranks)).flatten();
+        let statistics = Statistics::of(value, shards)?;
+        let keep = |name: &str, column: Option<Vec<f64>>| -> Result<Option<FileRecord>> {
+            column
+                .map(|column| {
+                    let file = format!("{stage}.{name}.npy");
+                    let path = self.staging.join(&file);
+                    npy::write(&path, &Tensor::from_vec(&[column.len()], column)?)?;
+                    self.record(&path, file)
+                })
+                .transpose()
+        };
+        Ok(StatisticsFiles {
+            token_mean: keep("token_mean", statistics.token_mean)?,
+            token_min: keep("token_min", statistics.token_min)?,
+            token_max: keep("token_max", statistics.token_max)?,
+            token_sum: keep("token_sum", statistics.token_sum)?,
+            vocab_shard_mean: keep("vocab_shard_mean", statistics.vocab_shard_mean)?,
+        })
+    }
+
+    fn copy(&self, from: &Path, file: &str) -> Result<FileRecord> {
+        let to = self.staging.join(file);
+        fs::copy(from, &to).map_err(Error::io(from, "copy"))?;
+        // Dumps are often read-only; a golden is the user's own.
+        let mut permissions = to.metadata().map_err(Error::io(&to, "read"))?.permissions();
+        #[cfg(unix)]
+        std::os::unix::fs::PermissionsExt::set_mode(&mut permissions, 0o644);
+        fs::set_permissions(&to, permissions).map_err(Error::io(&to, "write"))?;
+        self.record(&to, file.to_owned())
+    }
+
+    fn record(&self, path: &Path, file: String) -> Result<FileRecord> {
+        let sha256 = sha256(&crate::tensor::MappedFile::open(path)?);
+        Ok(FileRecord { file, sha256 })
+    }
+
+    fn provenance(&self) -> Provenance {
+        let mut extra: BTreeMap<_, _> = self.dump.config().clone().into_iter().collect();
+        let mut text = |key: &str| match extra.remove(key) {
+            Some(serde_json::Value::String(text)) => Some(text),
+            _ => None,
+        };
+        Provenance {
+            framework: self.described.framework.to_owned(),
+            torch: text("torch"),
+            // Dumps that do not say are from before GPUs were dumped from.
+            device: text("device").unwrap_or_else(|| "cpu".to_owned()),
+            extra,
+        }
+    }
+}

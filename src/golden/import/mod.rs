@@ -1,0 +1,9 @@
+//! From a folder of raw dumps to a golden.
+
+#[expect(clippy::module_inception, reason = "the verb of the module")]
+mod import;
+mod megatron_deepspeed;
+mod raw;
+mod transformers;
+
+pub use import::{Imported, Source, import};
