@@ -20,6 +20,17 @@ pub enum ModelConfig {
     Bloom(BloomConfig),
 }
 
+/// A setting that two configs do not share.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SettingDifference {
+    /// Its name.
+    pub setting: String,
+    /// The first config's value.
+    pub ours: Value,
+    /// The other's.
+    pub theirs: Value,
+}
+
 /// The `config.json` of a transformers folder, as far as it changes what is computed.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ConvertedConfig {
@@ -102,13 +113,16 @@ impl ModelConfig {
         Ok(())
     }
 
-    /// The names and both values of settings that differ, as text. Structural settings come first;
-    /// [`Self::same_structure`] says whether one of those is among them.
-    pub fn differences(&self, other: &Self) -> Vec<(String, Value, Value)> {
+    /// The settings that differ from another config's.
+    pub fn differences(&self, other: &Self) -> Vec<SettingDifference> {
         let (ours, theirs) = (self.settings(), other.settings());
-        let keys = ours.keys().filter(|key| ours[*key] != theirs[*key]);
-        keys.map(|key| (key.clone(), ours[key].clone(), theirs[key].clone()))
-            .collect()
+        let keys = ours.keys().filter(|key| ours.get(*key) != theirs.get(*key));
+        keys.map(|key| SettingDifference {
+            setting: key.clone(),
+            ours: ours[key].clone(),
+            theirs: theirs.get(key).cloned().unwrap_or_default(),
+        })
+        .collect()
     }
 
     /// Whether both have the same stages with the same shapes, whatever their constants are.

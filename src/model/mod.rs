@@ -5,4 +5,4 @@ mod bloom;
 mod config;
 
 pub use bloom::BloomConfig;
-pub use config::{ConvertedConfig, ModelConfig};
+pub use config::{ConvertedConfig, ModelConfig, SettingDifference};

@@ -9,6 +9,7 @@ mod numerics;
 mod op;
 #[expect(clippy::module_inception, reason = "the noun of the module")]
 mod plan;
+mod schedule;
 mod shape;
 mod stage;
 mod step;
@@ -18,5 +19,6 @@ pub use departure::Departure;
 pub use numerics::{Numerics, Rounding};
 pub use op::{Activation, HeadPart, Mask, Op, QkvLayout};
 pub use plan::Plan;
+pub use schedule::Schedule;
 pub use stage::StageId;
 pub use step::{Form, Param, Step};

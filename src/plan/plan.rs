@@ -4,7 +4,7 @@ use super::{Param, StageId, Step};
 use crate::error::{Error, Result};
 use crate::tensor::DType;
 use serde::Serialize;
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 
 /// A model: steps in execution order, in single-assignment form.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -57,28 +57,5 @@ impl Plan {
         let mut seen = HashSet::new();
         let stages = self.steps.iter().map(|step| &step.stage);
         stages.filter(|stage| seen.insert(*stage)).collect()
-    }
-
-    /// The indices of the steps that must run so that those in `wanted` can, when the values of
-    /// `given` ids need not be computed.
-    pub fn needed(&self, wanted: &BTreeSet<usize>, given: &HashSet<&StageId>) -> BTreeSet<usize> {
-        let mut needed = BTreeSet::new();
-        let mut asked: HashSet<&StageId> = HashSet::new();
-        for (index, step) in self.steps.iter().enumerate().rev() {
-            let feeds = asked.contains(&step.id) && !given.contains(&step.id);
-            if feeds || wanted.contains(&index) {
-                needed.insert(index);
-                asked.extend(&step.inputs);
-            }
-        }
-        needed
-    }
-
-    /// For every value, the index of the last step in `running` that reads it.
-    pub fn last_uses(&self, running: &BTreeSet<usize>) -> HashMap<&StageId, usize> {
-        let uses = running
-            .iter()
-            .flat_map(|index| self.steps[*index].inputs.iter().map(move |id| (id, *index)));
-        uses.collect()
     }
 }

@@ -11,7 +11,7 @@
 use super::{DType, MappedFile, Tensor, with_element};
 use crate::error::{BadInput, Error, Result};
 use npyz::{DType as NpyType, Endianness, NpyHeader, Order, TypeChar};
-use std::fs::{self, File};
+use crate::output::OutputFile;
 use std::io::Write;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -263,24 +263,11 @@ pub fn write(path: &Path, tensor: &Tensor) -> Result<()> {
         expected: "a shape that fits a version 1.0 header".into(),
         found: format!("{} axes", tensor.shape().len()),
     })?;
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(".incomplete");
-    let incomplete = path.with_file_name(name);
-    let written = (|| {
-        let mut file = File::create(&incomplete)?;
-        file.write_all(MAGIC)?;
-        file.write_all(&[1, 0])?;
-        file.write_all(&length.to_le_bytes())?;
-        file.write_all(header.as_bytes())?;
-        file.write_all(&little_endian(tensor))?;
-        file.sync_all()?;
-        fs::rename(&incomplete, path)
-    })();
-    written.map_err(|source| {
-        // The error that led here is the one to report.
-        let _ = fs::remove_file(&incomplete);
-        Error::io(path, "write")(source)
-    })
+    let mut file = OutputFile::create(path)?;
+    file.write_all(&[MAGIC, &[1, 0], &length.to_le_bytes(), header.as_bytes()].concat())
+        .and_then(|()| file.write_all(&little_endian(tensor)))
+        .map_err(Error::io(path, "write"))?;
+    file.commit()
 }
 
 #[cfg(target_endian = "little")]
@@ -394,7 +381,7 @@ mod tests {
             write(&path, &tensor).unwrap();
             let back = read(&path, Some(DType::Bf16)).unwrap();
             prop_assert!(back.bits_equal(&tensor), "{back:?} is not {tensor:?}");
-            prop_assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+            prop_assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
 
             // The same array in the other axis order and the other byte order.
             let size = tensor.dtype().size();
@@ -418,8 +405,8 @@ mod tests {
         fn no_bytes_make_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..200), cut in 0_usize..200) {
             let _ = parse(&bytes, None);
             let mut valid = file(1, "'<f4'", false, "(2, 3)", &[0; 24]);
-            valid.truncate(cut);
-            prop_assert_eq!(parse(&valid, None).is_ok(), false);
+            valid.truncate(cut % valid.len());
+            prop_assert!(parse(&valid, None).is_err());
             let mut garbled = file(1, "'<f4'", false, "(2, 3)", &[0; 24]);
             for (to, from) in garbled[10..].iter_mut().step_by(7).zip(&bytes) {
                 *to = *from;

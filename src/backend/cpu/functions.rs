@@ -46,10 +46,11 @@ pub(super) fn exp(x: f64) -> f64 {
 pub(super) fn tanh(x: f32) -> f32 {
     let x = f64::from(x);
     let e = exp(-2.0 * x.abs());
-    let large = ((1.0 - e) / (1.0 + e)).copysign(x);
+    let large = (1.0 - e) / (1.0 + e);
     let square = x * x;
-    let small = x - x * square * (1.0 / 3.0 - square * (2.0 / 15.0));
-    (if x.abs() < 1e-3 { small } else { large }) as f32
+    let small = x.abs() * (1.0 - square * (1.0 / 3.0 - square * (2.0 / 15.0)));
+    let magnitude = if x.abs() < 1e-3 { small } else { large };
+    magnitude.copysign(x) as f32
 }
 
 #[cfg(test)]

@@ -1,0 +1,225 @@
+//! Case files: TOML.
+//!
+//! ```toml
+//! golden = "../goldens/bloom_fp32_tp1"    # paths are relative to the case file
+//! model = "../goldens/bloom_fp32_tp1/hf"
+//! arithmetic = "transformers"             # or "megatron"; transformers if absent
+//!
+//! [[tolerance]]                           # any number; every bound in one must hold
+//! stages = "h.*.mlp.*"
+//! device = "cpu"                          # every device if absent
+//! mode = "isolated"                       # or "chained"; both if absent
+//! rel = 1e-6                              # bounds: exact, abs, rel, close, ulp, stat
+//! close = { atol = 1e-5, rtol = 1e-4 }
+//! ```
+
+use super::case::{ArithmeticName, Case};
+use super::rules::{Rule, Rules};
+use super::{Mode, Pattern};
+use crate::backend::Device;
+use crate::compare::{Bound, Close, Tolerance};
+use crate::error::{BadInput, Error, Result};
+use crate::tensor::MappedFile;
+use serde::Deserialize;
+use std::path::Path;
+use toml::Spanned;
+
+/// Largest case file believed.
+const MAX_BYTES: usize = 1 << 20;
+
+/// Every key a case file may hold; for "did you mean".
+const KEYS: &[&str] = &[
+    "golden", "model", "arithmetic", "tolerance", "stages", "device", "mode", "exact", "abs", "rel",
+    "close", "ulp", "stat", "atol", "rtol",
+];
+
+#[derive(Deserialize)]
+struct CaseFile {
+    golden: String,
+    model: String,
+    arithmetic: Option<ArithmeticName>,
+    #[serde(default)]
+    tolerance: Vec<Spanned<Entry>>,
+}
+
+#[derive(Deserialize)]
+struct Entry {
+    stages: String,
+    device: Option<Device>,
+    mode: Option<Mode>,
+    exact: Option<bool>,
+    abs: Option<f64>,
+    rel: Option<f64>,
+    close: Option<CloseEntry>,
+    ulp: Option<u64>,
+    stat: Option<f64>,
+}
+
+#[derive(Deserialize)]
+struct CloseEntry {
+    atol: f64,
+    rtol: f64,
+}
+
+impl Case {
+    /// Reads a case file.
+    ///
+    /// # Errors
+    /// As [`parse`], and if the file cannot be read.
+    pub fn open(path: &Path) -> Result<Self> {
+        let file = MappedFile::open(path)?;
+        parse(path, &file)
+    }
+}
+
+/// Reads a case from the bytes of its file; `path` is what its paths are relative to.
+///
+/// # Errors
+/// [`BadInput`] with line and column if it is no TOML, a key is missing, wrongly typed or unknown
+/// (with the nearest known one), a pattern is malformed, or a bound is no number that can hold.
+pub fn parse(path: &Path, bytes: &[u8]) -> Result<Case> {
+    let fault = |expected: &str, found: String| BadInput::new(path, expected, found);
+    if bytes.len() > MAX_BYTES {
+        let expected = format!("a case file of at most {MAX_BYTES} bytes");
+        return Err(fault(&expected, format!("{} bytes", bytes.len())).into());
+    }
+    let text = std::str::from_utf8(bytes).map_err(|e| fault("UTF-8 text", e.to_string()))?;
+    let malformed = |e: toml::de::Error| -> Error {
+        let fault = fault("a case file", e.message().to_owned());
+        match e.span() {
+            Some(span) => fault.at(line(text, span.start)).into(),
+            None => fault.into(),
+        }
+    };
+    let mut unknown = Vec::new();
+    let parsed = toml::Deserializer::parse(text).map_err(malformed)?;
+    let file: CaseFile =
+        serde_ignored::deserialize(parsed, |key| unknown.push(key.to_string())).map_err(malformed)?;
+    if let Some(key) = unknown.first() {
+        let name = key.rsplit('.').next().unwrap_or(key);
+        let nearest = KEYS
+            .iter()
+            .max_by(|a, b| similarity(name, a).total_cmp(&similarity(name, b)))
+            .filter(|known| similarity(name, known) > 0.6);
+        let fault = fault("keys that case files have", format!("`{key}`"));
+        return Err(match nearest {
+            Some(nearest) => fault.remedy(format!("did you mean `{nearest}`?")).into(),
+            None => fault.remedy(format!("the keys are {}", KEYS.join(", "))).into(),
+        });
+    }
+    let rules = file
+        .tolerance
+        .into_iter()
+        .map(|entry| {
+            let line = line(text, entry.span().start);
+            entry.into_inner().rule(path, line)
+        })
+        .collect::<Result<_>>()?;
+    let folder = path.parent().unwrap_or(Path::new(""));
+    Ok(Case {
+        name: path.file_stem().unwrap_or_default().to_string_lossy().into_owned(),
+        golden: folder.join(file.golden),
+        model: folder.join(file.model),
+        arithmetic: file.arithmetic,
+        rules: Rules { rules },
+    })
+}
+
+impl Entry {
+    fn rule(self, path: &Path, line: String) -> Result<Rule> {
+        let fault = |expected: &str, found: String| -> Error {
+            BadInput::new(path, expected, found).at(line.clone()).into()
+        };
+        let stages: Pattern = self.stages.parse().map_err(|e| fault("a stage pattern", e))?;
+        if self.mode == Some(Mode::Recorded) {
+            return Err(fault("mode \"isolated\" or \"chained\"", "\"recorded\"".into()));
+        }
+        let close = self.close.map(|CloseEntry { atol, rtol }| Close { atol, rtol });
+        let bounds: Vec<Bound> = [
+            self.exact.filter(|exact| *exact).map(|_| Bound::Exact),
+            self.abs.map(Bound::Abs),
+            self.rel.map(Bound::Rel),
+            close.map(Bound::Close),
+            self.ulp.map(Bound::Ulp),
+            self.stat.map(Bound::Stat),
+        ]
+        .into_iter()
+        .flatten()
+        .collect();
+        if bounds.is_empty() {
+            return Err(fault("at least one bound: exact, abs, rel, close, ulp or stat", "none".into()));
+        }
+        let figures = bounds.iter().flat_map(|bound| match bound {
+            Bound::Abs(x) | Bound::Rel(x) | Bound::Stat(x) => vec![*x],
+            Bound::Close(close) => vec![close.atol, close.rtol],
+            _ => Vec::new(),
+        });
+        if let Some(bad) = figures.into_iter().find(|x| !(x.is_finite() && *x >= 0.0)) {
+            return Err(fault("bounds that are finite and not negative", bad.to_string()));
+        }
+        Ok(Rule {
+            stages,
+            device: self.device,
+            mode: self.mode,
+            tolerance: Tolerance { bounds },
+            origin: format!("{}:{}", path.display(), line.trim_start_matches("line ")),
+        })
+    }
+}
+
+fn line(text: &str, offset: usize) -> String {
+    let before = text.get(..offset).unwrap_or(text);
+    format!("line {}", before.matches('\n').count() + 1)
+}
+
+fn similarity(a: &str, b: &str) -> f64 {
+    strsim::jaro_winkler(a, b)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn case(text: &str) -> Result<Case> {
+        parse(Path::new("cases/x.toml"), text.as_bytes())
+    }
+
+    fn error(text: &str) -> String {
+        let paths = "golden = \"g\"\nmodel = \"m\"\n";
+        case(&format!("{paths}{text}")).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_case_names_its_folders_relative_to_itself() {
+        let case = case("golden = \"../g\"\nmodel = \"/m\"\n[[tolerance]]\nstages = \"h.*\"\nrel = 1e-6\nulp = 2\n").unwrap();
+        assert_eq!(case.name, "x");
+        assert_eq!(case.golden, Path::new("cases/../g"));
+        assert_eq!(case.model, Path::new("/m"));
+        assert_eq!(case.rules.rules[0].tolerance.to_string(), "rel 1e-6, ulp 2");
+        assert_eq!(case.rules.rules[0].origin, "cases/x.toml:3");
+    }
+
+    #[test]
+    fn faults_are_placed_and_the_nearest_key_is_named() {
+        insta::assert_snapshot!(error("arithmetik = \"megatron\""), @"cases/x.toml: expected keys that case files have, found `arithmetik`; did you mean `arithmetic`?");
+        insta::assert_snapshot!(error("[[tolerance]]\nstage = \"h\"\nstages = \"h\"\nrel = 1"), @"cases/x.toml: expected keys that case files have, found `tolerance.0.stage`; did you mean `stages`?");
+        insta::assert_snapshot!(error("[[tolerance]]\nstages = \"h[\"\nrel = 1.0"), @"cases/x.toml: line 3: expected a stage pattern, found error parsing glob 'h[': unclosed character class; missing ']'");
+        insta::assert_snapshot!(error("[[tolerance]]\nstages = \"h\""), @"cases/x.toml: line 3: expected at least one bound: exact, abs, rel, close, ulp or stat, found none");
+        insta::assert_snapshot!(error("[[tolerance]]\nstages = \"h\"\nrel = -1.0"), @"cases/x.toml: line 3: expected bounds that are finite and not negative, found -1");
+        insta::assert_snapshot!(error("[[tolerance]]\nstages = \"h\"\nrel = nan"), @"cases/x.toml: line 3: expected bounds that are finite and not negative, found NaN");
+        insta::assert_snapshot!(error("[[tolerance]]\nstages = \"h\"\nrel = \"much\""), @"");
+        insta::assert_snapshot!(error("arithmetic = \"jax\""), @"");
+        insta::assert_snapshot!(error("= 1"), @"");
+        insta::assert_snapshot!(case("model = \"m\"").unwrap_err().to_string(), @"");
+    }
+
+    #[test]
+    fn every_key_is_known_to_the_parser() {
+        // A key of the list that the parser did not know would be reported as unknown.
+        let text = "golden = \"g\"\nmodel = \"m\"\narithmetic = \"megatron\"\n[[tolerance]]\nstages = \"h\"\n\
+                    device = \"cpu\"\nmode = \"chained\"\nexact = true\nabs = 1.0\nrel = 1.0\nulp = 1\nstat = 1.0\n\
+                    close = { atol = 1.0, rtol = 1.0 }\n";
+        assert_eq!(case(text).unwrap().rules.rules[0].tolerance.bounds.len(), 6);
+        assert!(KEYS.iter().all(|key| text.contains(key)));
+    }
+}

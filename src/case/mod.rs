@@ -1,0 +1,15 @@
+//! What to compare with what, and how closely: case files and tolerance rules.
+
+#[expect(clippy::module_inception, reason = "the noun of the module")]
+mod case;
+mod defaults;
+mod file;
+mod mode;
+mod pattern;
+mod rules;
+
+pub use case::{ArithmeticName, Case};
+pub use file::parse as parse_case_file;
+pub use mode::Mode;
+pub use pattern::Pattern;
+pub use rules::{InForce, Rule, Rules, Situation};

@@ -1,0 +1,125 @@
+//! The arguments, as typed.
+
+use crate::backend::Device;
+use crate::case::{ArithmeticName, Pattern};
+use crate::diff::Modes;
+use crate::golden::Source;
+use crate::report::Format;
+use clap::{Parser, Subcommand};
+use std::path::PathBuf;
+use std::str::FromStr;
+
+/// Proves that a converted model checkpoint is the same model, stage by stage.
+///
+/// Exit codes: 0 parity holds, 1 out of tolerance, 2 usage or bad input, 3 no such device.
+#[derive(Debug, Parser)]
+#[command(name = "parity", version, max_term_width = 100)]
+pub(super) struct Args {
+    #[command(subcommand)]
+    pub(super) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Compare a converted model with reference activations, or two dumps with each other
+    Diff(DiffArgs),
+    /// Make a golden from a folder of raw dumps
+    Import(ImportArgs),
+    /// Show what a golden, an array or a model folder holds
+    Inspect(InspectArgs),
+}
+
+/// Compare a converted model with reference activations, or two dumps with each other.
+///
+/// Without arguments, runs every case in cases/.
+#[derive(Debug, clap::Args)]
+pub(super) struct DiffArgs {
+    /// Case files; every .toml in cases/ if none is named
+    #[arg(conflicts_with_all = ["golden", "model", "reference", "candidate"])]
+    pub(super) cases: Vec<PathBuf>,
+
+    /// A golden, in place of a case file
+    #[arg(long, value_name = "DIR", requires = "model")]
+    pub(super) golden: Option<PathBuf>,
+    /// A converted model, in place of a case file
+    #[arg(long, value_name = "DIR", requires = "golden")]
+    pub(super) model: Option<PathBuf>,
+
+    /// A golden to compare another with; no model is run
+    #[arg(long, value_name = "DIR", requires = "candidate", conflicts_with = "golden")]
+    pub(super) reference: Option<PathBuf>,
+    /// The golden that is compared with the reference
+    #[arg(long, value_name = "DIR", requires = "reference")]
+    pub(super) candidate: Option<PathBuf>,
+
+    /// Where to run the model
+    #[arg(long, value_enum, default_value_t = Device::Cpu)]
+    pub(super) device: Device,
+    /// Whose places of rounding to run it with [default: the case file's, else transformers]
+    #[arg(long, value_enum)]
+    pub(super) arithmetic: Option<ArithmeticName>,
+    /// Feed every stage from the reference, from our own earlier stages, or do both
+    #[arg(long, value_enum, default_value_t = Modes::Both)]
+    pub(super) mode: Modes,
+    /// Compare only stages that match, such as 'h.0.*'
+    #[arg(long, value_name = "PATTERN", default_value = "*")]
+    pub(super) stages: Pattern,
+    /// Stop at the first stage that fails
+    #[arg(long)]
+    pub(super) fail_fast: bool,
+
+    /// Format of the report on standard output
+    #[arg(long, value_enum, default_value_t = Format::Terminal)]
+    pub(super) format: Format,
+    /// Write the report to a file as well; may be given several times
+    #[arg(long, value_name = "FORMAT=PATH")]
+    pub(super) output: Vec<Output>,
+}
+
+/// Make a golden from a folder of raw dumps.
+#[derive(Debug, clap::Args)]
+pub(super) struct ImportArgs {
+    /// Folder of NNN.<module>.<input|output>.npy files, with config.json and tokens.npy in it or
+    /// beside it
+    pub(super) dumps: PathBuf,
+    /// Whose hooks wrote them
+    #[arg(long, value_enum)]
+    pub(super) from: Source,
+    /// The golden's folder, which must not exist
+    #[arg(short, long, value_name = "DIR")]
+    pub(super) output: PathBuf,
+    /// Keep statistics of every stage instead of its values
+    #[arg(long)]
+    pub(super) statistics_only: bool,
+}
+
+/// Show what a golden, an array or a model folder holds.
+#[derive(Debug, clap::Args)]
+pub(super) struct InspectArgs {
+    /// A golden's folder, a model's folder, a .npy or an .npz file
+    pub(super) path: PathBuf,
+}
+
+/// `FORMAT=PATH`.
+#[derive(Clone, Debug)]
+pub(super) struct Output {
+    pub(super) format: Format,
+    pub(super) path: PathBuf,
+}
+
+impl FromStr for Output {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (format, path) = text
+            .split_once('=')
+            .ok_or("expected FORMAT=PATH, such as json=report.json")?;
+        if path.is_empty() {
+            return Err("expected a path after the =".into());
+        }
+        Ok(Self {
+            format: <Format as clap::ValueEnum>::from_str(format, false)?,
+            path: path.into(),
+        })
+    }
+}

@@ -1,0 +1,153 @@
+//! `parity inspect`.
+
+use super::args::InspectArgs;
+use crate::checkpoint::{TransformersFolder, Weights};
+use crate::compare::{Metrics, Spec, compare};
+use crate::error::{BadInput, Error};
+use crate::golden::{Content, Golden, Manifest, StatisticsFiles};
+use crate::tensor::{DType, MappedFile, Tensor, npy, npz};
+use anyhow::Result;
+use comfy_table::{Table, presets};
+use std::io::Write;
+use std::path::Path;
+
+pub(super) fn run(args: &InspectArgs) -> Result<()> {
+    let path = args.path.as_path();
+    let kind = path.metadata().map_err(Error::io(path, "open"))?;
+    let text = if kind.is_dir() {
+        folder(path)?
+    } else {
+        match path.extension().and_then(|ending| ending.to_str()) {
+            Some("npz") => archive(path)?,
+            _ => array(path)?,
+        }
+    };
+    anstream::stdout().write_all(text.as_bytes())?;
+    Ok(())
+}
+
+fn folder(path: &Path) -> Result<String> {
+    if path.join(Golden::MANIFEST).exists() {
+        return Ok(golden(Golden::open(path)?.manifest()));
+    }
+    if path.join("config.json").exists() {
+        return Ok(model(&TransformersFolder::open(path)?));
+    }
+    let expected = format!("a golden ({}) or a model (config.json)", Golden::MANIFEST);
+    Err(Error::from(BadInput::new(path, expected, "neither")).into())
+}
+
+fn golden(manifest: &Manifest) -> String {
+    let provenance = &manifest.provenance;
+    let mut text = format!(
+        "golden: {} stages, {}, from {} on {} ({} arithmetic)\n",
+        manifest.stages.len(),
+        manifest.dtype,
+        provenance.framework,
+        provenance.device,
+        manifest.arithmetic,
+    );
+    if let Some(torch) = &provenance.torch {
+        text += &format!("torch: {torch}\n");
+    }
+    text += &format!("model: {:?}\n", manifest.model);
+    for (key, value) in &provenance.extra {
+        text += &format!("  {key}: {value}\n");
+    }
+    let rows = manifest.stages.iter().map(|record| {
+        let content = match &record.content {
+            Content::Full { files, .. } if files.len() > 1 => format!("values of {} ranks", files.len()),
+            Content::Full { .. } => "values".to_owned(),
+            Content::Statistics(files) => statistics(files),
+        };
+        let form = match (record.form.without_bias, record.form.divided_by) {
+            (true, _) => "without bias".to_owned(),
+            (false, 1.0) => String::new(),
+            (false, divisor) => format!("divided by {divisor}"),
+        };
+        vec![
+            record.stage.to_string(),
+            record.dtype.to_string(),
+            format!("{:?}", record.layout).to_lowercase(),
+            content,
+            form,
+            record.source.clone(),
+        ]
+    });
+    text + &table(&["stage", "dtype", "layout", "holds", "form", "dumped as"], rows)
+}
+
+fn statistics(files: &StatisticsFiles) -> String {
+    let kinds = [
+        ("mean", &files.token_mean),
+        ("min", &files.token_min),
+        ("max", &files.token_max),
+        ("sum", &files.token_sum),
+        ("vocabulary means", &files.vocab_shard_mean),
+    ];
+    let kinds = kinds.iter().filter(|(_, file)| file.is_some());
+    let kinds: Vec<&str> = kinds.map(|(name, _)| *name).collect();
+    format!("statistics: {}", kinds.join(", "))
+}
+
+fn model(weights: &TransformersFolder) -> String {
+    let config = weights.model();
+    let names = weights.names();
+    let mut text = format!("model: {} tensors, {}, {config:?}\n", names.len(), weights.dtype());
+    let rows = names.into_iter().filter_map(|name| {
+        let stored = weights.stored(name)?;
+        let shape = format!("{:?}", stored.shape);
+        Some(vec![name.to_owned(), stored.dtype.to_string(), shape, stored.file.clone()])
+    });
+    text += &table(&["tensor", "dtype", "shape", "file"], rows);
+    text
+}
+
+fn array(path: &Path) -> Result<String> {
+    // The bits of `V2` and `u2` are shown as what they are most likely to be.
+    let declared = Some(DType::Bf16);
+    let file = MappedFile::open(path)?;
+    let header = npy::parse_header(path, &file, file.len(), declared)?;
+    let order = if header.fortran_order { "Fortran" } else { "C" };
+    let first = format!("{} ({}), shape {:?}, {order} order\n", header.dtype, header.spelled, header.shape);
+    Ok(first + &figures(&npy::read(path, declared)?)?)
+}
+
+fn archive(path: &Path) -> Result<String> {
+    let archive = npz::Archive::open(path)?;
+    let mut text = String::new();
+    for name in archive.names() {
+        let tensor = archive.read(name, Some(DType::Bf16))?;
+        text += &format!("{name}: {}, shape {:?}\n{}", tensor.dtype(), tensor.shape(), figures(&tensor)?);
+    }
+    Ok(text)
+}
+
+/// What can be said of an array's values.
+fn figures(tensor: &Tensor) -> Result<String> {
+    let Metrics { non_finite, .. } = compare(tensor, tensor, &Spec::default())?;
+    let all = tensor.clone().reshaped(&[tensor.len()])?;
+    let whole = crate::compare::Statistics::of(&all, None)?;
+    let only = |column: &Option<Vec<f64>>| match column.as_deref() {
+        Some([value]) => format!("{value:e}"),
+        _ => "-".to_owned(),
+    };
+    Ok(format!(
+        "  mean {}, min {}, max {}, {} NaN, {} infinite\n",
+        only(&whole.token_mean),
+        only(&whole.token_min),
+        only(&whole.token_max),
+        non_finite.reference_nans,
+        non_finite.reference_infinities,
+    ))
+}
+
+fn table(header: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
+    let mut table = Table::new();
+    table.load_preset(presets::NOTHING).set_header(header);
+    for row in rows {
+        table.add_row(row);
+    }
+    let lines = table.lines().map(|line| line.trim_end().to_owned() + "\n");
+    lines.collect()
+}

@@ -1,0 +1,11 @@
+//! The command line: arguments in, reports and an exit code out. The only part that prints.
+
+mod args;
+mod diff;
+mod exit;
+mod import;
+mod inspect;
+mod progress;
+mod run;
+
+pub use run::run;

@@ -1,0 +1,44 @@
+//! A progress bar on standard error, where that is a terminal.
+
+use crate::diff::Event;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+/// Turns events into a bar.
+pub(super) struct Progress {
+    bar: ProgressBar,
+}
+
+impl Progress {
+    pub(super) fn new() -> Self {
+        // Hidden by indicatif itself where standard error is no terminal.
+        let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+        let template = "{prefix} [{bar:30}] {pos}/{len} {elapsed} {msg}";
+        if let Ok(style) = ProgressStyle::with_template(template) {
+            bar.set_style(style.progress_chars("=> "));
+        }
+        Self { bar }
+    }
+
+    pub(super) fn on(&mut self, event: &Event<'_>) {
+        match event {
+            Event::Started { case, steps } => {
+                self.bar.reset();
+                self.bar.set_prefix((*case).to_owned());
+                self.bar.set_length(*steps as u64);
+            }
+            Event::Step { id } => {
+                self.bar.set_message((*id).to_owned());
+                self.bar.inc(1);
+            }
+            Event::Judged(_) => {}
+            Event::Finished => self.bar.finish_and_clear(),
+        }
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        // An error in mid-run must not be printed behind half a bar.
+        self.bar.finish_and_clear();
+    }
+}

@@ -1,0 +1,30 @@
+//! From arguments to an exit code.
+
+use super::args::{Args, Command};
+use super::{diff, exit, import, inspect};
+use clap::Parser;
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+/// Runs the command line. Reports go to standard output, errors and progress to standard error.
+pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let args = match Args::try_parse_from(args) {
+        Ok(args) => args,
+        Err(error) => {
+            // Nothing is left to do if even this cannot be printed.
+            let _ = error.print();
+            return exit::of_usage(&error);
+        }
+    };
+    let done = match args.command {
+        Command::Diff(args) => diff::run(&args).map(exit::of_verdict),
+        Command::Import(args) => import::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Inspect(args) => inspect::run(&args).map(|()| ExitCode::SUCCESS),
+    };
+    done.unwrap_or_else(|error| {
+        if !exit::is_broken_pipe(&error) {
+            anstream::eprintln!("error: {error:#}");
+        }
+        exit::of_error(&error)
+    })
+}

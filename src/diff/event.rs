@@ -1,0 +1,25 @@
+//! What a run tells while it runs.
+
+use super::StageResult;
+
+/// Something happened.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Event<'a> {
+    /// A case begins.
+    Started {
+        /// Its name.
+        case: &'a str,
+        /// How many steps it takes.
+        steps: usize,
+    },
+    /// A step begins.
+    Step {
+        /// Its id.
+        id: &'a str,
+    },
+    /// A stage has been judged.
+    Judged(&'a StageResult),
+    /// The case is over.
+    Finished,
+}

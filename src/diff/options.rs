@@ -1,0 +1,50 @@
+//! What to run of a case.
+
+use crate::backend::Device;
+use crate::case::{Mode, Pattern};
+
+/// What to run of a case.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Where.
+    pub device: Device,
+    /// In which modes.
+    pub modes: Modes,
+    /// Which stages are compared.
+    pub stages: Pattern,
+    /// Whether to stop at the first stage that fails.
+    pub fail_fast: bool,
+}
+
+/// One mode or both.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Modes {
+    /// Every stage on the reference's inputs.
+    Isolated,
+    /// Every stage on our own earlier stages.
+    Chained,
+    /// Both, in one run over the weights.
+    Both,
+}
+
+impl Modes {
+    /// The modes, the one that localises first.
+    pub fn list(self) -> &'static [Mode] {
+        match self {
+            Self::Isolated => &[Mode::Isolated],
+            Self::Chained => &[Mode::Chained],
+            Self::Both => &[Mode::Isolated, Mode::Chained],
+        }
+    }
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            device: Device::Cpu,
+            modes: Modes::Both,
+            stages: Pattern::all(),
+            fail_fast: false,
+        }
+    }
+}

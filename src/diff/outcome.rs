@@ -1,0 +1,114 @@
+//! What came out.
+
+use crate::backend::Device;
+use crate::case::{InForce, Mode};
+use crate::compare::{Judgement, Metrics};
+use crate::plan::{Departure, StageId};
+use crate::tensor::DType;
+use serde::Serialize;
+use std::fmt;
+
+/// Whether parity holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Verdict {
+    /// Within tolerance.
+    Pass,
+    /// Out of tolerance.
+    Fail,
+}
+
+/// One stage in one mode.
+#[derive(Clone, Debug)]
+pub struct StageResult {
+    /// The stage.
+    pub stage: StageId,
+    /// Where its inputs came from.
+    pub mode: Mode,
+    /// Where it was computed; `None` if it was recorded elsewhere.
+    pub device: Option<Device>,
+    /// The type of its values.
+    pub dtype: DType,
+    /// Its shape.
+    pub shape: Vec<usize>,
+    /// What was measured.
+    pub metrics: Metrics,
+    /// What had to hold, and why.
+    pub in_force: InForce,
+    /// Whether each of its bounds holds.
+    pub judgements: Vec<Judgement>,
+    /// How the candidate's plan computes the stage otherwise than the reference did, if it does.
+    pub departure: Option<Departure>,
+    /// What was done to the recorded value to make it comparable: "bias added".
+    pub completed: Option<&'static str>,
+}
+
+/// What was and was not compared.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Coverage {
+    /// Stages that were compared.
+    pub compared: usize,
+    /// Stages of the model that the golden does not hold.
+    pub unrecorded: Vec<StageId>,
+    /// Stages of the golden that no stage of the model can be compared with.
+    pub unmatched: Vec<StageId>,
+}
+
+/// All of one case.
+#[derive(Clone, Debug)]
+pub struct CaseOutcome {
+    /// The case's name.
+    pub name: String,
+    /// What was compared with what, in words.
+    pub title: String,
+    /// The judged stages, in execution order.
+    pub stages: Vec<StageResult>,
+    /// What was and was not compared.
+    pub coverage: Coverage,
+    /// Facts that a reader should know: settings that differ, modes that could not run.
+    pub notes: Vec<String>,
+}
+
+impl StageResult {
+    /// Whether every bound holds.
+    pub fn verdict(&self) -> Verdict {
+        let agree = self.metrics.non_finite.disagreements == 0;
+        match agree && self.judgements.iter().all(|judgement| judgement.holds) {
+            true => Verdict::Pass,
+            false => Verdict::Fail,
+        }
+    }
+}
+
+impl CaseOutcome {
+    /// Whether every stage passes.
+    pub fn verdict(&self) -> Verdict {
+        match self.first_failure() {
+            None => Verdict::Pass,
+            Some(_) => Verdict::Fail,
+        }
+    }
+
+    /// Where to look first: the first stage that fails on the reference's own inputs, since that is
+    /// where a difference arises; else the first that fails at all.
+    pub fn first_failure(&self) -> Option<&StageResult> {
+        let mut failures = self.failures();
+        let isolated = self.failures().find(|result| result.mode == Mode::Isolated);
+        isolated.or_else(|| failures.next())
+    }
+
+    /// The stages that fail, in execution order.
+    pub fn failures(&self) -> impl Iterator<Item = &StageResult> {
+        let failed = |result: &&StageResult| result.verdict() == Verdict::Fail;
+        self.stages.iter().filter(failed)
+    }
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Pass => "pass",
+            Self::Fail => "FAIL",
+        })
+    }
+}

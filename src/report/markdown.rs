@@ -1,0 +1,68 @@
+//! Markdown for a pull-request comment: the verdict first, tables folded away.
+
+use super::summary::{coverage, describe_failure, overall};
+use super::table::{HEADER, Table};
+use crate::diff::{CaseOutcome, Verdict};
+use std::fmt::Write;
+
+pub(super) fn render(outcomes: &[CaseOutcome]) -> String {
+    let mut text = String::new();
+    let _ = match overall(outcomes) {
+        Verdict::Pass => writeln!(text, "### parity holds\n"),
+        Verdict::Fail => writeln!(text, "### parity does not hold\n"),
+    };
+    let _ = writeln!(text, "| case | verdict | first failing stage |\n|---|---|---|");
+    for outcome in outcomes {
+        let first = outcome.first_failure().map_or(String::new(), |first| {
+            format!("`{}` ({}): {}", first.stage, first.mode, describe_failure(first))
+        });
+        let (name, verdict) = (escaped(&outcome.name), bold(outcome.verdict()));
+        let _ = writeln!(text, "| {name} | {verdict} | {} |", escaped(&first));
+    }
+    for outcome in outcomes {
+        details(&mut text, outcome);
+    }
+    text
+}
+
+fn details(text: &mut String, outcome: &CaseOutcome) {
+    let table = Table::new(outcome);
+    let open = if outcome.verdict() == Verdict::Fail { " open" } else { "" };
+    let _ = writeln!(
+        text,
+        "\n<details{open}><summary>{}: {}</summary>\n",
+        html(&outcome.name),
+        html(&outcome.title)
+    );
+    let _ = writeln!(text, "| {} |", HEADER.join(" | "));
+    let _ = writeln!(text, "|{}", "---|".repeat(HEADER.len()));
+    for row in &table.rows {
+        let mut cells = row.cells.clone();
+        cells[0] = format!("`{}`", cells[0]);
+        cells[7] = bold(row.verdict).to_owned();
+        let cells: Vec<String> = cells.iter().map(|cell| escaped(cell)).collect();
+        let _ = writeln!(text, "| {} |", cells.join(" | "));
+    }
+    text.push('\n');
+    let footnotes = table.footnotes.iter().map(|(mark, note)| format!("[{mark}] {note}"));
+    for line in footnotes.chain(outcome.notes.clone()).chain(coverage(outcome)) {
+        let _ = writeln!(text, "- {}", escaped(&line));
+    }
+    text.push_str("\n</details>\n");
+}
+
+fn bold(verdict: Verdict) -> &'static str {
+    match verdict {
+        Verdict::Pass => "pass",
+        Verdict::Fail => "**FAIL**",
+    }
+}
+
+/// Text that cannot end a table's cell.
+fn escaped(text: &str) -> String {
+    text.replace('|', "\\|").replace('\n', " ")
+}
+
+fn html(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
+}

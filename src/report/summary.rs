@@ -1,0 +1,80 @@
+//! The sentences that lead a report.
+
+use crate::compare::{Bound, Judgement};
+use crate::diff::{CaseOutcome, StageResult, Verdict};
+
+/// The verdict on all cases together.
+pub fn overall(outcomes: &[CaseOutcome]) -> Verdict {
+    let failed = outcomes.iter().any(|case| case.verdict() == Verdict::Fail);
+    if failed { Verdict::Fail } else { Verdict::Pass }
+}
+
+/// Why a stage fails: `rel 3.1e-3 where 2e-6 is allowed (built-in, fp32 isolated); worst at …`.
+pub fn describe_failure(result: &StageResult) -> String {
+    let mut reasons: Vec<String> = Vec::new();
+    let not_finite = &result.metrics.non_finite;
+    if not_finite.disagreements > 0 {
+        reasons.push(format!(
+            "{} elements are NaN or infinite on one side only ({} NaN in the candidate)",
+            not_finite.disagreements, not_finite.candidate_nans
+        ));
+    }
+    let broken = result.judgements.iter().filter(|judgement| !judgement.holds);
+    reasons.extend(broken.filter_map(|judgement| broken_bound(result, judgement)));
+    let mut text = reasons.join("; ");
+    text += &format!(" ({})", result.in_force.origin);
+    if let Some(worst) = &result.metrics.max_abs {
+        text += &format!(
+            "; worst at {:?}: reference {:e}, candidate {:e}",
+            worst.position, worst.reference, worst.candidate
+        );
+    }
+    text
+}
+
+fn broken_bound(result: &StageResult, judgement: &Judgement) -> Option<String> {
+    let elements = result.metrics.elements;
+    let measured = figure(judgement.measured);
+    Some(match judgement.bound {
+        // Already said: nothing but the disagreement breaks it.
+        _ if judgement.measured == 0.0 => return None,
+        Bound::Exact => format!("{measured} of {elements} elements differ where none may"),
+        Bound::Close(_) => format!("{measured} of {elements} elements outside {}", judgement.bound),
+        Bound::Abs(allowed) | Bound::Rel(allowed) | Bound::Stat(allowed) => {
+            format!("{} {measured} where {allowed:e} is allowed", judgement.bound.kind())
+        }
+        Bound::Ulp(allowed) => format!("{measured} ulp where {allowed} are allowed"),
+    })
+}
+
+/// A figure in as few characters as it needs.
+pub(super) fn figure(value: f64) -> String {
+    if value == 0.0 {
+        "0".into()
+    } else if value.fract() == 0.0 && value.abs() < 1e6 {
+        format!("{value}")
+    } else {
+        format!("{value:.1e}")
+    }
+}
+
+/// What was not compared, in sentences; empty if there is nothing to say.
+pub(super) fn coverage(outcome: &CaseOutcome) -> Vec<String> {
+    let coverage = &outcome.coverage;
+    let mut lines = Vec::new();
+    let mut list = |stages: &[crate::plan::StageId], what: &str| {
+        const SHOWN: usize = 4;
+        if stages.is_empty() {
+            return;
+        }
+        let names: Vec<&str> = stages.iter().take(SHOWN).map(|s| s.as_str()).collect();
+        let more = match stages.len().checked_sub(SHOWN) {
+            Some(more @ 1..) => format!(" and {more} more"),
+            _ => String::new(),
+        };
+        lines.push(format!("{what}: {}{more}", names.join(", ")));
+    };
+    list(&coverage.unrecorded, "not in the reference, not compared");
+    list(&coverage.unmatched, "in the reference, but not comparable");
+    lines
+}
