@@ -60,7 +60,7 @@ fn table(outcome: &CaseOutcome) -> String {
     let table = Table::new(outcome);
     let mut drawn = comfy_table::Table::new();
     drawn
-        .load_preset(presets::NOTHING)
+        .load_style(presets::NOTHING)
         // Rows stay whole lines: they are searched, cut and pasted.
         .set_content_arrangement(ContentArrangement::Disabled)
         .set_header(HEADER);
