@@ -22,14 +22,14 @@ pub enum Error {
     #[error(transparent)]
     BadInput(Box<BadInput>),
     /// The operating system refused to read or write.
-    #[error("{}: cannot {action}: {source}", path.display())]
+    #[error("{}: cannot {action}: {reason}", path.display())]
     Io {
         /// The file or folder.
         path: PathBuf,
         /// What was being done, as a verb phrase: "open", "create the folder".
         action: &'static str,
         /// The system's reason.
-        source: io::Error,
+        reason: io::Error,
     },
     /// The device asked for is not there.
     #[error("{device}: {reason}")]
@@ -64,10 +64,20 @@ pub enum Error {
 impl Error {
     /// An [`Error::Io`], for use with `map_err`.
     pub(crate) fn io(path: &Path, action: &'static str) -> impl FnOnce(io::Error) -> Self {
-        move |source| Self::Io {
+        move |reason| Self::Io {
             path: path.to_owned(),
             action,
-            source,
+            reason,
+        }
+    }
+
+    /// Names the file whose contents an [`Error::Mismatch`] is about.
+    pub(crate) fn in_file(self, path: impl Into<PathBuf>) -> Self {
+        match self {
+            Self::Mismatch {
+                expected, found, ..
+            } => BadInput::new(path, expected, found).into(),
+            other => other,
         }
     }
 }

@@ -1,4 +1,11 @@
 //! Proves that a converted model checkpoint is the same model, stage by stage.
+//!
+//! A [`case`] names a [`golden`] (activations that the reference framework recorded) and a
+//! [`checkpoint`] (the converted model). The model's config gives a [`plan`]: every step with every
+//! rounding spelled out. A [`backend`] computes the steps; [`diff`] feeds them, [`compare`] measures
+//! what comes out against what was recorded, and [`report`] says it to people and programs.
+//!
+//! In another crate's tests: [`assert_parity`].
 
 pub mod backend;
 pub mod case;
@@ -14,4 +21,7 @@ pub mod plan;
 pub mod report;
 pub mod tensor;
 
+mod assert;
+
+pub use assert::{assert_parity, assert_parity_with};
 pub use error::{Error, Result};

@@ -61,7 +61,10 @@ impl OutputFile {
         let Some(staging) = self.staging.take() else {
             return Ok(());
         };
-        let done = self.file.sync_all().and_then(|()| fs::rename(&staging, &self.path));
+        let done = self
+            .file
+            .sync_all()
+            .and_then(|()| fs::rename(&staging, &self.path));
         done.map_err(|source| {
             // The error that led here is the one to report.
             let _ = fs::remove_file(&staging);

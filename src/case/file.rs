@@ -29,8 +29,21 @@ const MAX_BYTES: usize = 1 << 20;
 
 /// Every key a case file may hold; for "did you mean".
 const KEYS: &[&str] = &[
-    "golden", "model", "arithmetic", "tolerance", "stages", "device", "mode", "exact", "abs", "rel",
-    "close", "ulp", "stat", "atol", "rtol",
+    "golden",
+    "model",
+    "arithmetic",
+    "tolerance",
+    "stages",
+    "device",
+    "mode",
+    "exact",
+    "abs",
+    "rel",
+    "close",
+    "ulp",
+    "stat",
+    "atol",
+    "rtol",
 ];
 
 #[derive(Deserialize)]
@@ -93,8 +106,8 @@ pub fn parse(path: &Path, bytes: &[u8]) -> Result<Case> {
     };
     let mut unknown = Vec::new();
     let parsed = toml::Deserializer::parse(text).map_err(malformed)?;
-    let file: CaseFile =
-        serde_ignored::deserialize(parsed, |key| unknown.push(key.to_string())).map_err(malformed)?;
+    let file: CaseFile = serde_ignored::deserialize(parsed, |key| unknown.push(readable(&key)))
+        .map_err(malformed)?;
     if let Some(key) = unknown.first() {
         let name = key.rsplit('.').next().unwrap_or(key);
         let nearest = KEYS
@@ -104,7 +117,9 @@ pub fn parse(path: &Path, bytes: &[u8]) -> Result<Case> {
         let fault = fault("keys that case files have", format!("`{key}`"));
         return Err(match nearest {
             Some(nearest) => fault.remedy(format!("did you mean `{nearest}`?")).into(),
-            None => fault.remedy(format!("the keys are {}", KEYS.join(", "))).into(),
+            None => fault
+                .remedy(format!("the keys are {}", KEYS.join(", ")))
+                .into(),
         });
     }
     let rules = file
@@ -117,7 +132,11 @@ pub fn parse(path: &Path, bytes: &[u8]) -> Result<Case> {
         .collect::<Result<_>>()?;
     let folder = path.parent().unwrap_or(Path::new(""));
     Ok(Case {
-        name: path.file_stem().unwrap_or_default().to_string_lossy().into_owned(),
+        name: path
+            .file_stem()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned(),
         golden: folder.join(file.golden),
         model: folder.join(file.model),
         arithmetic: file.arithmetic,
@@ -130,11 +149,19 @@ impl Entry {
         let fault = |expected: &str, found: String| -> Error {
             BadInput::new(path, expected, found).at(line.clone()).into()
         };
-        let stages: Pattern = self.stages.parse().map_err(|e| fault("a stage pattern", e))?;
+        let stages: Pattern = self
+            .stages
+            .parse()
+            .map_err(|e| fault("a stage pattern", e))?;
         if self.mode == Some(Mode::Recorded) {
-            return Err(fault("mode \"isolated\" or \"chained\"", "\"recorded\"".into()));
+            return Err(fault(
+                "mode \"isolated\" or \"chained\"",
+                "\"recorded\"".into(),
+            ));
         }
-        let close = self.close.map(|CloseEntry { atol, rtol }| Close { atol, rtol });
+        let close = self
+            .close
+            .map(|CloseEntry { atol, rtol }| Close { atol, rtol });
         let bounds: Vec<Bound> = [
             self.exact.filter(|exact| *exact).map(|_| Bound::Exact),
             self.abs.map(Bound::Abs),
@@ -147,7 +174,10 @@ impl Entry {
         .flatten()
         .collect();
         if bounds.is_empty() {
-            return Err(fault("at least one bound: exact, abs, rel, close, ulp or stat", "none".into()));
+            return Err(fault(
+                "at least one bound: exact, abs, rel, close, ulp or stat",
+                "none".into(),
+            ));
         }
         let figures = bounds.iter().flat_map(|bound| match bound {
             Bound::Abs(x) | Bound::Rel(x) | Bound::Stat(x) => vec![*x],
@@ -155,7 +185,10 @@ impl Entry {
             _ => Vec::new(),
         });
         if let Some(bad) = figures.into_iter().find(|x| !(x.is_finite() && *x >= 0.0)) {
-            return Err(fault("bounds that are finite and not negative", bad.to_string()));
+            return Err(fault(
+                "bounds that are finite and not negative",
+                bad.to_string(),
+            ));
         }
         Ok(Rule {
             stages,
@@ -165,6 +198,15 @@ impl Entry {
             origin: format!("{}:{}", path.display(), line.trim_start_matches("line ")),
         })
     }
+}
+
+/// A key's path without the wrappers that serde puts into it.
+fn readable(key: &serde_ignored::Path<'_>) -> String {
+    let key = key.to_string();
+    let parts = key
+        .split('.')
+        .filter(|part| !part.starts_with('$') && *part != "?");
+    parts.collect::<Vec<_>>().join(".")
 }
 
 fn line(text: &str, offset: usize) -> String {
@@ -207,10 +249,10 @@ mod tests {
         insta::assert_snapshot!(error("[[tolerance]]\nstages = \"h\""), @"cases/x.toml: line 3: expected at least one bound: exact, abs, rel, close, ulp or stat, found none");
         insta::assert_snapshot!(error("[[tolerance]]\nstages = \"h\"\nrel = -1.0"), @"cases/x.toml: line 3: expected bounds that are finite and not negative, found -1");
         insta::assert_snapshot!(error("[[tolerance]]\nstages = \"h\"\nrel = nan"), @"cases/x.toml: line 3: expected bounds that are finite and not negative, found NaN");
-        insta::assert_snapshot!(error("[[tolerance]]\nstages = \"h\"\nrel = \"much\""), @"");
-        insta::assert_snapshot!(error("arithmetic = \"jax\""), @"");
-        insta::assert_snapshot!(error("= 1"), @"");
-        insta::assert_snapshot!(case("model = \"m\"").unwrap_err().to_string(), @"");
+        insta::assert_snapshot!(error("[[tolerance]]\nstages = \"h\"\nrel = \"much\""), @r#"cases/x.toml: line 5: expected a case file, found invalid type: string "much", expected f64"#);
+        insta::assert_snapshot!(error("arithmetic = \"jax\""), @"cases/x.toml: line 3: expected a case file, found unknown variant `jax`, expected `transformers` or `megatron`");
+        insta::assert_snapshot!(error("= 1"), @"cases/x.toml: line 3: expected a case file, found unquoted keys cannot be empty, expected letters, numbers, `-`, `_`");
+        insta::assert_snapshot!(case("model = \"m\"").unwrap_err().to_string(), @"cases/x.toml: line 1: expected a case file, found missing field `golden`");
     }
 
     #[test]

@@ -76,7 +76,9 @@ impl Rules {
 impl Rule {
     fn applies(&self, situation: &Situation<'_>) -> bool {
         self.stages.matches(situation.stage)
-            && self.device.is_none_or(|device| Some(device) == situation.device)
+            && self
+                .device
+                .is_none_or(|device| Some(device) == situation.device)
             && self.mode.is_none_or(|mode| mode == situation.mode)
     }
 }

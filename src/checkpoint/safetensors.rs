@@ -180,7 +180,9 @@ fn weight_files(folder: &Path) -> Result<Vec<(PathBuf, Option<BTreeSet<String>>)
                 files.entry(file).or_default().insert(tensor);
             }
             let files = files.into_iter();
-            Ok(files.map(|(file, names)| (folder.join(file), Some(names))).collect())
+            Ok(files
+                .map(|(file, names)| (folder.join(file), Some(names)))
+                .collect())
         }
         (false, false) => {
             let expected = format!("{SINGLE} or {INDEX}");
@@ -192,9 +194,8 @@ fn weight_files(folder: &Path) -> Result<Vec<(PathBuf, Option<BTreeSet<String>>)
 }
 
 fn read_header(file: &MappedFile, number: usize) -> Result<BTreeMap<String, Entry>> {
-    let malformed = |found: String| -> Error {
-        BadInput::new(file.path(), "a safetensors file", found).into()
-    };
+    let malformed =
+        |found: String| -> Error { BadInput::new(file.path(), "a safetensors file", found).into() };
     let (header, metadata) =
         SafeTensors::read_metadata(file).map_err(|e| malformed(e.to_string()))?;
     // Behind the length of the header and the header.
@@ -211,9 +212,11 @@ fn read_header(file: &MappedFile, number: usize) -> Result<BTreeMap<String, Entr
             Dtype::U8 => DType::U8,
             Dtype::BOOL => DType::Bool,
             other => {
-                return Err(BadInput::new(file.path(), "a floating type", format!("{other:?}"))
-                    .at(tensor)
-                    .into());
+                return Err(
+                    BadInput::new(file.path(), "a floating type", format!("{other:?}"))
+                        .at(tensor)
+                        .into(),
+                );
             }
         };
         let (begin, end) = info.data_offsets;
@@ -259,7 +262,9 @@ mod tests {
 
     fn error(files: &[(&str, &[u8])]) -> String {
         let folder = folder(files);
-        let error = TransformersFolder::open(folder.path()).err().expect("refused");
+        let error = TransformersFolder::open(folder.path())
+            .err()
+            .expect("refused");
         let path = folder.path().display().to_string();
         error.to_string().replace(&path, "MODEL")
     }
@@ -305,7 +310,10 @@ mod tests {
         );
         let mut truncated = shard("a");
         truncated.pop();
-        assert!(error(&[(SINGLE, &truncated)]).contains("MODEL/model.safetensors: expected a safetensors file"));
+        assert!(
+            error(&[(SINGLE, &truncated)])
+                .contains("MODEL/model.safetensors: expected a safetensors file")
+        );
         assert!(error(&[(SINGLE, &[255; 16])]).contains("expected a safetensors file"));
         assert!(error(&[(SINGLE, b"")]).contains("expected a safetensors file"));
     }

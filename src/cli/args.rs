@@ -22,7 +22,7 @@ pub(super) struct Args {
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
     /// Compare a converted model with reference activations, or two dumps with each other
-    Diff(DiffArgs),
+    Diff(Box<DiffArgs>),
     /// Make a golden from a folder of raw dumps
     Import(ImportArgs),
     /// Show what a golden, an array or a model folder holds
@@ -46,7 +46,12 @@ pub(super) struct DiffArgs {
     pub(super) model: Option<PathBuf>,
 
     /// A golden to compare another with; no model is run
-    #[arg(long, value_name = "DIR", requires = "candidate", conflicts_with = "golden")]
+    #[arg(
+        long,
+        value_name = "DIR",
+        requires = "candidate",
+        conflicts_with = "golden"
+    )]
     pub(super) reference: Option<PathBuf>,
     /// The golden that is compared with the reference
     #[arg(long, value_name = "DIR", requires = "reference")]

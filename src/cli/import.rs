@@ -25,7 +25,10 @@ pub(super) fn run(args: &ImportArgs) -> Result<()> {
         } = record.content
         {
             let stage = &record.stage;
-            writeln!(out, "  {stage}: ranks differ by up to {drift:e}; rank 0 is kept")?;
+            writeln!(
+                out,
+                "  {stage}: ranks differ by up to {drift:e}; rank 0 is kept"
+            )?;
         }
     }
     for name in &imported.unmapped {

@@ -56,7 +56,9 @@ fn golden(manifest: &Manifest) -> String {
     }
     let rows = manifest.stages.iter().map(|record| {
         let content = match &record.content {
-            Content::Full { files, .. } if files.len() > 1 => format!("values of {} ranks", files.len()),
+            Content::Full { files, .. } if files.len() > 1 => {
+                format!("values of {} ranks", files.len())
+            }
             Content::Full { .. } => "values".to_owned(),
             Content::Statistics(files) => statistics(files),
         };
@@ -74,7 +76,10 @@ fn golden(manifest: &Manifest) -> String {
             record.source.clone(),
         ]
     });
-    text + &table(&["stage", "dtype", "layout", "holds", "form", "dumped as"], rows)
+    text + &table(
+        &["stage", "dtype", "layout", "holds", "form", "dumped as"],
+        rows,
+    )
 }
 
 fn statistics(files: &StatisticsFiles) -> String {
@@ -93,11 +98,20 @@ fn statistics(files: &StatisticsFiles) -> String {
 fn model(weights: &TransformersFolder) -> String {
     let config = weights.model();
     let names = weights.names();
-    let mut text = format!("model: {} tensors, {}, {config:?}\n", names.len(), weights.dtype());
+    let mut text = format!(
+        "model: {} tensors, {}, {config:?}\n",
+        names.len(),
+        weights.dtype()
+    );
     let rows = names.into_iter().filter_map(|name| {
         let stored = weights.stored(name)?;
         let shape = format!("{:?}", stored.shape);
-        Some(vec![name.to_owned(), stored.dtype.to_string(), shape, stored.file.clone()])
+        Some(vec![
+            name.to_owned(),
+            stored.dtype.to_string(),
+            shape,
+            stored.file.clone(),
+        ])
     });
     text += &table(&["tensor", "dtype", "shape", "file"], rows);
     text
@@ -109,7 +123,10 @@ fn array(path: &Path) -> Result<String> {
     let file = MappedFile::open(path)?;
     let header = npy::parse_header(path, &file, file.len(), declared)?;
     let order = if header.fortran_order { "Fortran" } else { "C" };
-    let first = format!("{} ({}), shape {:?}, {order} order\n", header.dtype, header.spelled, header.shape);
+    let first = format!(
+        "{} ({}), shape {:?}, {order} order\n",
+        header.dtype, header.spelled, header.shape
+    );
     Ok(first + &figures(&npy::read(path, declared)?)?)
 }
 
@@ -118,7 +135,12 @@ fn archive(path: &Path) -> Result<String> {
     let mut text = String::new();
     for name in archive.names() {
         let tensor = archive.read(name, Some(DType::Bf16))?;
-        text += &format!("{name}: {}, shape {:?}\n{}", tensor.dtype(), tensor.shape(), figures(&tensor)?);
+        text += &format!(
+            "{name}: {}, shape {:?}\n{}",
+            tensor.dtype(),
+            tensor.shape(),
+            figures(&tensor)?
+        );
     }
     Ok(text)
 }

@@ -57,7 +57,11 @@ pub(super) fn segments(row: usize, shards: usize) -> Vec<Range<usize>> {
 }
 
 /// Compares one segment.
-pub(super) fn segment<T: Element>(reference: &[T], candidate: &[T], close: Option<Close>) -> Segment {
+pub(super) fn segment<T: Element>(
+    reference: &[T],
+    candidate: &[T],
+    close: Option<Close>,
+) -> Segment {
     let fast = finite_segment(reference, candidate);
     // A sum of finite differences of finite numbers is finite: anything else shows here.
     let mut segment = match fast.sum_abs.is_finite() {
@@ -73,7 +77,11 @@ pub(super) fn segment<T: Element>(reference: &[T], candidate: &[T], close: Optio
 }
 
 /// The index of the first element that is finite on both sides and differs by `difference`.
-pub(super) fn first_at<T: Element>(reference: &[T], candidate: &[T], difference: f64) -> Option<usize> {
+pub(super) fn first_at<T: Element>(
+    reference: &[T],
+    candidate: &[T],
+    difference: f64,
+) -> Option<usize> {
     let pairs = reference.iter().zip(candidate);
     pairs
         .map(|(r, c)| (r.to_f64() - c.to_f64()).abs())

@@ -168,7 +168,9 @@ fn compare_slices<T: Element>(shape: &Tensor, candidate: &[T], spec: &Spec) -> R
     let row = shape.row_len();
     let shards = shard_count(row, spec.vocab_shards)?;
     let pieces = segments(row, shards);
-    let parts = per_segment(reference, candidate, row, &pieces, |r, c| segment(r, c, spec.close));
+    let parts = per_segment(reference, candidate, row, &pieces, |r, c| {
+        segment(r, c, spec.close)
+    });
 
     let count = |of: fn(&Segment) -> usize| parts.iter().map(of).sum::<usize>();
     let total = |of: fn(&Segment) -> f64| parts.iter().map(of).sum::<f64>();
@@ -176,7 +178,10 @@ fn compare_slices<T: Element>(shape: &Tensor, candidate: &[T], spec: &Spec) -> R
     let comparable = reference.len() - disagreements - agreements;
     let worst = parts.iter().map(|part| part.max_abs).fold(0.0, f64::max);
     let extreme = (comparable > 0).then(|| {
-        let part = parts.iter().position(|part| part.max_abs == worst).unwrap_or(0);
+        let part = parts
+            .iter()
+            .position(|part| part.max_abs == worst)
+            .unwrap_or(0);
         let range = place(part, row, &pieces);
         let offset = first_at(&reference[range.clone()], &candidate[range.clone()], worst);
         let index = range.start + offset.unwrap_or(0);
@@ -201,7 +206,11 @@ fn compare_slices<T: Element>(shape: &Tensor, candidate: &[T], spec: &Spec) -> R
             0 => 0.0,
             n => total(|s| s.sum_abs) / n as f64,
         },
-        relative_frobenius: if distance == 0.0 { 0.0 } else { distance / norm },
+        relative_frobenius: if distance == 0.0 {
+            0.0
+        } else {
+            distance / norm
+        },
         max_ulp: Some(parts.iter().map(|part| part.max_ulp).max().unwrap_or(0)),
         non_finite: NonFinite {
             reference_nans: count(|s| s.reference.nans),
@@ -239,4 +248,173 @@ fn place(part: usize, row: usize, pieces: &[Range<usize>]) -> Range<usize> {
     let start = part / pieces.len() * row;
     let piece = &pieces[part % pieces.len()];
     start + piece.start..start + piece.end
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use half::{bf16, f16};
+    use proptest::prelude::*;
+
+    /// Bits from a seed: most of them numbers near 1, some anything at all.
+    fn values(count: usize, seed: u32, wild: bool) -> Vec<f32> {
+        let mut state = seed;
+        let mut draw = || {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            state
+        };
+        (0..count)
+            .map(|_| match (wild, draw() >> 28) {
+                (true, 0) => f32::NAN,
+                (true, 1) => f32::INFINITY,
+                (true, 2) => f32::NEG_INFINITY,
+                (true, 3) => f32::from_bits(draw()),
+                _ => draw() as f32 / u32::MAX as f32 - 0.5,
+            })
+            .collect()
+    }
+
+    fn tensor(shape: &[usize], values: &[f32], kind: u8) -> Tensor {
+        match kind {
+            0 => Tensor::from_vec(shape, values.to_vec()),
+            1 => Tensor::from_vec(shape, values.iter().map(|v| f64::from(*v)).collect()),
+            2 => Tensor::from_vec(shape, values.iter().map(|v| f16::from_f32(*v)).collect()),
+            _ => Tensor::from_vec(shape, values.iter().map(|v| bf16::from_f32(*v)).collect()),
+        }
+        .unwrap()
+    }
+
+    fn on_threads<T: Send>(threads: usize, of: impl FnOnce() -> T + Send) -> T {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
+        pool.unwrap().install(of)
+    }
+
+    /// What is measured, said as plainly as possible.
+    fn naive(reference: &[f64], candidate: &[f64]) -> (usize, f64, f64, f64, usize) {
+        let (mut unequal, mut disagreements, mut max) = (0, 0, 0.0_f64);
+        let (mut squares, mut reference_squares, mut sum, mut count) = (0.0, 0.0, 0.0, 0.0);
+        for (r, c) in reference.iter().zip(candidate) {
+            if r.is_finite() && c.is_finite() {
+                unequal += usize::from(r != c);
+                max = max.max((r - c).abs());
+                sum += (r - c).abs();
+                squares += (r - c) * (r - c);
+                reference_squares += r * r;
+                count += 1.0;
+            } else if !(r == c || r.is_nan() && c.is_nan()) {
+                unequal += 1;
+                disagreements += 1;
+            }
+        }
+        let rel = if squares == 0.0 {
+            0.0
+        } else {
+            (squares / reference_squares).sqrt()
+        };
+        let mean = if count == 0.0 { 0.0 } else { sum / count };
+        (unequal, max, mean, rel, disagreements)
+    }
+
+    proptest! {
+        #[test]
+        fn metrics_are_what_a_plain_loop_measures_on_any_number_of_threads(
+            rows in 0_usize..5, columns in 0_usize..70, seeds in any::<[u32; 2]>(),
+            wild in any::<bool>(), kind in 0_u8..4,
+        ) {
+            let shape = [rows, columns];
+            let count = rows * columns;
+            let [a, b] = seeds.map(|seed| tensor(&shape, &values(count, seed, wild), kind));
+            let metrics = compare(&a, &b, &Spec::default()).unwrap();
+            for threads in [1, 2, 3] {
+                let again = on_threads(threads, || compare(&a, &b, &Spec::default())).unwrap();
+                // NaN statistics are not equal to themselves: compare as text.
+                prop_assert_eq!(format!("{again:?}"), format!("{metrics:?}"));
+            }
+            let [wide_a, wide_b] = [&a, &b].map(|t| t.widened().unwrap());
+            let (unequal, max, mean, rel, disagreements) =
+                naive(wide_a.as_slice().unwrap(), wide_b.as_slice().unwrap());
+            prop_assert_eq!(metrics.unequal, unequal);
+            prop_assert_eq!(metrics.non_finite.disagreements, disagreements);
+            prop_assert_eq!(metrics.max_abs_difference(), max);
+            approx::assert_relative_eq!(metrics.mean_abs, mean, max_relative = 1e-12);
+            approx::assert_relative_eq!(metrics.relative_frobenius, rel, max_relative = 1e-12);
+            if let Some(worst) = &metrics.max_abs {
+                prop_assert_eq!((worst.reference - worst.candidate).abs(), worst.difference);
+            }
+            let back = compare(&b, &a, &Spec::default()).unwrap();
+            prop_assert_eq!(back.unequal, metrics.unequal);
+            prop_assert_eq!(back.max_ulp, metrics.max_ulp);
+            prop_assert_eq!(back.max_abs_difference(), metrics.max_abs_difference());
+        }
+
+        #[test]
+        fn an_array_passes_every_kind_against_itself(
+            columns in 1_usize..60, seed in any::<u32>(), wild in any::<bool>(), kind in 0_u8..4,
+        ) {
+            use crate::compare::{Bound, Tolerance};
+            let x = tensor(&[3, columns], &values(3 * columns, seed, wild), kind);
+            let close = Close { atol: 0.0, rtol: 0.0 };
+            let tolerance = Tolerance {
+                bounds: vec![
+                    Bound::Exact, Bound::Abs(0.0), Bound::Rel(0.0), Bound::Close(close),
+                    Bound::Ulp(0), Bound::Stat(0.0),
+                ],
+            };
+            let spec = Spec { close: tolerance.close(), vocab_shards: NonZeroUsize::new(1) };
+            let metrics = compare(&x, &x, &spec).unwrap();
+            for judgement in tolerance.judge(&metrics) {
+                prop_assert!(judgement.holds, "{:?}", judgement);
+            }
+        }
+
+        /// Rows longer than a segment, cut at shards, against the same numbers in one row each.
+        #[test]
+        fn statistics_do_not_depend_on_where_rows_are_cut(seed in any::<u32>(), shards in 1_usize..4) {
+            let columns = 3 * 2 * 9000;
+            let x = tensor(&[2, columns], &values(2 * columns, seed, false), 0);
+            let shards_of = NonZeroUsize::new(shards);
+            let cut = Statistics::of(&x, shards_of).unwrap();
+            let whole = Statistics::of(&x, None).unwrap();
+            prop_assert_eq!(&cut.token_min, &whole.token_min);
+            prop_assert_eq!(&cut.token_max, &whole.token_max);
+            let of_shards = cut.vocab_shard_mean.unwrap();
+            prop_assert_eq!(of_shards.len(), shards);
+            let mean = of_shards.iter().sum::<f64>() / shards as f64;
+            let expected = whole.token_mean.unwrap().iter().sum::<f64>() / 2.0;
+            approx::assert_abs_diff_eq!(mean, expected, epsilon = 1e-12);
+        }
+    }
+
+    #[test]
+    fn disagreement_about_nan_or_infinity_passes_no_tolerance() {
+        use crate::compare::{Bound, Tolerance};
+        let row = |values: [f32; 2]| Tensor::from_vec(&[2], values.to_vec()).unwrap();
+        let tolerance = Tolerance {
+            bounds: vec![Bound::Abs(f64::MAX)],
+        };
+        for (a, b) in [
+            (f32::NAN, 0.0),
+            (f32::INFINITY, f32::NEG_INFINITY),
+            (f32::INFINITY, 1.0),
+        ] {
+            let metrics = compare(&row([1.0, a]), &row([1.0, b]), &Spec::default()).unwrap();
+            assert_eq!((metrics.unequal, metrics.non_finite.disagreements), (1, 1));
+            assert!(!tolerance.judge(&metrics)[0].holds);
+        }
+        let agreeing = row([f32::NAN, f32::INFINITY]);
+        let metrics = compare(&agreeing, &agreeing, &Spec::default()).unwrap();
+        assert!(tolerance.judge(&metrics)[0].holds);
+        assert_eq!(metrics.non_finite.reference_nans, 1);
+    }
+
+    #[test]
+    fn shapes_must_agree_and_types_need_not() {
+        let narrow = Tensor::from_vec(&[2], vec![bf16::ONE; 2]).unwrap();
+        let wide = Tensor::from_vec(&[2], vec![1.0_f32, 2.0]).unwrap();
+        let metrics = compare(&narrow, &wide, &Spec::default()).unwrap();
+        assert_eq!((metrics.unequal, metrics.max_ulp), (1, None));
+        assert_eq!(metrics.max_abs.unwrap().position, [1]);
+        let other = Tensor::from_vec(&[1, 2], vec![1.0_f32, 2.0]).unwrap();
+        assert!(compare(&wide, &other, &Spec::default()).is_err());
+    }
 }

@@ -1,11 +1,14 @@
 //! How far apart two arrays are, and whether that is too far. Knows no model, no device and no
 //! report.
 
+mod approx;
 mod kernel;
 mod metrics;
 mod statistics;
 mod tolerance;
 
-pub use metrics::{Extreme, Metrics, NonFinite, Spec, compare, compare_statistics, largest_difference};
+pub use metrics::{
+    Extreme, Metrics, NonFinite, Spec, compare, compare_statistics, largest_difference,
+};
 pub use statistics::{Statistics, StatisticsDifference};
 pub use tolerance::{Bound, Close, Judgement, Tolerance};

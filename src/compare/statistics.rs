@@ -50,7 +50,12 @@ impl Statistics {
             let values = tensor.as_slice::<T>()?;
             per_segment(values, values, tensor.row_len(), &pieces, |r, c| segment(r, c, None).reference)
         });
-        Ok(Self::gather(&sides, tensor.row_len(), pieces.len(), vocab_shards))
+        Ok(Self::gather(
+            &sides,
+            tensor.row_len(),
+            pieces.len(),
+            vocab_shards,
+        ))
     }
 
     /// Statistics from those of segments, `pieces` to a row of `row` elements.
@@ -105,7 +110,9 @@ impl Statistics {
                 });
             }
             let pairs = ours.iter().zip(theirs);
-            Ok(Some(pairs.map(|(a, b)| distance(*a, *b)).fold(0.0, f64::max)))
+            Ok(Some(
+                pairs.map(|(a, b)| distance(*a, *b)).fold(0.0, f64::max),
+            ))
         };
         Ok(StatisticsDifference {
             token_mean: largest(&self.token_mean, &other.token_mean, "token means")?,
@@ -135,7 +142,7 @@ impl StatisticsDifference {
 /// The number of equal slices to cut rows of this length into.
 pub(super) fn shard_count(row: usize, shards: Option<NonZeroUsize>) -> Result<usize> {
     let count = shards.map_or(1, NonZeroUsize::get);
-    if row % count == 0 {
+    if row.is_multiple_of(count) {
         return Ok(count);
     }
     Err(Error::Mismatch {

@@ -72,7 +72,10 @@ impl Tolerance {
 
     /// Holds every bound against what was measured.
     pub fn judge(&self, metrics: &Metrics) -> Vec<Judgement> {
-        self.bounds.iter().map(|bound| bound.judge(metrics)).collect()
+        self.bounds
+            .iter()
+            .map(|bound| bound.judge(metrics))
+            .collect()
     }
 }
 

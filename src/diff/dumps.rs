@@ -99,7 +99,10 @@ pub fn diff_dumps(
     on(Event::Finished);
     if coverage.compared == 0 {
         let path = candidate.path().join(Golden::MANIFEST);
-        let expected = format!("a stage that both goldens hold and {} matches", options.stages);
+        let expected = format!(
+            "a stage that both goldens hold and {} matches",
+            options.stages
+        );
         return Err(BadInput::new(path, expected, "none").into());
     }
     let only_ours = ours.stages.iter().map(|record| &record.stage);

@@ -7,7 +7,7 @@ use crate::backend::{self, Backend};
 use crate::case::{ArithmeticName, Case, Mode, Situation};
 use crate::checkpoint::{TransformersFolder, Weights};
 use crate::compare::{NonFinite, Spec, compare, compare_statistics};
-use crate::error::{BadInput, Error, Result};
+use crate::error::{BadInput, Result};
 use crate::golden::{Golden, Reference};
 use crate::model::SettingDifference;
 use crate::plan::{Arithmetic, Departure, MegatronArithmetic, Plan, Schedule, StageId, Step};
@@ -42,7 +42,11 @@ pub fn diff(case: &Case, options: &Options, on: &mut dyn FnMut(Event<'_>)) -> Re
         modes.retain(|mode| *mode != Mode::Isolated);
         if modes.is_empty() {
             let path = golden.path().join(Golden::MANIFEST);
-            let fault = BadInput::new(path, "recorded values to feed stages with", "statistics only");
+            let fault = BadInput::new(
+                path,
+                "recorded values to feed stages with",
+                "statistics only",
+            );
             return Err(fault.remedy("use --mode chained").into());
         }
         notes.push("isolated mode left out: the golden holds statistics only".into());
@@ -75,7 +79,10 @@ pub fn diff(case: &Case, options: &Options, on: &mut dyn FnMut(Event<'_>)) -> Re
     on(Event::Finished);
 
     let held: HashSet<&StageId> = recorded.values().map(|r| &r.record.stage).collect();
-    let unrecorded = plan.stages().into_iter().filter(|stage| !held.contains(stage));
+    let computed = plan.steps().iter().filter(|step| !step.op.rearranges());
+    let computed: BTreeSet<&StageId> = computed.map(|step| &step.stage).collect();
+    let missing = |stage: &&StageId| computed.contains(*stage) && !held.contains(*stage);
+    let unrecorded = plan.stages().into_iter().filter(missing);
     let all = golden.manifest().stages.iter().map(|record| &record.stage);
     let coverage = Coverage {
         compared: selected.len(),
@@ -143,7 +150,9 @@ impl Run<'_> {
             on(Event::Step {
                 id: step.id.as_str(),
             });
-            let supplied = lanes.iter().any(|lane| lane.schedule.supply.contains(&index));
+            let supplied = lanes
+                .iter()
+                .any(|lane| lane.schedule.supply.contains(&index));
             let reference = match supplied || self.selected.contains(&index) {
                 true => self.reference(index, step)?,
                 false => None,
@@ -174,7 +183,10 @@ impl Run<'_> {
     }
 
     fn lane(&self, mode: Mode, tokens: &Tensor) -> Lane {
-        let full = self.recorded.iter().filter(|(_, recorded)| recorded.is_full());
+        let full = self
+            .recorded
+            .iter()
+            .filter(|(_, recorded)| recorded.is_full());
         let known = match mode {
             Mode::Isolated => full.map(|(index, _)| *index).collect(),
             Mode::Chained | Mode::Recorded => BTreeSet::new(),
@@ -233,7 +245,8 @@ impl Run<'_> {
                 compare(reference, candidate, &spec)?
             }
             Reference::Statistics(statistics) => {
-                compare_statistics(statistics, candidate).map_err(|e| self.misfit(step, e))?
+                let found = compare_statistics(statistics, candidate);
+                found.map_err(|e| e.in_file(self.golden.file_of(&step.stage)))?
             }
         };
         check_reference(&metrics.non_finite, self.golden, &step.stage)?;
@@ -249,16 +262,6 @@ impl Run<'_> {
             departure: self.departures.get(&step.stage).cloned(),
             completed: self.recorded[&index].completion(),
         })
-    }
-
-    fn misfit(&self, step: &Step, error: Error) -> Error {
-        let file = self.golden.file_of(&step.stage);
-        match error {
-            Error::Mismatch {
-                expected, found, ..
-            } => BadInput::new(file, found, expected).at(step.stage.as_str()).into(),
-            other => other,
-        }
     }
 }
 
@@ -311,15 +314,22 @@ fn check_same_model(golden: &Golden, weights: &TransformersFolder) -> Result<Vec
         let expected = list(|d| format!("{} {}", d.setting, d.theirs));
         let found = list(|d| format!("{} {}", d.setting, d.ours));
         let fault = BadInput::new(config, format!("the golden's {expected}"), found);
-        return Err(fault.remedy("compare the model with a golden of the same size").into());
+        return Err(fault
+            .remedy("compare the model with a golden of the same size")
+            .into());
     }
     if weights.dtype() != manifest.dtype {
         let expected = format!("a model in {}, as the golden is", manifest.dtype);
         let fault = BadInput::new(config, expected, weights.dtype().to_string()).at("dtype");
-        return Err(fault.remedy("convert the checkpoint without changing its type").into());
+        return Err(fault
+            .remedy("convert the checkpoint without changing its type")
+            .into());
     }
     let notes = differences.iter().map(|d| {
-        format!("config.json says {} {}, the reference has {}", d.setting, d.ours, d.theirs)
+        format!(
+            "config.json says {} {}, the reference has {}",
+            d.setting, d.ours, d.theirs
+        )
     });
     Ok(notes.collect())
 }
@@ -338,9 +348,13 @@ fn check_rules(case: &Case, plan: &Plan) -> Result<()> {
     let stages = plan.stages();
     for rule in &case.rules.rules {
         if !stages.iter().any(|stage| rule.stages.matches(stage)) {
-            let expected = format!("a pattern that matches one of the model's {} stages", stages.len());
+            let expected = format!(
+                "a pattern that matches one of the model's {} stages",
+                stages.len()
+            );
             let fault = BadInput::new(&rule.origin, expected, format!("\"{}\"", rule.stages));
-            let remedy = "stages are named like h.0.self_attention.dense; `parity inspect` lists them";
+            let remedy =
+                "stages are named like h.0.self_attention.dense; `parity inspect` lists them";
             return Err(fault.remedy(remedy).into());
         }
     }
@@ -350,7 +364,9 @@ fn check_rules(case: &Case, plan: &Plan) -> Result<()> {
 /// Into how many slices the means of final logits are taken: as many as ranks made them.
 fn vocab_shards(stage: &StageId, golden: &Golden) -> Option<NonZeroUsize> {
     let logits = stage.as_str() == "logits";
-    logits.then(|| NonZeroUsize::new(golden.manifest().tensor_parallel())).flatten()
+    logits
+        .then(|| NonZeroUsize::new(golden.manifest().tensor_parallel()))
+        .flatten()
 }
 
 /// A reference that is not a number proves nothing.

@@ -3,7 +3,7 @@
 use super::digest;
 use super::manifest::{Content, FileRecord, Join, Layout, Manifest, StageRecord, StatisticsFiles};
 use crate::compare::Statistics;
-use crate::error::{BadInput, Error, Result};
+use crate::error::{BadInput, Result};
 use crate::plan::StageId;
 use crate::tensor::{DType, MappedFile, Tensor, npy};
 use std::path::{Path, PathBuf};
@@ -58,11 +58,15 @@ impl Golden {
     pub fn tokens(&self) -> Result<Tensor> {
         let record = &self.manifest.tokens;
         let tokens = self.read(record, None)?;
-        let path = self.folder.join(&record.file);
+        let path = self.path_of(record);
         let bad = |expected: String, found: String| BadInput::new(&path, expected, found);
         let ids: Vec<i64> = match tokens.dtype() {
             DType::I64 => tokens.as_slice::<i64>()?.to_vec(),
-            DType::I32 => tokens.as_slice::<i32>()?.iter().map(|id| i64::from(*id)).collect(),
+            DType::I32 => tokens
+                .as_slice::<i32>()?
+                .iter()
+                .map(|id| i64::from(*id))
+                .collect(),
             other => return Err(bad("token ids, int64 or int32".into(), other.to_string()).into()),
         };
         if tokens.shape().len() != 2 || tokens.is_empty() {
@@ -99,7 +103,7 @@ impl Golden {
         let record = self.manifest.stage(stage);
         let file = record.and_then(|record| record.files().next());
         match file {
-            Some(record) => self.folder.join(&record.file),
+            Some(record) => self.path_of(record),
             None => self.folder.join(Self::MANIFEST),
         }
     }
@@ -110,19 +114,21 @@ impl Golden {
             .map(|file| {
                 let array = self.read(file, Some(record.dtype))?;
                 // Logits may lie in a wider container than the model computed them in.
-                array.narrowed_exactly(record.dtype).map_err(|e| self.misfit(file, &e))
+                array
+                    .narrowed_exactly(record.dtype)
+                    .map_err(|e| e.in_file(self.path_of(file)))
             })
             .collect::<Result<Vec<_>>>()?;
         let joined = match join {
             Join::Replicated => shards[0].clone(),
             Join::Concat(axis) => {
-                Tensor::concat(&shards, axis).map_err(|e| self.misfit(&files[0], &e))?
+                Tensor::concat(&shards, axis).map_err(|e| e.in_file(self.path_of(&files[0])))?
             }
         };
         record.layout.to_batch_first(&joined).ok_or_else(|| {
             let expected = format!("an array laid out as {:?}", record.layout);
             let found = format!("shape {:?}", joined.shape());
-            BadInput::new(self.folder.join(&files[0].file), expected, found).into()
+            BadInput::new(self.path_of(&files[0]), expected, found).into()
         })
     }
 
@@ -132,7 +138,8 @@ impl Golden {
                 .as_ref()
                 .map(|record| {
                     let array = self.read(record, None)?;
-                    let column = array.as_slice::<f64>().map_err(|e| self.misfit(record, &e))?;
+                    let column = array.as_slice::<f64>();
+                    let column = column.map_err(|e| e.in_file(self.path_of(record)))?;
                     Ok(column.to_vec())
                 })
                 .transpose()
@@ -146,21 +153,15 @@ impl Golden {
         })
     }
 
-    /// Reads a file of the golden after checking its digest.
-    fn read(&self, record: &FileRecord, declared: Option<DType>) -> Result<Tensor> {
-        let path = self.folder.join(&record.file);
-        digest::verify(&MappedFile::open(&path)?, &record.sha256)?;
-        npy::read(path, declared)
+    fn path_of(&self, record: &FileRecord) -> PathBuf {
+        self.folder.join(&record.file)
     }
 
-    fn misfit(&self, record: &FileRecord, error: &Error) -> Error {
-        let path = self.folder.join(&record.file);
-        match error {
-            Error::Mismatch {
-                expected, found, ..
-            } => BadInput::new(path, expected.clone(), found.clone()).into(),
-            other => BadInput::new(path, "values as golden.json records them", other.to_string()).into(),
-        }
+    /// Reads a file of the golden after checking its digest.
+    fn read(&self, record: &FileRecord, declared: Option<DType>) -> Result<Tensor> {
+        let path = self.path_of(record);
+        digest::verify(&MappedFile::open(&path)?, &record.sha256)?;
+        npy::read(path, declared)
     }
 }
 

@@ -186,16 +186,21 @@ impl Manifest {
             return Err(bad(&expected, format!("{} bytes", bytes.len())).into());
         }
         let version: Version = serde_json::from_slice(bytes).map_err(|e| {
-            bad("a golden's manifest, a JSON object with `parity_golden`", e.to_string())
-                .remedy("`parity import` makes one from a dump")
+            bad(
+                "a golden's manifest, a JSON object with `parity_golden`",
+                e.to_string(),
+            )
+            .remedy("`parity import` makes one from a dump")
         })?;
         if version.parity_golden != VERSION {
             let found = format!("version {}", version.parity_golden);
             let fault = bad(&format!("format version {VERSION}"), found);
-            return Err(fault.remedy("use the parity that wrote it, or import the dump again").into());
+            return Err(fault
+                .remedy("use the parity that wrote it, or import the dump again")
+                .into());
         }
-        let manifest: Self = serde_json::from_slice(bytes)
-            .map_err(|e| bad("a golden's manifest", e.to_string()))?;
+        let manifest: Self =
+            serde_json::from_slice(bytes).map_err(|e| bad("a golden's manifest", e.to_string()))?;
         manifest.validate(path)?;
         Ok(manifest)
     }
@@ -243,7 +248,11 @@ impl Manifest {
                 return bad(at, "values of fp32, fp16 or bf16", record.dtype.to_string());
             }
             if !(record.form.divided_by.is_finite() && record.form.divided_by > 0.0) {
-                return bad(at, "a positive divided_by", record.form.divided_by.to_string());
+                return bad(
+                    at,
+                    "a positive divided_by",
+                    record.form.divided_by.to_string(),
+                );
             }
             let count = match &record.content {
                 Content::Full { join, files, .. } => match join {
@@ -261,9 +270,14 @@ impl Manifest {
         let records = self.stages.iter().flat_map(StageRecord::files);
         for record in records.chain([&self.tokens]) {
             let mut parts = Path::new(&record.file).components();
-            let inside = parts.clone().count() > 0 && parts.all(|c| matches!(c, Component::Normal(_)));
+            let inside =
+                parts.clone().count() > 0 && parts.all(|c| matches!(c, Component::Normal(_)));
             if !inside {
-                return bad("file", "a path inside the golden", format!("{:?}", record.file));
+                return bad(
+                    "file",
+                    "a path inside the golden",
+                    format!("{:?}", record.file),
+                );
             }
             let hex = |c: char| c.is_ascii_digit() || ('a'..='f').contains(&c);
             if record.sha256.len() != 64 || !record.sha256.chars().all(hex) {

@@ -116,7 +116,10 @@ impl Steps<'_> {
     }
 
     fn embeddings(&mut self) -> StageId {
-        let weight = param("word_embeddings.weight", &[self.config.vocab_size, self.hidden()]);
+        let weight = param(
+            "word_embeddings.weight",
+            &[self.config.vocab_size, self.hidden()],
+        );
         let raw = self.push(Step {
             params: vec![weight],
             ..self.step(
@@ -263,7 +266,12 @@ impl Steps<'_> {
         self.push(Step {
             stage: product.clone(),
             params: vec![param(&format!("{product}.bias"), &[width])],
-            ..self.step(format!("{product}.biased"), Op::AddBias, [product], numerics)
+            ..self.step(
+                format!("{product}.biased"),
+                Op::AddBias,
+                [product],
+                numerics,
+            )
         })
     }
 

@@ -87,7 +87,9 @@ impl ModelConfig {
     pub fn validate(&self, file: &Path) -> Result<()> {
         let Self::Bloom(bloom) = self;
         let fault = |key: &str, expected: String, found: &dyn std::fmt::Display| -> Result<()> {
-            Err(BadInput::new(file, expected, found.to_string()).at(key).into())
+            Err(BadInput::new(file, expected, found.to_string())
+                .at(key)
+                .into())
         };
         for (key, size) in [
             ("hidden_size", bloom.hidden_size),
@@ -100,7 +102,11 @@ impl ModelConfig {
             }
         }
         if bloom.n_layer > MAX_LAYERS {
-            return fault("n_layer", format!("at most {MAX_LAYERS} blocks"), &bloom.n_layer);
+            return fault(
+                "n_layer",
+                format!("at most {MAX_LAYERS} blocks"),
+                &bloom.n_layer,
+            );
         }
         if bloom.hidden_size % bloom.n_head != 0 {
             let expected = format!("a divisor of hidden_size {}", bloom.hidden_size);
@@ -108,7 +114,11 @@ impl ModelConfig {
         }
         if !(bloom.layer_norm_epsilon >= 0.0 && bloom.layer_norm_epsilon.is_finite()) {
             let epsilon = bloom.layer_norm_epsilon;
-            return fault("layer_norm_epsilon", "a number not below 0".into(), &epsilon);
+            return fault(
+                "layer_norm_epsilon",
+                "a number not below 0".into(),
+                &epsilon,
+            );
         }
         Ok(())
     }

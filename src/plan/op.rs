@@ -68,6 +68,14 @@ pub enum Op {
     Add,
 }
 
+impl Op {
+    /// Whether the result is made of elements of the inputs: nothing is computed, so there is
+    /// nothing to compare that the input does not show.
+    pub fn rearranges(&self) -> bool {
+        matches!(self, Self::SplitHeads { .. })
+    }
+}
+
 /// Which of the fused projections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]

@@ -60,7 +60,8 @@ impl Plan {
     pub fn shapes(&self, tokens: [usize; 2]) -> Result<HashMap<StageId, Vec<usize>>> {
         let mut shapes = HashMap::from([(StageId::from(StageId::TOKENS), tokens.to_vec())]);
         for step in self.steps() {
-            let inputs: Vec<&[usize]> = step.inputs.iter().map(|id| shapes[id].as_slice()).collect();
+            let inputs: Vec<&[usize]> =
+                step.inputs.iter().map(|id| shapes[id].as_slice()).collect();
             let shape = step.output_shape(&inputs)?;
             shapes.insert(step.id.clone(), shape);
         }

@@ -23,7 +23,12 @@ pub(super) fn render(outcomes: &[CaseOutcome]) -> String {
         cases: outcomes.iter().map(case).collect(),
         stages: outcomes
             .iter()
-            .flat_map(|outcome| outcome.stages.iter().map(|result| stage(&outcome.name, result)))
+            .flat_map(|outcome| {
+                outcome
+                    .stages
+                    .iter()
+                    .map(|result| stage(&outcome.name, result))
+            })
             .collect(),
     };
     let mut text = serde_json::to_string_pretty(&report).unwrap_or_default();
@@ -144,8 +149,18 @@ fn case(outcome: &CaseOutcome) -> Case<'_> {
         title: &outcome.title,
         verdict: outcome.verdict(),
         compared: outcome.coverage.compared,
-        unrecorded: outcome.coverage.unrecorded.iter().map(|s| s.as_str()).collect(),
-        unmatched: outcome.coverage.unmatched.iter().map(|s| s.as_str()).collect(),
+        unrecorded: outcome
+            .coverage
+            .unrecorded
+            .iter()
+            .map(|s| s.as_str())
+            .collect(),
+        unmatched: outcome
+            .coverage
+            .unmatched
+            .iter()
+            .map(|s| s.as_str())
+            .collect(),
         notes: &outcome.notes,
     }
 }
@@ -174,7 +189,10 @@ fn stage<'a>(case: &'a str, result: &'a StageResult) -> Stage<'a> {
         relative_frobenius: Number(metrics.relative_frobenius),
         max_ulp: metrics.max_ulp,
         nan: [not_finite.reference_nans, not_finite.candidate_nans],
-        inf: [not_finite.reference_infinities, not_finite.candidate_infinities],
+        inf: [
+            not_finite.reference_infinities,
+            not_finite.candidate_infinities,
+        ],
         non_finite_disagreements: not_finite.disagreements,
         statistics: statistics(&metrics.statistics),
         tolerance: Tolerance {

@@ -11,10 +11,18 @@ pub(super) fn render(outcomes: &[CaseOutcome]) -> String {
         Verdict::Pass => writeln!(text, "### parity holds\n"),
         Verdict::Fail => writeln!(text, "### parity does not hold\n"),
     };
-    let _ = writeln!(text, "| case | verdict | first failing stage |\n|---|---|---|");
+    let _ = writeln!(
+        text,
+        "| case | verdict | first failing stage |\n|---|---|---|"
+    );
     for outcome in outcomes {
         let first = outcome.first_failure().map_or(String::new(), |first| {
-            format!("`{}` ({}): {}", first.stage, first.mode, describe_failure(first))
+            format!(
+                "`{}` ({}): {}",
+                first.stage,
+                first.mode,
+                describe_failure(first)
+            )
         });
         let (name, verdict) = (escaped(&outcome.name), bold(outcome.verdict()));
         let _ = writeln!(text, "| {name} | {verdict} | {} |", escaped(&first));
@@ -27,7 +35,11 @@ pub(super) fn render(outcomes: &[CaseOutcome]) -> String {
 
 fn details(text: &mut String, outcome: &CaseOutcome) {
     let table = Table::new(outcome);
-    let open = if outcome.verdict() == Verdict::Fail { " open" } else { "" };
+    let open = if outcome.verdict() == Verdict::Fail {
+        " open"
+    } else {
+        ""
+    };
     let _ = writeln!(
         text,
         "\n<details{open}><summary>{}: {}</summary>\n",
@@ -44,8 +56,14 @@ fn details(text: &mut String, outcome: &CaseOutcome) {
         let _ = writeln!(text, "| {} |", cells.join(" | "));
     }
     text.push('\n');
-    let footnotes = table.footnotes.iter().map(|(mark, note)| format!("[{mark}] {note}"));
-    for line in footnotes.chain(outcome.notes.clone()).chain(coverage(outcome)) {
+    let footnotes = table
+        .footnotes
+        .iter()
+        .map(|(mark, note)| format!("[{mark}] {note}"));
+    for line in footnotes
+        .chain(outcome.notes.clone())
+        .chain(coverage(outcome))
+    {
         let _ = writeln!(text, "- {}", escaped(&line));
     }
     text.push_str("\n</details>\n");
@@ -64,5 +82,7 @@ fn escaped(text: &str) -> String {
 }
 
 fn html(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
+    text.replace('&', "&amp;")
+        .replace('<', "&lt;")
+        .replace('>', "&gt;")
 }

@@ -19,7 +19,10 @@ pub fn describe_failure(result: &StageResult) -> String {
             not_finite.disagreements, not_finite.candidate_nans
         ));
     }
-    let broken = result.judgements.iter().filter(|judgement| !judgement.holds);
+    let broken = result
+        .judgements
+        .iter()
+        .filter(|judgement| !judgement.holds);
     reasons.extend(broken.filter_map(|judgement| broken_bound(result, judgement)));
     let mut text = reasons.join("; ");
     text += &format!(" ({})", result.in_force.origin);
@@ -39,9 +42,15 @@ fn broken_bound(result: &StageResult, judgement: &Judgement) -> Option<String> {
         // Already said: nothing but the disagreement breaks it.
         _ if judgement.measured == 0.0 => return None,
         Bound::Exact => format!("{measured} of {elements} elements differ where none may"),
-        Bound::Close(_) => format!("{measured} of {elements} elements outside {}", judgement.bound),
+        Bound::Close(_) => format!(
+            "{measured} of {elements} elements outside {}",
+            judgement.bound
+        ),
         Bound::Abs(allowed) | Bound::Rel(allowed) | Bound::Stat(allowed) => {
-            format!("{} {measured} where {allowed:e} is allowed", judgement.bound.kind())
+            format!(
+                "{} {measured} where {allowed:e} is allowed",
+                judgement.bound.kind()
+            )
         }
         Bound::Ulp(allowed) => format!("{measured} ulp where {allowed} are allowed"),
     })

@@ -5,7 +5,15 @@ use crate::diff::{CaseOutcome, StageResult, Verdict};
 
 /// The columns.
 pub(super) const HEADER: [&str; 9] = [
-    "stage", "mode", "max abs", "rel", "ulp", "unequal", "tolerance", "", "note",
+    "stage",
+    "mode",
+    "max abs",
+    "rel",
+    "ulp",
+    "unequal",
+    "tolerance",
+    "verdict",
+    "note",
 ];
 
 /// Rows of cells and the footnotes they refer to.
@@ -47,7 +55,11 @@ fn cells(result: &StageResult, origins: &mut Marks, notes: &mut Marks) -> [Strin
         );
         remarks.push(format!("rounds elsewhere [{}]", notes.mark(text)));
     }
-    remarks.extend(result.completed.map(|what| format!("reference with {what}")));
+    remarks.extend(
+        result
+            .completed
+            .map(|what| format!("reference with {what}")),
+    );
     let nans = metrics.non_finite.candidate_nans;
     if nans > 0 {
         remarks.push(format!("{nans} NaN"));

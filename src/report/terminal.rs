@@ -19,9 +19,16 @@ pub(super) fn render(outcomes: &[CaseOutcome]) -> String {
         case(&mut text, outcome, full);
     }
     if outcomes.len() > 1 {
-        let passed = outcomes.iter().filter(|o| o.verdict() == Verdict::Pass).count();
+        let passed = outcomes
+            .iter()
+            .filter(|o| o.verdict() == Verdict::Pass)
+            .count();
         let verdict = styled(overall(outcomes));
-        let _ = writeln!(text, "{verdict}: {passed} of {} cases within tolerance", outcomes.len());
+        let _ = writeln!(
+            text,
+            "{verdict}: {passed} of {} cases within tolerance",
+            outcomes.len()
+        );
     }
     text
 }
@@ -34,7 +41,10 @@ fn case(text: &mut String, outcome: &CaseOutcome, full: bool) {
     };
     if let Some(first) = outcome.first_failure() {
         let failed = outcome.failures().count();
-        line(format!("{failed} of {} comparisons out of tolerance", outcome.stages.len()));
+        line(format!(
+            "{failed} of {} comparisons out of tolerance",
+            outcome.stages.len()
+        ));
         line(format!(
             "first failing stage: {FAIL}{}{FAIL:#} ({}): {}",
             first.stage,

@@ -139,7 +139,11 @@ impl Float for f16 {
     fn to_f32(self) -> f32 {
         let bits = u32::from(self.to_bits());
         let magnitude = f32::from_bits((bits & 0x7fff) << 13) * f32::from_bits((112 + 127) << 23);
-        let special = if bits & 0x7c00 == 0x7c00 { 0x7f80_0000 } else { 0 };
+        let special = if bits & 0x7c00 == 0x7c00 {
+            0x7f80_0000
+        } else {
+            0
+        };
         f32::from_bits(magnitude.to_bits() | special | (bits & 0x8000) << 16)
     }
     #[inline(always)]

@@ -23,7 +23,11 @@ impl MappedFile {
         let path = path.into();
         let kind = path.metadata().map_err(Error::io(&path, "open"))?;
         if !kind.is_file() {
-            let found = if kind.is_dir() { "a folder" } else { "no regular file" };
+            let found = if kind.is_dir() {
+                "a folder"
+            } else {
+                "no regular file"
+            };
             return Err(BadInput::new(path, "a file", found).into());
         }
         let file = File::open(&path).map_err(Error::io(&path, "open"))?;

@@ -9,6 +9,7 @@ mod element;
 mod file;
 pub mod npy;
 pub mod npz;
+#[expect(clippy::module_inception, reason = "the noun of the module")]
 mod tensor;
 
 pub use dtype::DType;

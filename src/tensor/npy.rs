@@ -10,8 +10,8 @@
 
 use super::{DType, MappedFile, Tensor, with_element};
 use crate::error::{BadInput, Error, Result};
-use npyz::{DType as NpyType, Endianness, NpyHeader, Order, TypeChar};
 use crate::output::OutputFile;
+use npyz::{DType as NpyType, Endianness, NpyHeader, Order, TypeChar};
 use std::io::Write;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -116,12 +116,19 @@ pub fn parse_header(
         return Err(fault("a .npy file", "no \\x93NUMPY at its start".into()));
     };
     let length: Option<(usize, usize)> = match (major, minor, bytes) {
-        (1, 0, [_, _, _, _, _, _, _, _, a, b, ..]) => Some((10, usize::from(u16::from_le_bytes([*a, *b])))),
+        (1, 0, [_, _, _, _, _, _, _, _, a, b, ..]) => {
+            Some((10, usize::from(u16::from_le_bytes([*a, *b]))))
+        }
         (2 | 3, 0, [_, _, _, _, _, _, _, _, a, b, c, d, ..]) => {
             Some((12, u32::from_le_bytes([*a, *b, *c, *d]) as usize))
         }
         (1..=3, 0, _) => None,
-        _ => return Err(fault("version 1.0, 2.0 or 3.0", format!("version {major}.{minor}"))),
+        _ => {
+            return Err(fault(
+                "version 1.0, 2.0 or 3.0",
+                format!("version {major}.{minor}"),
+            ));
+        }
     };
     let text = length.and_then(|(start, length)| bytes.get(start..start.checked_add(length)?));
     let (Some((start, length)), Some(text)) = (length, text) else {
@@ -129,15 +136,26 @@ pub fn parse_header(
         return Err(fault("a whole header", found));
     };
     if length > MAX_HEADER {
-        return Err(fault(&format!("at most {MAX_HEADER} bytes"), format!("{length} bytes")));
+        return Err(fault(
+            &format!("at most {MAX_HEADER} bytes"),
+            format!("{length} bytes"),
+        ));
     }
     if depth(text) > MAX_DEPTH {
         let expected = format!("brackets at most {MAX_DEPTH} deep");
         return Err(fault(&expected, format!("brackets {} deep", depth(text))));
     }
+    if let Some(shape) = overflowing_shape(text) {
+        return Err(fault(
+            "a shape that fits in memory",
+            format!("shape {shape}"),
+        ));
+    }
     let offset = start + length;
     let header = NpyHeader::from_reader(&bytes[..offset])
-        .map_err(|e| fault("a dictionary with descr, fortran_order and shape", e.to_string()))?;
+        // The parser's message goes on with a drawing of the text.
+        .map_err(|e| e.to_string().lines().next().unwrap_or_default().to_owned())
+        .map_err(|e| fault("a dictionary with descr, fortran_order and shape", e))?;
     let (dtype, spelled, big_endian) = element_type(path, &header.dtype(), declared)?;
     let shape = header
         .shape()
@@ -196,6 +214,29 @@ fn depth(text: &[u8]) -> usize {
     deepest
 }
 
+/// The text of a tuple of numbers whose product is no 64-bit number, if there is one: npyz
+/// multiplies them without a check, which panics where overflow is checked.
+fn overflowing_shape(text: &[u8]) -> Option<String> {
+    let text = String::from_utf8_lossy(text);
+    let tuples = text
+        .split('(')
+        .skip(1)
+        .filter_map(|rest| rest.split(')').next());
+    let overflows = |tuple: &&str| {
+        let digits = tuple.split(|c: char| !c.is_ascii_digit());
+        let numbers = digits.filter(|digits| !digits.is_empty());
+        let product = numbers.map(str::parse).try_fold(1_i64, |product, number| {
+            let number: i64 = number.ok()?;
+            product.checked_mul(number.max(1))
+        });
+        product.is_none()
+    };
+    tuples
+        .into_iter()
+        .find(overflows)
+        .map(|tuple| format!("({tuple})"))
+}
+
 fn element_type(
     path: &Path,
     dtype: &NpyType,
@@ -207,7 +248,10 @@ fn element_type(
         fault.at("npy header").remedy(remedy).into()
     };
     let NpyType::Plain(plain) = dtype else {
-        return Err(fault("an array of numbers", "dump plain arrays, one a file"));
+        return Err(fault(
+            "an array of numbers",
+            "dump plain arrays, one a file",
+        ));
     };
     let known = match (plain.type_char(), plain.size_field()) {
         (TypeChar::Float, 8) => Some(DType::F64),
@@ -217,7 +261,9 @@ fn element_type(
         (TypeChar::Int, 4) => Some(DType::I32),
         (TypeChar::Uint, 1) => Some(DType::U8),
         (TypeChar::Bool, 1) => Some(DType::Bool),
-        (TypeChar::RawData | TypeChar::Uint, 2) if declared == Some(DType::Bf16) => Some(DType::Bf16),
+        (TypeChar::RawData | TypeChar::Uint, 2) if declared == Some(DType::Bf16) => {
+            Some(DType::Bf16)
+        }
         (TypeChar::RawData | TypeChar::Uint, 2) => {
             let remedy = "if these are bf16 bits, say so where the file is described";
             return Err(fault("a type with a meaning of its own", remedy));
@@ -226,7 +272,10 @@ fn element_type(
     };
     let Some(known) = known else {
         let remedy = "convert the array with numpy's astype before it is saved";
-        return Err(fault("fp64, fp32, fp16, bf16, int64, int32, uint8 or bool", remedy));
+        return Err(fault(
+            "fp64, fp32, fp16, bf16, int64, int32, uint8 or bool",
+            remedy,
+        ));
     };
     // `<V2` names no byte order that npyz keeps; ml_dtypes writes the machine's, little-endian.
     let big_endian = plain.endianness() == Endianness::Big;
@@ -278,7 +327,9 @@ fn little_endian(tensor: &Tensor) -> std::borrow::Cow<'_, [u8]> {
 #[cfg(target_endian = "big")]
 fn little_endian(tensor: &Tensor) -> std::borrow::Cow<'_, [u8]> {
     let mut bytes = tensor.bytes().to_vec();
-    bytes.chunks_exact_mut(tensor.dtype().size()).for_each(<[u8]>::reverse);
+    bytes
+        .chunks_exact_mut(tensor.dtype().size())
+        .for_each(<[u8]>::reverse);
     bytes.into()
 }
 
@@ -291,7 +342,8 @@ mod tests {
     /// A file of another version, byte order or axis order than `write` makes.
     fn file(version: u8, descr: &str, fortran: bool, shape: &str, data: &[u8]) -> Vec<u8> {
         let fortran = if fortran { "True" } else { "False" };
-        let header = format!("{{'descr': {descr}, 'fortran_order': {fortran}, 'shape': {shape}, }}\n");
+        let header =
+            format!("{{'descr': {descr}, 'fortran_order': {fortran}, 'shape': {shape}, }}\n");
         let mut bytes = [MAGIC, &[version, 0]].concat();
         match version {
             1 => bytes.extend((header.len() as u16).to_le_bytes()),
@@ -309,8 +361,20 @@ mod tests {
     #[test]
     fn every_version_and_byte_order_is_read() {
         for version in 1..=3 {
-            let little = file(version, "'<f4'", false, "(2,)", &[0, 0, 0x80, 0x3f, 0, 0, 0, 0x40]);
-            let big = file(version, "'>f4'", false, "(2,)", &[0x3f, 0x80, 0, 0, 0x40, 0, 0, 0]);
+            let little = file(
+                version,
+                "'<f4'",
+                false,
+                "(2,)",
+                &[0, 0, 0x80, 0x3f, 0, 0, 0, 0x40],
+            );
+            let big = file(
+                version,
+                "'>f4'",
+                false,
+                "(2,)",
+                &[0x3f, 0x80, 0, 0, 0x40, 0, 0, 0],
+            );
             for bytes in [little, big] {
                 let tensor = parse(&bytes, None).unwrap();
                 assert_eq!(tensor.as_slice::<f32>().unwrap(), [1.0, 2.0]);
@@ -344,7 +408,10 @@ mod tests {
     #[test]
     fn scalars_and_empty_arrays_are_arrays() {
         let scalar = parse(&file(1, "'<i4'", false, "()", &[7, 0, 0, 0]), None).unwrap();
-        assert_eq!((scalar.shape(), scalar.as_slice::<i32>().unwrap()), (&[][..], &[7][..]));
+        assert_eq!(
+            (scalar.shape(), scalar.as_slice::<i32>().unwrap()),
+            (&[][..], &[7][..])
+        );
         let empty = parse(&file(1, "'<f8'", true, "(0, 5)", &[]), None).unwrap();
         assert_eq!((empty.shape(), empty.len()), (&[0, 5][..], 0));
     }

@@ -166,7 +166,13 @@ mod tests {
         ]
         .concat();
         let local = [b"PK\x03\x04", &common[..], name.as_bytes(), &body].concat();
-        let central = [b"PK\x01\x02\x14\x00", &common[..], &[0; 14], name.as_bytes()].concat();
+        let central = [
+            b"PK\x01\x02\x14\x00",
+            &common[..],
+            &[0; 14],
+            name.as_bytes(),
+        ]
+        .concat();
         let end = [
             b"PK\x05\x06\0\0\0\0\x01\0\x01\0",
             &(central.len() as u32).to_le_bytes()[..],
@@ -203,7 +209,13 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (_, bytes) = member(folder.path());
         let path = folder.path().join("x.npz");
-        for claimed in [0, 100, bytes.len() as u32 - 1, bytes.len() as u32 + 1, u32::MAX - 1] {
+        for claimed in [
+            0,
+            100,
+            bytes.len() as u32 - 1,
+            bytes.len() as u32 + 1,
+            u32::MAX - 1,
+        ] {
             for deflated in [false, true] {
                 archive(&path, "x.npy", &bytes, deflated, claimed);
                 let read = Archive::open(&path).and_then(|archive| archive.read("x", None));

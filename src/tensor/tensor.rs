@@ -286,6 +286,13 @@ impl Tensor {
     }
 }
 
+/// The same bits under the same type and shape.
+impl PartialEq for Tensor {
+    fn eq(&self, other: &Self) -> bool {
+        self.bits_equal(other)
+    }
+}
+
 /// Elements of an array of this shape, if the count fits.
 fn element_count(shape: &[usize]) -> Option<usize> {
     shape

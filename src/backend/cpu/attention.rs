@@ -91,7 +91,11 @@ pub(super) fn context<T: Float>(probs: &[T], value: &[T], shape: &[usize]) -> Ve
         });
     let by_head = ndarray::ArrayView4::from_shape((batch, heads, positions, head_dim), &by_head)
         .expect("one chunk a head");
-    by_head.permuted_axes([0, 2, 1, 3]).iter().copied().collect()
+    by_head
+        .permuted_axes([0, 2, 1, 3])
+        .iter()
+        .copied()
+        .collect()
 }
 
 fn widened_head<T: Float>(all: &[T], index: usize, len: usize) -> Vec<f32> {

@@ -61,6 +61,10 @@ fn map<T: Float>(x: &[T], function: impl Fn(f32) -> f32 + Sync) -> Vec<T> {
 /// The operations in the order of `bloom_gelu_forward`, each passed through `round`. The constants
 /// stay fp32.
 #[inline(always)]
+#[expect(
+    clippy::excessive_precision,
+    reason = "the constant as the frameworks write it"
+)]
 fn bloom_gelu(x: f32, round: impl Fn(f32) -> f32) -> f32 {
     let half = round(x * 0.5);
     let scaled = round(0.797_884_56 * x);
@@ -76,14 +80,24 @@ mod tests {
 
     #[test]
     fn gelu_has_its_known_values() {
-        let out = activation(&[0.0_f32, 1.0, -1.0, 10.0], Activation::BloomGelu, Rounding::Once);
+        let out = activation(
+            &[0.0_f32, 1.0, -1.0, 10.0],
+            Activation::BloomGelu,
+            Rounding::Once,
+        );
         // The tanh form at ±1: 0.841192 and −0.158808.
-        approx::assert_abs_diff_eq!(out.as_slice(), [0.0, 0.841_192, -0.158_808, 10.0].as_slice(), epsilon = 1e-6);
+        approx::assert_abs_diff_eq!(
+            out.as_slice(),
+            [0.0, 0.841_192, -0.158_808, 10.0].as_slice(),
+            epsilon = 1e-6
+        );
     }
 
     #[test]
     fn rounding_every_operation_is_not_rounding_once() {
-        let x: Vec<bf16> = (0..200).map(|i| bf16::from_f32(i as f32 * 0.01 - 1.0)).collect();
+        let x: Vec<bf16> = (0..200)
+            .map(|i| bf16::from_f32(i as f32 * 0.01 - 1.0))
+            .collect();
         let once = activation(&x, Activation::BloomGelu, Rounding::Once);
         let each = activation(&x, Activation::BloomGelu, Rounding::EachOperation);
         assert_ne!(once, each);
@@ -93,6 +107,14 @@ mod tests {
     fn adds_are_rounded_to_the_storage_type() {
         let [one, hair] = [1.0, 0.5_f32.powi(9)].map(bf16::from_f32);
         assert_eq!(add(&[one], &[hair]), [one]);
-        assert_eq!(add_row(&[one, hair, hair, one], &[hair, one]), [one, one, bf16::from_f32(0.5_f32.powi(8)), bf16::from_f32(2.0)]);
+        assert_eq!(
+            add_row(&[one, hair, hair, one], &[hair, one]),
+            [
+                one,
+                one,
+                bf16::from_f32(0.5_f32.powi(8)),
+                bf16::from_f32(2.0)
+            ]
+        );
     }
 }

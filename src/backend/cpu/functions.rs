@@ -8,8 +8,8 @@
 /// Taylor series of degree 13, whose remainder is below 5e-18.
 #[inline(always)]
 pub(super) fn exp(x: f64) -> f64 {
-    const LN_2_HIGH: f64 = 6.931_471_803_691_238_164_90e-01; // 32 significant bits: n·high is exact
-    const LN_2_LOW: f64 = 1.908_214_929_270_587_700_02e-10;
+    const LN_2_HIGH: f64 = 6.931_471_803_691_238e-1; // 32 significant bits: n·high is exact
+    const LN_2_LOW: f64 = 1.908_214_929_270_587_7e-10;
     // Adding 1.5·2^52 leaves round(n) in the low bits.
     const ROUND: f64 = 6_755_399_441_055_744.0;
     const TAYLOR: [f64; 14] = [
@@ -36,7 +36,10 @@ pub(super) fn exp(x: f64) -> f64 {
     for coefficient in &TAYLOR[1..] {
         sum = sum * r + coefficient;
     }
-    let exponent = shifted.to_bits().wrapping_sub(ROUND.to_bits()).wrapping_add(1023);
+    let exponent = shifted
+        .to_bits()
+        .wrapping_sub(ROUND.to_bits())
+        .wrapping_add(1023);
     sum * f64::from_bits(exponent << 52)
 }
 

@@ -11,7 +11,8 @@ const LANES: usize = 8;
 /// in two passes over a row, rounded once.
 pub(super) fn layer_norm<T: Float>(x: &[T], weight: &[T], bias: &[T], eps: f64) -> Vec<T> {
     let width = weight.len();
-    let [weight, bias] = [weight, bias].map(|row| row.iter().map(|v| v.to_f64()).collect::<Vec<_>>());
+    let [weight, bias] =
+        [weight, bias].map(|row| row.iter().map(|v| v.to_f64()).collect::<Vec<_>>());
     let mut out = vec![T::zeroed(); x.len()];
     out.par_chunks_mut(width)
         .zip(x.par_chunks(width))
@@ -66,7 +67,12 @@ mod tests {
     #[test]
     fn a_row_is_centred_scaled_and_shifted() {
         // Mean 2, variance 2/3, by hand: (1 − 2) / sqrt(2/3 + 1/12) = −1/sqrt(0.75).
-        let out = layer_norm(&[1.0_f32, 2.0, 3.0], &[2.0, 2.0, 2.0], &[1.0, 1.0, 1.0], 1.0 / 12.0);
+        let out = layer_norm(
+            &[1.0_f32, 2.0, 3.0],
+            &[2.0, 2.0, 2.0],
+            &[1.0, 1.0, 1.0],
+            1.0 / 12.0,
+        );
         let expected = (1.0 - 2.0 / 0.75_f64.sqrt()) as f32;
         assert_eq!(out, [expected, 1.0, 2.0 - expected]);
     }

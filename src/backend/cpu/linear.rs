@@ -40,7 +40,13 @@ pub(super) fn linear<T: Float>(
             let mut sums = Array2::<f32>::zeros((rows, columns));
             for part in 0..partials {
                 let range = s![.., part * (k / partials)..(part + 1) * (k / partials)];
-                general_mat_mul(1.0, &x.slice(range), &panel.slice(range).t(), 0.0, &mut sums);
+                general_mat_mul(
+                    1.0,
+                    &x.slice(range),
+                    &panel.slice(range).t(),
+                    0.0,
+                    &mut sums,
+                );
                 for (row, out) in out.outer_iter_mut().enumerate() {
                     for (column, out) in out.into_iter().enumerate() {
                         let mut sum = sums[[row, column]];
@@ -81,7 +87,10 @@ mod tests {
         let ones = bf16s(&[1.0, 1.0]);
         let bias = bf16s(&[0.5_f32.powi(8)]);
         assert_eq!(linear(&x, &ones, None, 2, 1), bf16s(&[1.0]));
-        assert_eq!(linear(&x, &ones, Some(&bias), 2, 1), bf16s(&[1.0 + 0.5_f32.powi(7)]));
+        assert_eq!(
+            linear(&x, &ones, Some(&bias), 2, 1),
+            bf16s(&[1.0 + 0.5_f32.powi(7)])
+        );
     }
 
     #[test]
@@ -91,7 +100,10 @@ mod tests {
         let small = 0.5_f32.powi(9);
         let x = bf16s(&[1.0, small, small, small]);
         let ones = bf16s(&[1.0; 4]);
-        assert_eq!(linear(&x, &ones, None, 4, 1), bf16s(&[1.0 + 0.5_f32.powi(7)]));
+        assert_eq!(
+            linear(&x, &ones, None, 4, 1),
+            bf16s(&[1.0 + 0.5_f32.powi(7)])
+        );
         assert_eq!(linear(&x, &ones, None, 4, 2), bf16s(&[1.0]));
     }
 

@@ -60,11 +60,9 @@ fn compute<T: Float>(step: &Step, inputs: &[&Tensor], params: &[&Tensor]) -> Res
         Op::Softmax { scale, mask } => {
             softmax::softmax(x.as_slice::<T>()?, x.row_len(), *scale, *mask)
         }
-        Op::Context => attention::context(
-            x.as_slice::<T>()?,
-            inputs[1].as_slice()?,
-            inputs[1].shape(),
-        ),
+        Op::Context => {
+            attention::context(x.as_slice::<T>()?, inputs[1].as_slice()?, inputs[1].shape())
+        }
         Op::AddBias => elementwise::add_row(x.as_slice::<T>()?, param(0)?),
         Op::Activation(activation) => {
             elementwise::activation(x.as_slice::<T>()?, *activation, step.numerics.rounding)
@@ -89,7 +87,10 @@ fn check_numerics(step: &Step) -> Result<()> {
     if step.numerics == implemented {
         return Ok(());
     }
-    Err(unsupported(step, format!("{} in {:?}", step.op, step.numerics)))
+    Err(unsupported(
+        step,
+        format!("{} in {:?}", step.op, step.numerics),
+    ))
 }
 
 fn check_params(step: &Step, params: &[&Tensor]) -> Result<()> {
@@ -115,7 +116,11 @@ fn unsupported(step: &Step, what: String) -> Error {
 /// Token ids as row numbers: `int64` or `int32`.
 pub(super) fn token_ids(tokens: &Tensor) -> Result<Vec<i64>> {
     match tokens.dtype() {
-        DType::I32 => Ok(tokens.as_slice::<i32>()?.iter().map(|id| i64::from(*id)).collect()),
+        DType::I32 => Ok(tokens
+            .as_slice::<i32>()?
+            .iter()
+            .map(|id| i64::from(*id))
+            .collect()),
         _ => Ok(tokens.as_slice::<i64>()?.to_vec()),
     }
 }

@@ -2,16 +2,16 @@
 
 use super::raw::RawDump;
 use super::{megatron_deepspeed, transformers};
-use crate::compare::Statistics;
+use crate::compare::{Statistics, largest_difference};
 use crate::error::{BadInput, Error, Result};
+use crate::golden::Golden;
 use crate::golden::digest::sha256;
 use crate::golden::manifest::{
     Content, FileRecord, Join, Layout, Manifest, Provenance, StageRecord, StatisticsFiles,
 };
-use crate::golden::Golden;
 use crate::model::ModelConfig;
 use crate::plan::{Arithmetic, Form, StageId};
-use crate::tensor::{DType, Tensor, npy};
+use crate::tensor::{DType, MappedFile, Tensor, npy};
 use std::collections::BTreeMap;
 use std::fs;
 use std::num::NonZeroUsize;
@@ -165,7 +165,11 @@ impl Import<'_> {
     }
 
     /// The files of every rank, or an error that names the one that is missing.
-    fn all_ranks<'f>(&self, name: &str, files: &'f BTreeMap<usize, PathBuf>) -> Result<Vec<&'f PathBuf>> {
+    fn all_ranks<'f>(
+        &self,
+        name: &str,
+        files: &'f BTreeMap<usize, PathBuf>,
+    ) -> Result<Vec<&'f PathBuf>> {
         let ranks = self.described.ranks;
         (0..ranks.max(files.len()))
             .map(|rank| {
@@ -180,25 +184,31 @@ impl Import<'_> {
     }
 
     /// The stage's value in parity's layout, and how far replicas are apart if they are.
-    fn join(&self, files: &[&PathBuf], layout: Layout, join: Join) -> Result<(Tensor, Option<f64>)> {
+    fn join(
+        &self,
+        files: &[&PathBuf],
+        layout: Layout,
+        join: Join,
+    ) -> Result<(Tensor, Option<f64>)> {
         let dtype = self.described.dtype;
         let shards = files
             .iter()
             .map(|file| {
                 let array = npy::read(file.as_path(), Some(dtype))?;
-                array.narrowed_exactly(dtype).map_err(|e| {
-                    let expected = format!("values of {dtype}, as config.json says");
-                    BadInput::new(*file, expected, e.to_string()).into()
-                })
+                array.narrowed_exactly(dtype).map_err(|e| e.in_file(*file))
             })
             .collect::<Result<Vec<Tensor>>>()?;
         let (joined, drift) = match join {
-            Join::Concat(axis) => (Tensor::concat(&shards, axis)?, None),
+            Join::Concat(axis) => {
+                let joined = Tensor::concat(&shards, axis);
+                (joined.map_err(|e| e.in_file(files[0]))?, None)
+            }
             Join::Replicated => {
                 let mut drift = None;
-                for other in &shards[1..] {
+                for (other, file) in shards.iter().zip(files).skip(1) {
                     if !shards[0].bits_equal(other) {
-                        let apart = crate::compare::largest_difference(&shards[0], other)?;
+                        let apart = largest_difference(&shards[0], other);
+                        let apart = apart.map_err(|e| e.in_file(*file))?;
                         drift = Some(drift.unwrap_or(0.0_f64).max(apart));
                     }
                 }
@@ -221,7 +231,9 @@ impl Import<'_> {
     ) -> Result<Content> {
         let files = match join {
             Join::Replicated => vec![self.copy(files[0], &format!("{stage}.npy"))?],
-            Join::Concat(_) if files.len() == 1 => vec![self.copy(files[0], &format!("{stage}.npy"))?],
+            Join::Concat(_) if files.len() == 1 => {
+                vec![self.copy(files[0], &format!("{stage}.npy"))?]
+            }
             Join::Concat(_) => files
                 .iter()
                 .enumerate()
@@ -236,7 +248,9 @@ impl Import<'_> {
     }
 
     fn keep_statistics(&self, stage: &str, value: &Tensor) -> Result<StatisticsFiles> {
-        let shards = (stage == "logits").then(|| NonZeroUsize::new(self.described.ranks)).flatten();
+        let shards = (stage == "logits")
+            .then(|| NonZeroUsize::new(self.described.ranks))
+            .flatten();
         let statistics = Statistics::of(value, shards)?;
         let keep = |name: &str, column: Option<Vec<f64>>| -> Result<Option<FileRecord>> {
             column
@@ -269,7 +283,7 @@ impl Import<'_> {
     }
 
     fn record(&self, path: &Path, file: String) -> Result<FileRecord> {
-        let sha256 = sha256(&crate::tensor::MappedFile::open(path)?);
+        let sha256 = sha256(&MappedFile::open(path)?);
         Ok(FileRecord { file, sha256 })
     }
 

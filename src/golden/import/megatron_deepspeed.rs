@@ -29,18 +29,90 @@ const BLOCK: &[Known] = {
     const PLAIN: Form = Form::PLAIN;
     const PRODUCT: Form = Form::WITHOUT_BIAS;
     &[
-        Known("input_layernorm.output", "input_layernorm", Sbh, Replicated, PLAIN),
-        Known("self_attention.query_key_value.output", "self_attention.query_key_value", Sbh, SBH_SHARDS, PLAIN),
-        Known("self_attention.scale_mask_softmax.input", "self_attention.scores", Bnss, HEADS, PLAIN),
-        Known("self_attention.scale_mask_softmax.output", "self_attention.probs", Bnss, HEADS, PLAIN),
-        Known("self_attention.dense.input", "self_attention.context", Sbh, SBH_SHARDS, PLAIN),
-        Known("self_attention.dense.output", "self_attention.dense", Sbh, Replicated, PRODUCT),
-        Known("self_attention.output", "self_attention.dense", Sbh, Replicated, PRODUCT),
-        Known("post_attention_layernorm.input", "self_attention", Sbh, Replicated, PLAIN),
-        Known("post_attention_layernorm.output", "post_attention_layernorm", Sbh, Replicated, PLAIN),
-        Known("mlp.dense_h_to_4h.output", "mlp.dense_h_to_4h", Sbh, SBH_SHARDS, PRODUCT),
-        Known("mlp.dense_4h_to_h.input", "mlp.gelu", Sbh, SBH_SHARDS, PLAIN),
-        Known("mlp.dense_4h_to_h.output", "mlp.dense_4h_to_h", Sbh, Replicated, PRODUCT),
+        Known(
+            "input_layernorm.output",
+            "input_layernorm",
+            Sbh,
+            Replicated,
+            PLAIN,
+        ),
+        Known(
+            "self_attention.query_key_value.output",
+            "self_attention.query_key_value",
+            Sbh,
+            SBH_SHARDS,
+            PLAIN,
+        ),
+        Known(
+            "self_attention.scale_mask_softmax.input",
+            "self_attention.scores",
+            Bnss,
+            HEADS,
+            PLAIN,
+        ),
+        Known(
+            "self_attention.scale_mask_softmax.output",
+            "self_attention.probs",
+            Bnss,
+            HEADS,
+            PLAIN,
+        ),
+        Known(
+            "self_attention.dense.input",
+            "self_attention.context",
+            Sbh,
+            SBH_SHARDS,
+            PLAIN,
+        ),
+        Known(
+            "self_attention.dense.output",
+            "self_attention.dense",
+            Sbh,
+            Replicated,
+            PRODUCT,
+        ),
+        Known(
+            "self_attention.output",
+            "self_attention.dense",
+            Sbh,
+            Replicated,
+            PRODUCT,
+        ),
+        Known(
+            "post_attention_layernorm.input",
+            "self_attention",
+            Sbh,
+            Replicated,
+            PLAIN,
+        ),
+        Known(
+            "post_attention_layernorm.output",
+            "post_attention_layernorm",
+            Sbh,
+            Replicated,
+            PLAIN,
+        ),
+        Known(
+            "mlp.dense_h_to_4h.output",
+            "mlp.dense_h_to_4h",
+            Sbh,
+            SBH_SHARDS,
+            PRODUCT,
+        ),
+        Known(
+            "mlp.dense_4h_to_h.input",
+            "mlp.gelu",
+            Sbh,
+            SBH_SHARDS,
+            PLAIN,
+        ),
+        Known(
+            "mlp.dense_4h_to_h.output",
+            "mlp.dense_4h_to_h",
+            Sbh,
+            Replicated,
+            PRODUCT,
+        ),
         Known("mlp.output", "mlp.dense_4h_to_h", Sbh, Replicated, PRODUCT),
     ]
 };
@@ -103,7 +175,9 @@ impl Names for PipelineNames {
         if index == self.n_layer + FIRST_BLOCK + 1 && name == "output" {
             return top("ln_f", Join::Replicated);
         }
-        let block = index.checked_sub(FIRST_BLOCK).filter(|block| *block < self.n_layer)?;
+        let block = index
+            .checked_sub(FIRST_BLOCK)
+            .filter(|block| *block < self.n_layer)?;
         if name == "output" {
             let stage = format!("h.{block}");
             return Some((stage, Layout::Sbh, Join::Replicated, Form::PLAIN));

@@ -60,9 +60,15 @@ impl RawDump {
     }
 
     /// A setting of `config.json`, as what the caller needs it to be.
-    pub(super) fn setting<T: serde::de::DeserializeOwned>(&self, key: &str, what: &str) -> Result<T> {
+    pub(super) fn setting<T: serde::de::DeserializeOwned>(
+        &self,
+        key: &str,
+        what: &str,
+    ) -> Result<T> {
         let value = self.config.get(key).cloned();
-        let found = value.as_ref().map_or("nothing".to_owned(), Value::to_string);
+        let found = value
+            .as_ref()
+            .map_or("nothing".to_owned(), Value::to_string);
         value
             .and_then(|value| serde_json::from_value(value).ok())
             .ok_or_else(|| BadInput::new(&self.config_path, what, found).at(key).into())
@@ -85,7 +91,9 @@ fn parse_name(file: &str) -> Option<(u32, String, usize)> {
     let stem = file.strip_suffix(".npy")?;
     let (number, name) = stem.split_once('.')?;
     let number = number.parse().ok()?;
-    let ranked = name.rsplit_once(".tp").and_then(|(name, rank)| Some((name, rank.parse().ok()?)));
+    let ranked = name
+        .rsplit_once(".tp")
+        .and_then(|(name, rank)| Some((name, rank.parse().ok()?)));
     let (name, rank) = ranked.unwrap_or((name, 0));
     Some((number, name.to_owned(), rank))
 }
@@ -97,8 +105,14 @@ mod tests {
     #[test]
     fn names_have_a_number_a_module_and_a_rank() {
         let name = |name: &str| name.to_owned();
-        assert_eq!(parse_name("012.3.mlp.output.tp1.npy"), Some((12, name("3.mlp.output"), 1)));
-        assert_eq!(parse_name("000.ln_f.output.npy"), Some((0, name("ln_f.output"), 0)));
+        assert_eq!(
+            parse_name("012.3.mlp.output.tp1.npy"),
+            Some((12, name("3.mlp.output"), 1))
+        );
+        assert_eq!(
+            parse_name("000.ln_f.output.npy"),
+            Some((0, name("ln_f.output"), 0))
+        );
         assert_eq!(parse_name("tokens.npy"), None);
         assert_eq!(parse_name("readme.txt"), None);
     }
