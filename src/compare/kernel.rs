@@ -100,6 +100,9 @@ fn finite_segment<T: Element>(reference: &[T], candidate: &[T]) -> Segment {
             lanes.add(lane, reference[lane], candidate[lane]);
         }
     }
+    // A copy, because a lane that is chosen at run time has to lie in memory: those of the loop
+    // above stay in registers.
+    let mut lanes = lanes;
     let rest = references.remainder().iter().zip(candidates.remainder());
     for (lane, (reference, candidate)) in rest.enumerate() {
         lanes.add(lane, *reference, *candidate);
@@ -107,6 +110,7 @@ fn finite_segment<T: Element>(reference: &[T], candidate: &[T]) -> Segment {
     lanes.fold()
 }
 
+#[derive(Clone, Copy)]
 struct Lanes<T: Element> {
     unequal: [u32; LANES],
     max_abs: [f64; LANES],
