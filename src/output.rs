@@ -4,6 +4,7 @@ use crate::error::{BadInput, Error, Result};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// A file being written. It replaces what was under its path when it is committed; dropped before
 /// that, it leaves no trace.
@@ -38,7 +39,10 @@ impl OutputFile {
             });
         }
         let mut name = path.file_name().unwrap_or_default().to_owned();
-        name.push(format!(".incomplete-{}", std::process::id()));
+        // Two files being written for one path must not be one file.
+        static NUMBER: AtomicUsize = AtomicUsize::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        name.push(format!(".incomplete-{}-{number}", std::process::id()));
         let staging = path.with_file_name(name);
         let file = File::create(&staging).map_err(Error::io(&path, "open for writing"))?;
         Ok(Self {

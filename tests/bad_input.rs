@@ -178,6 +178,29 @@ fn damaged_goldens() {
     for (name, from, to) in edits {
         golden(name, &|copy| copy.replace("golden.json", from, to));
     }
+    golden("more ranks than divide the model", &|copy| {
+        copy.replace(
+            "golden.json",
+            "\"tensor_parallel\": 2,\n    \"query",
+            "\"tensor_parallel\": 3,\n    \"query",
+        );
+    });
+    golden("endless heads", &|copy| {
+        copy.replace(
+            "golden.json",
+            "\"n_head\": 8,\n    \"vocab",
+            "\"n_head\": 4294967295,\n    \"vocab",
+        );
+    });
+    golden("shards that join along no axis", &|copy| {
+        copy.replace("golden.json", "\"concat\": 2", "\"concat\": 7")
+    });
+    golden("shards that join to another shape", &|copy| {
+        copy.replace("golden.json", "\"concat\": 2", "\"concat\": 0");
+    });
+    golden("a layout of other axes", &|copy| {
+        copy.replace("golden.json", "\"layout\": \"sbh\"", "\"layout\": \"bnss\"")
+    });
     golden("nested JSON", &|copy| {
         std::fs::write(copy.golden().join("golden.json"), "[".repeat(100_000)).expect("written");
     });
@@ -290,6 +313,53 @@ fn cases_and_arguments() {
         &["--reference", "golden", "--candidate", "golden/hf"],
     );
     insta::assert_snapshot!(text);
+}
+
+/// Statistics of another number of tokens, and statistics that are no numbers.
+#[test]
+fn damaged_statistics() {
+    use parity::golden::{Source, import};
+    let dump = common::raw_dump(&common::goldens().join("bloom_bf16_tp2"));
+    let mut text = String::new();
+    let mut statistics = |name: &str, values: Vec<f64>| {
+        refusal(name, &mut text, &["--stages", "logits"], |copy| {
+            std::fs::rename(copy.golden(), copy.root().join("full")).expect("renamed");
+            let source = Source::MegatronDeepspeed;
+            import(dump.path(), source, &copy.golden(), true).expect("imported");
+            std::fs::rename(copy.root().join("full/hf"), copy.model()).expect("renamed");
+            copy.edit("logits.token_mean.npy", true, |bytes| {
+                let tensor = parity::tensor::Tensor::from_vec(&[values.len()], values.clone());
+                let path = copy.root().join("other.npy");
+                parity::tensor::npy::write(&path, &tensor.expect("a row")).expect("written");
+                *bytes = std::fs::read(&path).expect("read");
+            });
+        });
+    };
+    statistics("too few", vec![0.0; 7]);
+    statistics("NaN", vec![f64::NAN; 20]);
+    insta::assert_snapshot!(text);
+}
+
+/// A reader that goes away changes nothing about the verdict.
+#[test]
+fn a_closed_output_keeps_the_exit_code() {
+    let copy = Copy::of("bloom_fp32_tp1");
+    copy.replace(
+        "hf/config.json",
+        "\"layer_norm_epsilon\": 1e-05",
+        "\"layer_norm_epsilon\": 1e-02",
+    );
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    drop(reader);
+    let status = Command::new(env!("CARGO_BIN_EXE_parity"))
+        .args(["diff", "--golden"])
+        .arg(copy.golden())
+        .arg("--model")
+        .arg(copy.model())
+        .stdout(writer)
+        .status()
+        .expect("parity runs");
+    assert_eq!(status.code(), Some(1));
 }
 
 #[test]

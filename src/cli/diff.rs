@@ -1,6 +1,7 @@
 //! `parity diff`.
 
 use super::args::DiffArgs;
+use super::print::print;
 use super::progress::Progress;
 use crate::backend;
 use crate::case::{Case, Rules};
@@ -35,7 +36,7 @@ pub(super) fn run(args: &DiffArgs) -> Result<Verdict> {
         file.write_all(text.as_bytes())?;
         file.commit()?;
     }
-    anstream::stdout().write_all(args.format.render(&outcomes).as_bytes())?;
+    print(&args.format.render(&outcomes))?;
     Ok(overall(&outcomes))
 }
 

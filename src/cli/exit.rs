@@ -5,7 +5,7 @@ use crate::error::Error;
 use std::process::ExitCode;
 
 /// Parity holds, or there was nothing to judge.
-pub(super) const HOLDS: u8 = 0;
+const HOLDS: u8 = 0;
 /// Out of tolerance.
 const OUT_OF_TOLERANCE: u8 = 1;
 /// Usage, input or output.
@@ -23,10 +23,6 @@ pub(super) fn of_verdict(verdict: Verdict) -> ExitCode {
 
 /// The code of an error.
 pub(super) fn of_error(error: &anyhow::Error) -> ExitCode {
-    if is_broken_pipe(error) {
-        // Whoever read our output has seen enough.
-        return ExitCode::from(HOLDS);
-    }
     ExitCode::from(match error.downcast_ref::<Error>() {
         Some(Error::DeviceUnavailable { .. }) => NO_DEVICE,
         _ => BAD_INPUT,
@@ -36,12 +32,4 @@ pub(super) fn of_error(error: &anyhow::Error) -> ExitCode {
 /// The code of arguments that clap did not take, or of the help that was asked for.
 pub(super) fn of_usage(error: &clap::Error) -> ExitCode {
     ExitCode::from(if error.use_stderr() { BAD_INPUT } else { HOLDS })
-}
-
-/// Whether writing failed because the reader went away.
-pub(super) fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    error.chain().any(|cause| {
-        let io = cause.downcast_ref::<std::io::Error>();
-        io.is_some_and(|io| io.kind() == std::io::ErrorKind::BrokenPipe)
-    })
 }

@@ -1,6 +1,7 @@
 //! `parity inspect`.
 
 use super::args::InspectArgs;
+use super::print::print;
 use crate::checkpoint::{TransformersFolder, Weights};
 use crate::compare::{Metrics, Spec, compare};
 use crate::error::{BadInput, Error};
@@ -8,7 +9,6 @@ use crate::golden::{Content, Golden, Manifest, StatisticsFiles};
 use crate::tensor::{DType, MappedFile, Tensor, npy, npz};
 use anyhow::Result;
 use comfy_table::{Table, presets};
-use std::io::Write;
 use std::path::Path;
 
 pub(super) fn run(args: &InspectArgs) -> Result<()> {
@@ -22,8 +22,7 @@ pub(super) fn run(args: &InspectArgs) -> Result<()> {
             _ => array(path)?,
         }
     };
-    anstream::stdout().write_all(text.as_bytes())?;
-    Ok(())
+    print(&text)
 }
 
 fn folder(path: &Path) -> Result<String> {

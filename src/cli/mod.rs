@@ -5,6 +5,7 @@ mod diff;
 mod exit;
 mod import;
 mod inspect;
+mod print;
 mod progress;
 mod run;
 

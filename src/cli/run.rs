@@ -22,9 +22,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Inspect(args) => inspect::run(&args).map(|()| ExitCode::SUCCESS),
     };
     done.unwrap_or_else(|error| {
-        if !exit::is_broken_pipe(&error) {
-            anstream::eprintln!("error: {error:#}");
-        }
+        anstream::eprintln!("error: {error:#}");
         exit::of_error(&error)
     })
 }

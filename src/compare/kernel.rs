@@ -102,12 +102,12 @@ fn finite_segment<T: Element>(reference: &[T], candidate: &[T]) -> Segment {
     }
     // A copy, because a lane that is chosen at run time has to lie in memory: those of the loop
     // above stay in registers.
-    let mut lanes = lanes;
+    let mut all = lanes;
     let rest = references.remainder().iter().zip(candidates.remainder());
     for (lane, (reference, candidate)) in rest.enumerate() {
-        lanes.add(lane, *reference, *candidate);
+        all.add(lane, *reference, *candidate);
     }
-    lanes.fold()
+    all.fold()
 }
 
 #[derive(Clone, Copy)]

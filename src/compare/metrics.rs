@@ -122,7 +122,7 @@ pub fn compare(reference: &Tensor, candidate: &Tensor, spec: &Spec) -> Result<Me
 pub fn compare_statistics(reference: &Statistics, candidate: &Tensor) -> Result<Metrics> {
     let shards = reference.vocab_shard_mean.as_ref().map(Vec::len);
     let found = Statistics::of(candidate, shards.and_then(NonZeroUsize::new))?;
-    let statistics = reference.difference(&found)?;
+    let statistics = found.difference(reference)?;
     let columns = |all: &Statistics| -> Vec<f64> {
         let of = |recorded: &Option<Vec<f64>>, column: &Option<Vec<f64>>| match recorded {
             Some(_) => column.clone().unwrap_or_default(),

@@ -27,6 +27,13 @@ pub fn diff_dumps(
     let plans = [ours, theirs].map(|m| m.model.plan(m.dtype, &m.arithmetic));
     let [our_plan, their_plan] = plans;
     let departures = our_plan?.departures(&their_plan?);
+    if !reference.tokens()?.bits_equal(&candidate.tokens()?) {
+        let file = candidate.path().join(&ours.tokens.file);
+        let fault = BadInput::new(file, "the reference's tokens", "others");
+        return Err(fault
+            .remedy("dump both frameworks on the same tokens")
+            .into());
+    }
     let name = "dumps";
     on(Event::Started {
         case: name,
@@ -71,9 +78,13 @@ pub fn diff_dumps(
                     close: in_force.tolerance.close(),
                     vocab_shards: NonZeroUsize::new(theirs.tensor_parallel()).filter(|_| logits),
                 };
-                compare(expected, &found, &spec)?
+                let metrics = compare(expected, &found, &spec);
+                metrics.map_err(|e| e.in_file(reference.path().join(Golden::MANIFEST)))?
             }
-            Reference::Statistics(expected) => compare_statistics(expected, &found)?,
+            Reference::Statistics(expected) => {
+                let metrics = compare_statistics(expected, &found);
+                metrics.map_err(|e| e.in_file(reference.file_of(stage)))?
+            }
         };
         check_reference(&metrics.non_finite, reference, stage)?;
         let result = StageResult {

@@ -35,15 +35,16 @@ pub fn diff(case: &Case, options: &Options, on: &mut dyn FnMut(Event<'_>)) -> Re
     let departures = plan.departures(&golden.manifest().model.plan(plan.dtype(), &theirs)?);
     let tokens = golden.tokens()?;
     let recorded = recorded(&plan, golden.manifest());
-    let shapes = plan.shapes([tokens.shape()[0], tokens.shape()[1]])?;
+    let manifest_path = golden.path().join(Golden::MANIFEST);
+    let shapes = plan.shapes([tokens.shape()[0], tokens.shape()[1]]);
+    let shapes = shapes.map_err(|e| e.in_file(&manifest_path))?;
 
     let mut modes = options.modes.list().to_vec();
     if !recorded.values().any(Recorded::is_full) && modes.contains(&Mode::Isolated) {
         modes.retain(|mode| *mode != Mode::Isolated);
         if modes.is_empty() {
-            let path = golden.path().join(Golden::MANIFEST);
             let fault = BadInput::new(
-                path,
+                manifest_path,
                 "recorded values to feed stages with",
                 "statistics only",
             );
@@ -57,9 +58,8 @@ pub fn diff(case: &Case, options: &Options, on: &mut dyn FnMut(Event<'_>)) -> Re
         .map(|(index, _)| *index)
         .collect();
     if selected.is_empty() {
-        let path = golden.path().join(Golden::MANIFEST);
         let expected = format!("a recorded stage that matches {}", options.stages);
-        return Err(BadInput::new(path, expected, "none").into());
+        return Err(BadInput::new(manifest_path, expected, "none").into());
     }
     let mut run = Run {
         case,
@@ -79,13 +79,14 @@ pub fn diff(case: &Case, options: &Options, on: &mut dyn FnMut(Event<'_>)) -> Re
     on(Event::Finished);
 
     let held: HashSet<&StageId> = recorded.values().map(|r| &r.record.stage).collect();
+    let judged: BTreeSet<&StageId> = stages.iter().map(|result| &result.stage).collect();
     let computed = plan.steps().iter().filter(|step| !step.op.rearranges());
     let computed: BTreeSet<&StageId> = computed.map(|step| &step.stage).collect();
     let missing = |stage: &&StageId| computed.contains(*stage) && !held.contains(*stage);
     let unrecorded = plan.stages().into_iter().filter(missing);
     let all = golden.manifest().stages.iter().map(|record| &record.stage);
     let coverage = Coverage {
-        compared: selected.len(),
+        compared: judged.len(),
         unrecorded: unrecorded.cloned().collect(),
         unmatched: all.filter(|stage| !held.contains(stage)).cloned().collect(),
     };
@@ -242,7 +243,8 @@ impl Run<'_> {
                     close: in_force.tolerance.close(),
                     vocab_shards: vocab_shards(&step.stage, self.golden),
                 };
-                compare(reference, candidate, &spec)?
+                let found = compare(reference, candidate, &spec);
+                found.map_err(|e| e.in_file(self.golden.path().join(Golden::MANIFEST)))?
             }
             Reference::Statistics(statistics) => {
                 let found = compare_statistics(statistics, candidate);

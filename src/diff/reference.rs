@@ -37,7 +37,9 @@ pub(super) fn recorded<'a>(plan: &Plan, manifest: &'a Manifest) -> BTreeMap<usiz
             bias_missing: record.form.without_bias && !step.form.without_bias,
             factor: record.form.divided_by / step.form.divided_by,
         };
-        Some((*index, recorded))
+        // Statistics of another form are not statistics of this one.
+        let usable = recorded.is_full() || recorded.completion().is_none();
+        usable.then_some((*index, recorded))
     });
     matched.collect()
 }
@@ -58,8 +60,6 @@ impl Recorded<'_> {
     ) -> Result<Option<Reference>> {
         let value = match golden.reference(&self.record.stage)? {
             Some(Reference::Full(value)) => value,
-            // Statistics of another form are not statistics of this one.
-            Some(Reference::Statistics(_)) if self.completion().is_some() => return Ok(None),
             other => return Ok(other),
         };
         let value = match self.factor {

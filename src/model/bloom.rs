@@ -323,3 +323,104 @@ fn param(name: &str, shape: &[usize]) -> Param {
         shape: shape.to_vec(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::MegatronArithmetic;
+    use std::fmt::Write;
+
+    fn config() -> BloomConfig {
+        BloomConfig {
+            hidden_size: 12,
+            n_layer: 3,
+            n_head: 6,
+            vocab_size: 32,
+            layer_norm_epsilon: 1e-5,
+            apply_residual_connection_post_layernorm: false,
+            tie_word_embeddings: true,
+        }
+    }
+
+    fn megatron(tensor_parallel: usize) -> Arithmetic {
+        Arithmetic::Megatron(MegatronArithmetic {
+            tensor_parallel,
+            query_key_layer_scaling: true,
+        })
+    }
+
+    /// Every step on a line, those of blocks `but` left out.
+    fn listing(plan: &Plan, but: &[usize]) -> String {
+        let mut text = String::new();
+        let left_out = |id: &StageId| {
+            but.iter()
+                .any(|b| id.as_str().starts_with(&format!("h.{b}")))
+        };
+        for step in plan.steps().iter().filter(|step| !left_out(&step.id)) {
+            let inputs: Vec<&str> = step.inputs.iter().map(StageId::as_str).collect();
+            let _ = writeln!(text, "{} = {step} ({})", step.id, inputs.join(", "));
+        }
+        text
+    }
+
+    #[test]
+    fn the_two_arithmetics_are_two_plans() {
+        let ours = config()
+            .plan(DType::Bf16, &Arithmetic::Transformers {})
+            .unwrap();
+        insta::assert_snapshot!("transformers", listing(&ours, &[1, 2]));
+        // Block 2 is the first whose scores are divided by more than 1.
+        let theirs = config().plan(DType::Bf16, &megatron(2)).unwrap();
+        insta::assert_snapshot!("megatron", listing(&theirs, &[0, 1]));
+    }
+
+    #[test]
+    fn residuals_can_be_taken_after_the_norm() {
+        let config = BloomConfig {
+            apply_residual_connection_post_layernorm: true,
+            ..config()
+        };
+        let plan = config
+            .plan(DType::F32, &Arithmetic::Transformers {})
+            .unwrap();
+        let inputs = |id: &str| {
+            let step = plan
+                .steps()
+                .iter()
+                .find(|step| step.id.as_str() == id)
+                .unwrap();
+            step.inputs[0].to_string()
+        };
+        assert_eq!(inputs("h.1.self_attention"), "h.1.input_layernorm");
+        assert_eq!(inputs("h.1"), "h.1.post_attention_layernorm");
+    }
+
+    #[test]
+    fn a_head_of_its_own_is_a_parameter_of_its_own() {
+        let tied = config().plan(DType::F32, &megatron(1)).unwrap();
+        assert!(!tied.params().contains_key("lm_head.weight"));
+        let untied = BloomConfig {
+            tie_word_embeddings: false,
+            ..config()
+        };
+        let untied = untied.plan(DType::F32, &megatron(1)).unwrap();
+        assert_eq!(untied.params()["lm_head.weight"].shape, [32, 12]);
+    }
+
+    #[test]
+    fn shapes_follow_from_the_tokens() {
+        let plan = config().plan(DType::F32, &megatron(2)).unwrap();
+        let shapes = plan.shapes([2, 5]).unwrap();
+        assert_eq!(shapes["h.0.self_attention.query"], [2, 6, 5, 2]);
+        assert_eq!(shapes["h.0.self_attention.scores"], [2, 6, 5, 5]);
+        assert_eq!(shapes["h.0.mlp.gelu"], [2, 5, 48]);
+        assert_eq!(shapes["logits"], [2, 5, 32]);
+        assert!(
+            config()
+                .plan(DType::F32, &megatron(5))
+                .unwrap()
+                .shapes([2, 5])
+                .is_err()
+        );
+    }
+}

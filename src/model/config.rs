@@ -8,8 +8,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::path::Path;
 
-/// Largest number of blocks believed: a plan is built before any weight is looked at.
-const MAX_LAYERS: usize = 10_000;
+/// Most blocks believed: a plan is built before any weight is looked at.
+const MAX_LAYERS: usize = 2_000;
+/// Most heads believed; every block has a slope for each.
+const MAX_HEADS: usize = 4_096;
 
 /// An architecture and its sizes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -106,6 +108,13 @@ impl ModelConfig {
                 "n_layer",
                 format!("at most {MAX_LAYERS} blocks"),
                 &bloom.n_layer,
+            );
+        }
+        if bloom.n_head > MAX_HEADS {
+            return fault(
+                "n_head",
+                format!("at most {MAX_HEADS} heads"),
+                &bloom.n_head,
             );
         }
         if bloom.hidden_size % bloom.n_head != 0 {

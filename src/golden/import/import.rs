@@ -77,9 +77,12 @@ pub fn import(
     described.model.validate(dump.config_path())?;
     // Made beside the goal and renamed, so that the golden appears complete or not at all.
     let mut name = output.file_name().unwrap_or_default().to_owned();
-    name.push(".incomplete");
+    name.push(format!(".incomplete-{}", std::process::id()));
     let staging = output.with_file_name(name);
-    fs::create_dir_all(&staging).map_err(Error::io(&staging, "create the folder"))?;
+    if let Some(parent) = staging.parent() {
+        fs::create_dir_all(parent).map_err(Error::io(parent, "create the folder"))?;
+    }
+    fs::create_dir(&staging).map_err(Error::io(&staging, "create the folder"))?;
     let imported = Import {
         dump: &dump,
         described: &described,

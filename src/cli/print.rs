@@ -1,0 +1,15 @@
+//! Standard output.
+
+use anyhow::Result;
+use std::io::{ErrorKind, Write};
+
+/// Prints a whole text, without colours where they do not belong. A reader that has seen enough and
+/// went away is no error, and changes no verdict.
+pub(super) fn print(text: &str) -> Result<()> {
+    let mut out = anstream::stdout();
+    let printed = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    match printed {
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        printed => Ok(printed?),
+    }
+}
