@@ -10,8 +10,7 @@
 //! * In between, and on top of the two named figures, the relative Frobenius norm is bounded by
 //!   what correct conversions were measured to need (see the constants).
 
-use super::Mode;
-use super::rules::{InForce, Situation};
+use super::{InForce, Mode, Situation};
 use crate::backend::Device;
 use crate::compare::{Bound, Tolerance};
 

@@ -7,9 +7,11 @@ mod file;
 mod mode;
 mod pattern;
 mod rules;
+mod situation;
 
 pub use case::{ArithmeticName, Case};
 pub use file::parse as parse_case_file;
 pub use mode::Mode;
 pub use pattern::Pattern;
-pub use rules::{InForce, Rule, Rules, Situation};
+pub use rules::{Rule, Rules};
+pub use situation::{InForce, Situation};

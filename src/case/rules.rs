@@ -1,10 +1,8 @@
 //! Which tolerance is in force where.
 
-use super::{Mode, Pattern, defaults};
+use super::{InForce, Mode, Pattern, Situation, defaults};
 use crate::backend::Device;
 use crate::compare::Tolerance;
-use crate::plan::StageId;
-use crate::tensor::DType;
 
 /// A tolerance for the stages that match, on a device and in a mode if it names them.
 #[derive(Clone, Debug)]
@@ -28,30 +26,6 @@ pub struct Rule {
 pub struct Rules {
     /// In the order they are written.
     pub rules: Vec<Rule>,
-}
-
-/// What is being judged.
-#[derive(Clone, Copy, Debug)]
-pub struct Situation<'a> {
-    /// The stage.
-    pub stage: &'a StageId,
-    /// Where the candidate was computed; `None` if it was recorded elsewhere.
-    pub device: Option<Device>,
-    /// Where its inputs came from.
-    pub mode: Mode,
-    /// The type the stage's values have.
-    pub dtype: DType,
-    /// The model's number of blocks.
-    pub layers: usize,
-}
-
-/// The tolerance in force and where it came from.
-#[derive(Clone, Debug, PartialEq)]
-pub struct InForce {
-    /// What must hold.
-    pub tolerance: Tolerance,
-    /// The rule's origin, or which default it is.
-    pub origin: String,
 }
 
 impl Rules {
@@ -87,6 +61,7 @@ impl Rule {
 mod tests {
     use super::*;
     use crate::compare::Bound;
+    use crate::tensor::DType;
 
     fn rule(stages: &str, device: Option<Device>, mode: Option<Mode>, bound: f64) -> Rule {
         Rule {

@@ -8,6 +8,7 @@
 use super::Close;
 use crate::tensor::Element;
 use multiversion::multiversion;
+use rayon::prelude::*;
 use std::ops::Range;
 
 /// Most elements in a segment: with its counterpart it stays in a core's cache.
@@ -54,6 +55,32 @@ pub(super) fn segments(row: usize, shards: usize) -> Vec<Range<usize>> {
             cuts.map(move |cut| cut..(cut + SEGMENT).min(start + shard))
         })
         .collect()
+}
+
+/// Applies `of` to every segment of two arrays with rows of `row` elements cut into `pieces`; the
+/// results are in the segments' order.
+pub(super) fn per_segment<T: Element, R: Send>(
+    reference: &[T],
+    candidate: &[T],
+    row: usize,
+    pieces: &[Range<usize>],
+    of: impl Fn(&[T], &[T]) -> R + Sync,
+) -> Vec<R> {
+    let rows = reference.len().checked_div(row).unwrap_or(0);
+    (0..rows * pieces.len())
+        .into_par_iter()
+        .map(|part| {
+            let range = place(part, row, pieces);
+            of(&reference[range.clone()], &candidate[range])
+        })
+        .collect()
+}
+
+/// Where a segment lies in the array.
+pub(super) fn place(part: usize, row: usize, pieces: &[Range<usize>]) -> Range<usize> {
+    let start = part / pieces.len() * row;
+    let piece = &pieces[part % pieces.len()];
+    start + piece.start..start + piece.end
 }
 
 /// Compares one segment.

@@ -1,13 +1,11 @@
 //! What is measured of two arrays.
 
-use super::kernel::{Segment, first_at, segment, segments};
+use super::kernel::{Segment, first_at, per_segment, place, segment, segments};
 use super::statistics::shard_count;
 use super::{Close, Statistics, StatisticsDifference};
 use crate::error::{Error, Result};
 use crate::tensor::{Element, Tensor, with_element};
-use rayon::prelude::*;
 use std::num::NonZeroUsize;
-use std::ops::Range;
 
 /// What to measure besides what is always measured.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -222,32 +220,6 @@ fn compare_slices<T: Element>(shape: &Tensor, candidate: &[T], spec: &Spec) -> R
         outside_close: count(|s| s.outside_close),
         statistics: sides(|s| s.reference).difference(&sides(|s| s.candidate))?,
     })
-}
-
-/// Applies `of` to every segment of two arrays with rows of `row` elements cut into `pieces`; the
-/// results are in the segments' order.
-pub(super) fn per_segment<T: Element, R: Send>(
-    reference: &[T],
-    candidate: &[T],
-    row: usize,
-    pieces: &[Range<usize>],
-    of: impl Fn(&[T], &[T]) -> R + Sync,
-) -> Vec<R> {
-    let rows = reference.len().checked_div(row).unwrap_or(0);
-    (0..rows * pieces.len())
-        .into_par_iter()
-        .map(|part| {
-            let range = place(part, row, pieces);
-            of(&reference[range.clone()], &candidate[range])
-        })
-        .collect()
-}
-
-/// Where a segment lies in the array.
-fn place(part: usize, row: usize, pieces: &[Range<usize>]) -> Range<usize> {
-    let start = part / pieces.len() * row;
-    let piece = &pieces[part % pieces.len()];
-    start + piece.start..start + piece.end
 }
 
 #[cfg(test)]

@@ -1,7 +1,6 @@
 //! Statistics of an array, as published references have them.
 
-use super::kernel::{Side, segment, segments};
-use super::metrics::per_segment;
+use super::kernel::{Side, per_segment, segment, segments};
 use crate::error::{Error, Result};
 use crate::tensor::{Tensor, with_element};
 use std::num::NonZeroUsize;

@@ -1,8 +1,7 @@
 //! Embedding lookup.
 
-use super::run::token_ids;
 use crate::error::{Error, Result};
-use crate::tensor::{Float, Tensor};
+use crate::tensor::{DType, Float, Tensor};
 
 /// Rows of `weight` `[v, h]` by token id; copied, so exact.
 pub(super) fn gather<T: Float>(tokens: &Tensor, weight: &Tensor) -> Result<Vec<T>> {
@@ -25,4 +24,16 @@ pub(super) fn gather<T: Float>(tokens: &Tensor, weight: &Tensor) -> Result<Vec<T
         }
     }
     Ok(out)
+}
+
+/// Token ids as row numbers: `int64` or `int32`.
+fn token_ids(tokens: &Tensor) -> Result<Vec<i64>> {
+    match tokens.dtype() {
+        DType::I32 => Ok(tokens
+            .as_slice::<i32>()?
+            .iter()
+            .map(|id| i64::from(*id))
+            .collect()),
+        _ => Ok(tokens.as_slice::<i64>()?.to_vec()),
+    }
 }

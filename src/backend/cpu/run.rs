@@ -4,7 +4,7 @@ use super::{attention, elementwise, embedding, layer_norm, linear, softmax};
 use crate::backend::{Backend, Device};
 use crate::error::{Error, Result};
 use crate::plan::{Numerics, Op, Step};
-use crate::tensor::{DType, Float, Tensor, with_float};
+use crate::tensor::{Float, Tensor, with_float};
 
 /// The CPU backend.
 #[derive(Clone, Copy, Debug, Default)]
@@ -110,17 +110,5 @@ fn unsupported(step: &Step, what: String) -> Error {
         step: step.id.to_string(),
         backend: "cpu",
         what,
-    }
-}
-
-/// Token ids as row numbers: `int64` or `int32`.
-pub(super) fn token_ids(tokens: &Tensor) -> Result<Vec<i64>> {
-    match tokens.dtype() {
-        DType::I32 => Ok(tokens
-            .as_slice::<i32>()?
-            .iter()
-            .map(|id| i64::from(*id))
-            .collect()),
-        _ => Ok(tokens.as_slice::<i64>()?.to_vec()),
     }
 }

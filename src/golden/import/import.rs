@@ -1,5 +1,6 @@
 //! The import itself: what every framework's dumps have in common.
 
+use super::described::Described;
 use super::raw::RawDump;
 use super::{megatron_deepspeed, transformers};
 use crate::compare::{Statistics, largest_difference};
@@ -9,9 +10,8 @@ use crate::golden::digest::sha256;
 use crate::golden::manifest::{
     Content, FileRecord, Join, Layout, Manifest, Provenance, StageRecord, StatisticsFiles,
 };
-use crate::model::ModelConfig;
-use crate::plan::{Arithmetic, Form, StageId};
-use crate::tensor::{DType, MappedFile, Tensor, npy};
+use crate::plan::StageId;
+use crate::tensor::{MappedFile, Tensor, npy};
 use std::collections::BTreeMap;
 use std::fs;
 use std::num::NonZeroUsize;
@@ -33,22 +33,6 @@ pub struct Imported {
     pub manifest: Manifest,
     /// Dumps whose names mean nothing to this importer; left out of the golden.
     pub unmapped: Vec<String>,
-}
-
-/// What a framework's importer says of a dump.
-pub(super) struct Described {
-    pub(super) framework: &'static str,
-    pub(super) model: ModelConfig,
-    pub(super) dtype: DType,
-    pub(super) arithmetic: Arithmetic,
-    pub(super) ranks: usize,
-    pub(super) names: Box<dyn Names>,
-}
-
-/// What a dumped name means.
-pub(super) trait Names {
-    /// Stage, layout, how ranks join, and form; `None` for a name that means nothing here.
-    fn stage(&self, name: &str) -> Option<(String, Layout, Join, Form)>;
 }
 
 /// Makes a golden in the new folder `output` from the raw dump in `folder`.

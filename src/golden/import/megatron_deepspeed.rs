@@ -3,7 +3,7 @@
 //! The pipeline's layer list: 1 embeddings, 3 to L+2 the blocks, L+4 the final norm. Inside blocks
 //! arrays are `[sequence, batch, ·]`.
 
-use super::import::{Described, Names};
+use super::described::{Described, Names};
 use super::raw::RawDump;
 use crate::error::Result;
 use crate::golden::manifest::{Join, Layout};

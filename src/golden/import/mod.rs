@@ -1,5 +1,6 @@
 //! From a folder of raw dumps to a golden.
 
+mod described;
 #[expect(clippy::module_inception, reason = "the verb of the module")]
 mod import;
 mod megatron_deepspeed;

@@ -1,6 +1,6 @@
 //! Names of transformers' BLOOM: module paths with `[batch, sequence, ·]` outputs.
 
-use super::import::{Described, Names};
+use super::described::{Described, Names};
 use super::raw::RawDump;
 use crate::error::Result;
 use crate::golden::manifest::{Join, Layout};

@@ -1,0 +1,31 @@
+//! What is judged, and by what.
+
+use super::Mode;
+use crate::backend::Device;
+use crate::compare::Tolerance;
+use crate::plan::StageId;
+use crate::tensor::DType;
+
+/// What is being judged.
+#[derive(Clone, Copy, Debug)]
+pub struct Situation<'a> {
+    /// The stage.
+    pub stage: &'a StageId,
+    /// Where the candidate was computed; `None` if it was recorded elsewhere.
+    pub device: Option<Device>,
+    /// Where its inputs came from.
+    pub mode: Mode,
+    /// The type the stage's values have.
+    pub dtype: DType,
+    /// The model's number of blocks.
+    pub layers: usize,
+}
+
+/// The tolerance in force and where it came from.
+#[derive(Clone, Debug, PartialEq)]
+pub struct InForce {
+    /// What must hold.
+    pub tolerance: Tolerance,
+    /// The rule's origin, or which default it is.
+    pub origin: String,
+}
