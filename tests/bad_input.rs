@@ -315,6 +315,35 @@ fn cases_and_arguments() {
     insta::assert_snapshot!(text);
 }
 
+/// Every file of `tests/hostile` is refused, at once.
+#[test]
+fn hostile_files() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/hostile");
+    let mut names: Vec<_> = folder
+        .read_dir()
+        .expect("the folder")
+        .map(|entry| entry.expect("an entry").file_name())
+        .collect();
+    names.sort();
+    let mut text = String::new();
+    for name in names {
+        let started = std::time::Instant::now();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_parity"));
+        let output = command
+            .current_dir(&folder)
+            .arg("inspect")
+            .arg(&name)
+            .output();
+        let output = output.expect("parity runs");
+        let error = String::from_utf8(output.stderr).expect("UTF-8");
+        assert_eq!(output.status.code(), Some(2), "{name:?}: {error}");
+        // Exponential parsing would take minutes: the bound is on hanging, not on speed.
+        assert!(started.elapsed().as_secs() < 10, "{name:?}");
+        text += &error;
+    }
+    insta::assert_snapshot!(text);
+}
+
 /// Statistics of another number of tokens, and statistics that are no numbers.
 #[test]
 fn damaged_statistics() {

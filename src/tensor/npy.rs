@@ -141,16 +141,7 @@ pub fn parse_header(
             format!("{length} bytes"),
         ));
     }
-    if depth(text) > MAX_DEPTH {
-        let expected = format!("brackets at most {MAX_DEPTH} deep");
-        return Err(fault(&expected, format!("brackets {} deep", depth(text))));
-    }
-    if let Some(shape) = overflowing_shape(text) {
-        return Err(fault(
-            "a shape that fits in memory",
-            format!("shape {shape}"),
-        ));
-    }
+    check_text(text).map_err(|(expected, found)| fault(&expected, found))?;
     let offset = start + length;
     let header = NpyHeader::from_reader(&bytes[..offset])
         // The parser's message goes on with a drawing of the text.
@@ -173,7 +164,7 @@ pub fn parse_header(
         let found = format!("shape {:?}", header.shape());
         return Err(fault("a shape that fits in memory", found));
     };
-    let held = file_len - offset;
+    let held = file_len.saturating_sub(offset);
     if needed != held {
         let expected = format!("{needed} bytes of data for {spelled} {shape:?}");
         let fault = BadInput::new(path, expected, format!("{held} bytes")).at("npy data");
@@ -200,41 +191,59 @@ impl Header {
     }
 }
 
-/// The deepest nesting of brackets.
-fn depth(text: &[u8]) -> usize {
-    let (mut depth, mut deepest) = (0_usize, 0);
-    for byte in text {
+/// Checks that the text of a header is made of what numpy writes for a plain array, before npyz
+/// sees it: quoted words, `True`, `False`, decimal numbers and brackets at most [`MAX_DEPTH`] deep.
+/// npyz takes time exponential in the depth, and multiplies the extents without a check, which
+/// panics where overflow is checked; `0x10`, `1_000` and `1--1` are numbers to it too.
+///
+/// Returns what was expected and what was found.
+fn check_text(text: &[u8]) -> Result<(), (String, String)> {
+    let (mut depth, mut product) = (0_usize, 1_u64);
+    let mut rest = text;
+    while let Some((&byte, after)) = rest.split_first() {
+        rest = after;
         match byte {
-            b'(' | b'[' | b'{' => depth += 1,
-            b')' | b']' | b'}' => depth = depth.saturating_sub(1),
-            _ => {}
+            b',' | b':' | b' ' | b'\n' => {}
+            // Brackets and digits in quotes are text. Escapes are refused, so that a quoted word
+            // ends here where it ends for the parser.
+            b'\'' | b'"' => {
+                let end = rest.iter().position(|b| *b == byte || *b == b'\\');
+                let Some(end) = end.filter(|end| rest[*end] == byte) else {
+                    return Err(("quoted words without escapes".into(), "another".into()));
+                };
+                rest = &rest[end + 1..];
+            }
+            b'{' | b'[' | b'(' => {
+                depth += 1;
+                if depth > MAX_DEPTH {
+                    let expected = format!("brackets at most {MAX_DEPTH} deep");
+                    return Err((expected, "deeper ones".into()));
+                }
+            }
+            b'}' | b']' | b')' => depth = depth.saturating_sub(1),
+            b'T' if rest.starts_with(b"rue") => rest = &rest[3..],
+            b'F' if rest.starts_with(b"alse") => rest = &rest[4..],
+            b'0'..=b'9' => {
+                let mut number = Some(u64::from(byte - b'0'));
+                while let Some((digit @ b'0'..=b'9', after)) = rest.split_first() {
+                    let digit = u64::from(digit - b'0');
+                    number = number.and_then(|n| n.checked_mul(10)?.checked_add(digit));
+                    rest = after;
+                }
+                // An extent of 0 must not hide an overflow beside it.
+                let Some(next) = number.and_then(|n| product.checked_mul(n.max(1))) else {
+                    return Err(("a shape that fits in memory".into(), "a larger one".into()));
+                };
+                product = next;
+            }
+            b'-' => return Err(("extents of 0 and more".into(), "a negative one".into())),
+            other => {
+                let found = format!("the character '{}'", other.escape_ascii());
+                return Err(("words, decimal numbers and brackets".into(), found));
+            }
         }
-        deepest = deepest.max(depth);
     }
-    deepest
-}
-
-/// The text of a tuple of numbers whose product is no 64-bit number, if there is one: npyz
-/// multiplies them without a check, which panics where overflow is checked.
-fn overflowing_shape(text: &[u8]) -> Option<String> {
-    let text = String::from_utf8_lossy(text);
-    let tuples = text
-        .split('(')
-        .skip(1)
-        .filter_map(|rest| rest.split(')').next());
-    let overflows = |tuple: &&str| {
-        let digits = tuple.split(|c: char| !c.is_ascii_digit());
-        let numbers = digits.filter(|digits| !digits.is_empty());
-        let product = numbers.map(str::parse).try_fold(1_i64, |product, number| {
-            let number: i64 = number.ok()?;
-            product.checked_mul(number.max(1))
-        });
-        product.is_none()
-    };
-    tuples
-        .into_iter()
-        .find(overflows)
-        .map(|tuple| format!("({tuple})"))
+    Ok(())
 }
 
 fn element_type(
@@ -403,6 +412,44 @@ mod tests {
         let big = file(1, "'>u2'", false, "()", &[0x3f, 0x80]);
         let tensor = parse(&big, Some(DType::Bf16)).unwrap();
         assert_eq!(tensor.as_slice::<bf16>().unwrap(), [bf16::ONE]);
+    }
+
+    #[test]
+    fn headers_are_made_of_words_decimal_numbers_and_few_brackets() {
+        let header = |shape: &str| {
+            format!("{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}  \n")
+        };
+        for shape in [
+            "()",
+            "(2,)",
+            "(20, 1, 64)",
+            "(0, 5)",
+            "(18446744073709551615,)",
+        ] {
+            assert_eq!(check_text(header(shape).as_bytes()), Ok(()));
+        }
+        for shape in [
+            "(4294967296, 4294967296, 4)",
+            "[4294967296, 4294967296, 4]",
+            "(0, 4294967296, 4294967296)",
+            "(0x100000000, 0x100000000, 4)",
+            "(4_294_967_296, 4_294_967_296, 4)",
+            "(1--1, 2)",
+            "(1+1,)",
+            "(-1,)",
+            "(1.5,)",
+            "(1e5,)",
+            "(2j,)",
+            "(18446744073709551616,)",
+            "(((2)))",
+            "b'x'",
+            "'\\'((((",
+            "None",
+        ] {
+            assert!(check_text(header(shape).as_bytes()).is_err(), "{shape}");
+        }
+        // A bracket in quotes closes nothing.
+        assert!(check_text("[')',".repeat(40).as_bytes()).is_err());
     }
 
     #[test]

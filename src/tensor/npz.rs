@@ -67,7 +67,8 @@ impl Archive {
     /// # Errors
     /// If there is none of this name, its bytes do not match their checksum, or they are no array.
     pub fn read(&self, name: &str, declared: Option<DType>) -> Result<Tensor> {
-        let path = self.file.path().join(format!("{name}.npy"));
+        // Not joined to the path: a member's name may be one of its own.
+        let path = PathBuf::from(format!("{}: {name}.npy", self.file.path().display()));
         let fault = |expected: &str, found: String| BadInput::new(&path, expected, found);
         let Some(member) = self.members.get(name) else {
             let names: Vec<_> = self.names().collect();
@@ -77,6 +78,15 @@ impl Archive {
         let archive: ZipSliceArchive<&[u8]> =
             ZipArchive::from_slice(&self.file[..]).map_err(malformed)?;
         let entry = archive.get_entry(member.wayfinder).map_err(malformed)?;
+        let local = entry.local_header();
+        if local.flags().is_encrypted() {
+            return Err(fault("a plain member", "an encrypted one".into()).into());
+        }
+        let local = String::from_utf8_lossy(local.file_path().as_ref()).into_owned();
+        if local.strip_suffix(".npy") != Some(name) {
+            let expected = "the name that the archive's directory has";
+            return Err(fault(expected, format!("{local:?}")).into());
+        }
         let inflated = match member.method {
             CompressionMethod::STORE => None,
             CompressionMethod::DEFLATE => {
