@@ -70,9 +70,7 @@ fn bench(criterion: &mut Criterion) {
                     apply_residual_connection_post_layernorm: false,
                     tie_word_embeddings: true,
                 });
-                let plan = config
-                    .plan(dtype, &Arithmetic::Transformers {})
-                    .expect("a plan");
+                let plan = config.plan(dtype, &Arithmetic::default()).expect("a plan");
                 let weights = weights(&plan);
                 let id =
                     BenchmarkId::new(format!("{layers} blocks"), format!("{positions} tokens"));

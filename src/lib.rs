@@ -12,6 +12,7 @@ pub mod case;
 pub mod checkpoint;
 pub mod cli;
 pub mod compare;
+pub mod convert;
 pub mod diff;
 pub mod error;
 pub mod golden;

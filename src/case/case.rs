@@ -1,6 +1,7 @@
 //! A case: a golden, a model, an arithmetic and tolerances.
 
 use super::rules::Rules;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 /// What one comparison of a model with a golden consists of.
@@ -10,10 +11,14 @@ pub struct Case {
     pub name: String,
     /// The golden's folder.
     pub golden: PathBuf,
-    /// The converted model's folder.
+    /// The converted model's folder, or a Megatron checkpoint's.
     pub model: PathBuf,
-    /// Whose places of rounding the model is run with; transformers' if `None`.
+    /// Whose places of rounding the model is run with; if `None`, those of the framework whose
+    /// format it is in.
     pub arithmetic: Option<ArithmeticName>,
+    /// Over how many tensor-parallel ranks Megatron's arithmetic sums row-parallel products; as the
+    /// model's shards or the golden have it if `None`.
+    pub tensor_parallel: Option<NonZeroUsize>,
     /// Its tolerances.
     pub rules: Rules,
 }

@@ -3,7 +3,9 @@
 //! ```toml
 //! golden = "../goldens/bloom_fp32_tp1"    # paths are relative to the case file
 //! model = "../goldens/bloom_fp32_tp1/hf"
-//! arithmetic = "transformers"             # or "megatron"; transformers if absent
+//! arithmetic = "transformers"             # or "megatron"; as the model's format has it if absent
+//! tensor_parallel = 2                     # ranks of Megatron's arithmetic; as the model or the
+//!                                         # golden has it if absent
 //!
 //! [[tolerance]]                           # any number; every bound in one must hold
 //! stages = "h.*.mlp.*"
@@ -21,6 +23,7 @@ use crate::compare::{Bound, Close, Tolerance};
 use crate::error::{BadInput, Error, Result};
 use crate::tensor::MappedFile;
 use serde::Deserialize;
+use std::num::NonZeroUsize;
 use std::path::Path;
 use toml::Spanned;
 
@@ -32,6 +35,7 @@ const KEYS: &[&str] = &[
     "golden",
     "model",
     "arithmetic",
+    "tensor_parallel",
     "tolerance",
     "stages",
     "device",
@@ -51,6 +55,7 @@ struct CaseFile {
     golden: String,
     model: String,
     arithmetic: Option<ArithmeticName>,
+    tensor_parallel: Option<NonZeroUsize>,
     #[serde(default)]
     tolerance: Vec<Spanned<Entry>>,
 }
@@ -140,6 +145,7 @@ pub fn parse(path: &Path, bytes: &[u8]) -> Result<Case> {
         golden: folder.join(file.golden),
         model: folder.join(file.model),
         arithmetic: file.arithmetic,
+        tensor_parallel: file.tensor_parallel,
         rules: Rules { rules },
     })
 }

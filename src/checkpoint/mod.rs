@@ -1,7 +1,9 @@
 //! Weights: where a step's parameters come from, one tensor at a time.
 
+pub mod megatron;
 mod safetensors;
+pub mod torch;
 mod weights;
 
-pub use safetensors::TransformersFolder;
+pub use safetensors::{SafetensorsFiles, TransformersFolder};
 pub use weights::{Stored, Weights};

@@ -3,8 +3,7 @@
 
 use super::{Stored, Weights};
 use crate::error::{BadInput, Error, Result};
-use crate::model::{ConvertedConfig, ModelConfig};
-use crate::plan::Plan;
+use crate::model::ConvertedConfig;
 use crate::tensor::{DType, MappedFile, Tensor};
 use safetensors::{Dtype, SafeTensors};
 use serde::Deserialize;
@@ -15,11 +14,9 @@ use std::path::{Path, PathBuf};
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 
-/// A transformers checkpoint: its configuration and its mapped weights.
-pub struct TransformersFolder {
+/// The weight files of a folder: every tensor by its full name, mapped.
+pub struct SafetensorsFiles {
     folder: PathBuf,
-    config: ConvertedConfig,
-    dtype: DType,
     files: Vec<MappedFile>,
     tensors: BTreeMap<String, Entry>,
 }
@@ -35,15 +32,14 @@ struct Index {
     weight_map: BTreeMap<String, String>,
 }
 
-impl TransformersFolder {
-    /// Reads `config.json` and the headers of all weight files; no weights yet.
+impl SafetensorsFiles {
+    /// Reads the headers of all weight files; no weights yet.
     ///
     /// # Errors
     /// If a file is missing or malformed, a shard disagrees with the index, or a tensor is stored
     /// in a type that no model has.
     pub fn open(folder: impl Into<PathBuf>) -> Result<Self> {
         let folder = folder.into();
-        let config = ConvertedConfig::read(&folder.join("config.json"))?;
         let mut files = Vec::new();
         let mut tensors = BTreeMap::new();
         for (path, expected) in weight_files(&folder)? {
@@ -64,91 +60,32 @@ impl TransformersFolder {
             tensors.append(&mut found);
             files.push(file);
         }
-        let prefix = config.model.base_prefix();
-        let tensors: BTreeMap<_, _> = tensors
-            .into_iter()
-            .map(|(name, entry)| match name.strip_prefix(prefix) {
-                Some(short) => (short.to_owned(), entry),
-                None => (name, entry),
-            })
-            .collect();
-        let stored = tensors.values().map(|entry: &Entry| entry.stored.dtype);
-        let dtype = match config.dtype.or_else(|| stored.into_iter().next()) {
-            Some(dtype) => dtype,
-            None => return Err(BadInput::new(folder, "weights", "no tensor at all").into()),
-        };
         Ok(Self {
             folder,
-            config,
-            dtype,
             files,
             tensors,
         })
     }
 
-    /// Where the folder lies.
-    pub fn path(&self) -> &Path {
-        &self.folder
-    }
-
-    /// Architecture and sizes.
-    pub fn model(&self) -> &ModelConfig {
-        &self.config.model
-    }
-
-    /// Storage type: what `config.json` names, else what the weights have.
-    pub fn dtype(&self) -> DType {
-        self.dtype
-    }
-
-    /// Checks that the folder holds exactly the tensors that `plan` needs.
-    ///
-    /// # Errors
-    /// [`Error::BadInput`] naming every missing, surplus, misshapen and wrongly typed tensor.
-    pub fn check(&self, plan: &Plan) -> Result<()> {
-        let params = plan.params();
-        let mut faults = Vec::new();
-        for (name, param) in &params {
-            match self.tensors.get(*name) {
-                None => faults.push(format!("{name} {:?} is missing", param.shape)),
-                Some(Entry { stored, .. }) if stored.shape != param.shape => faults.push(format!(
-                    "{name} has shape {:?} instead of {:?}",
-                    stored.shape, param.shape
-                )),
-                Some(Entry { stored, .. }) if stored.dtype != plan.dtype() => faults.push(format!(
-                    "{name} is {} instead of {}",
-                    stored.dtype,
-                    plan.dtype()
-                )),
-                Some(_) => {}
-            }
-        }
-        let surplus = self.tensors.keys().filter(|name| {
-            !params.contains_key(name.as_str()) && !self.config.model.is_redundant(name)
-        });
-        faults.extend(surplus.map(|name| format!("{name} belongs to no module")));
-        if faults.is_empty() {
-            return Ok(());
-        }
-        const SHOWN: usize = 8;
-        let more = faults.len().saturating_sub(SHOWN);
-        faults.truncate(SHOWN);
-        let mut found = faults.join(", ");
-        if more > 0 {
-            found += &format!(" and {more} more");
-        }
-        let expected = format!("the {} tensors that config.json asks for", params.len());
-        Err(BadInput::new(&self.folder, expected, found).into())
+    /// The same with this prefix taken off the names that have it.
+    fn without_prefix(mut self, prefix: &str) -> Self {
+        let short = |name: String| match name.strip_prefix(prefix) {
+            Some(short) => short.to_owned(),
+            None => name,
+        };
+        let tensors = self.tensors.into_iter();
+        self.tensors = tensors.map(|(name, entry)| (short(name), entry)).collect();
+        self
     }
 }
 
-impl Weights for TransformersFolder {
+impl Weights for SafetensorsFiles {
     fn names(&self) -> Vec<&str> {
         self.tensors.keys().map(String::as_str).collect()
     }
 
-    fn stored(&self, name: &str) -> Option<&Stored> {
-        self.tensors.get(name).map(|entry| &entry.stored)
+    fn stored(&self, name: &str) -> Option<Stored> {
+        self.tensors.get(name).map(|entry| entry.stored.clone())
     }
 
     fn load(&self, name: &str) -> Result<Tensor> {
@@ -157,6 +94,58 @@ impl Weights for TransformersFolder {
         };
         let Stored { dtype, shape, .. } = &entry.stored;
         Tensor::from_mapped(*dtype, shape, &self.files[entry.file], entry.range.clone())
+    }
+}
+
+/// A transformers checkpoint: its configuration and its mapped weights, by names without the model
+/// prefix.
+pub struct TransformersFolder {
+    config: ConvertedConfig,
+    dtype: DType,
+    weights: SafetensorsFiles,
+}
+
+impl TransformersFolder {
+    /// Reads `config.json` and the headers of all weight files; no weights yet.
+    ///
+    /// # Errors
+    /// As [`SafetensorsFiles::open`], and if the configuration is missing or malformed.
+    pub fn open(folder: impl Into<PathBuf>) -> Result<Self> {
+        let folder = folder.into();
+        let config = ConvertedConfig::read(&folder.join("config.json"))?;
+        let weights = SafetensorsFiles::open(folder)?.without_prefix(config.model.base_prefix());
+        let mut stored = weights.tensors.values().map(|entry| entry.stored.dtype);
+        let dtype = match config.dtype.or_else(|| stored.next()) {
+            Some(dtype) => dtype,
+            None => {
+                return Err(BadInput::new(&weights.folder, "weights", "no tensor at all").into());
+            }
+        };
+        Ok(Self {
+            config,
+            dtype,
+            weights,
+        })
+    }
+
+    /// Where the folder lies.
+    pub fn path(&self) -> &Path {
+        &self.weights.folder
+    }
+
+    /// Architecture, sizes and transformers' arithmetic.
+    pub fn config(&self) -> &ConvertedConfig {
+        &self.config
+    }
+
+    /// Storage type: what `config.json` names, else what the weights have.
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    /// The weights.
+    pub fn into_weights(self) -> SafetensorsFiles {
+        self.weights
     }
 }
 
@@ -209,6 +198,8 @@ fn read_header(file: &MappedFile, number: usize) -> Result<BTreeMap<String, Entr
             Dtype::BF16 => DType::Bf16,
             Dtype::I64 => DType::I64,
             Dtype::I32 => DType::I32,
+            Dtype::I16 => DType::I16,
+            Dtype::I8 => DType::I8,
             Dtype::U8 => DType::U8,
             Dtype::BOOL => DType::Bool,
             other => {
@@ -277,7 +268,9 @@ mod tests {
             ("1.safetensors", &shard("transformer.a")),
             ("2.safetensors", &shard("b")),
         ]);
-        let weights = TransformersFolder::open(folder.path()).unwrap();
+        let weights = TransformersFolder::open(folder.path())
+            .unwrap()
+            .into_weights();
         assert_eq!(weights.names(), ["a", "b"]);
         let tensor = weights.load("a").unwrap();
         assert_eq!(tensor.as_slice::<half::bf16>().unwrap()[1].to_f32(), 2.0);

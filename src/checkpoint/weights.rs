@@ -20,7 +20,7 @@ pub trait Weights: Send + Sync {
     fn names(&self) -> Vec<&str>;
 
     /// What is stored under a name.
-    fn stored(&self, name: &str) -> Option<&Stored>;
+    fn stored(&self, name: &str) -> Option<Stored>;
 
     /// Reads one tensor; mapped where the source can.
     ///

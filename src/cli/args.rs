@@ -2,10 +2,14 @@
 
 use crate::backend::Device;
 use crate::case::{ArithmeticName, Pattern};
+use crate::checkpoint::megatron::Arg;
+use crate::convert::{Architecture, ByteSize};
 use crate::diff::Modes;
 use crate::golden::Source;
 use crate::report::Format;
+use crate::tensor::DType;
 use clap::{Parser, Subcommand};
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -23,9 +27,11 @@ pub(super) struct Args {
 pub(super) enum Command {
     /// Compare a converted model with reference activations, or two dumps with each other
     Diff(Box<DiffArgs>),
+    /// Make a transformers folder from a Megatron checkpoint
+    Convert(ConvertArgs),
     /// Make a golden from a folder of raw dumps
     Import(ImportArgs),
-    /// Show what a golden, an array or a model folder holds
+    /// Show what a golden, an array, a model or a Megatron checkpoint holds
     Inspect(InspectArgs),
 }
 
@@ -41,7 +47,7 @@ pub(super) struct DiffArgs {
     /// A golden, in place of a case file
     #[arg(long, value_name = "DIR", requires = "model")]
     pub(super) golden: Option<PathBuf>,
-    /// A converted model, in place of a case file
+    /// A converted model, or a Megatron checkpoint as it is, in place of a case file
     #[arg(long, value_name = "DIR", requires = "golden")]
     pub(super) model: Option<PathBuf>,
 
@@ -60,9 +66,14 @@ pub(super) struct DiffArgs {
     /// Where to run the model
     #[arg(long, value_enum, default_value_t = Device::Cpu)]
     pub(super) device: Device,
-    /// Whose places of rounding to run it with [default: the case file's, else transformers]
+    /// Whose places of rounding to run it with [default: the case file's, else those of the
+    /// framework whose format the model is in]
     #[arg(long, value_enum)]
     pub(super) arithmetic: Option<ArithmeticName>,
+    /// Megatron's arithmetic on this many tensor-parallel ranks [default: as many as the model's
+    /// shards or the golden have]
+    #[arg(long, value_name = "N", conflicts_with = "arithmetic")]
+    pub(super) tp: Option<NonZeroUsize>,
     /// Feed every stage from the reference, from our own earlier stages, or do both
     #[arg(long, value_enum, default_value_t = Modes::Both)]
     pub(super) mode: Modes,
@@ -79,6 +90,42 @@ pub(super) struct DiffArgs {
     /// Write the report to a file as well; may be given several times
     #[arg(long, value_name = "FORMAT=PATH")]
     pub(super) output: Vec<Output>,
+}
+
+/// Make a transformers folder from a Megatron checkpoint.
+///
+/// The folder appears when it is complete. A run that was interrupted leaves DIR.incomplete; the
+/// same command goes on from there.
+#[derive(Debug, clap::Args)]
+pub(super) struct ConvertArgs {
+    /// Folder of the checkpoint: of Megatron-DeepSpeed (global_stepN), Megatron-LM (iter_N), or the
+    /// one above it
+    pub(super) checkpoint: PathBuf,
+    /// The folder to write
+    #[arg(short, long, value_name = "DIR")]
+    pub(super) output: PathBuf,
+    /// Storage type: fp32, fp16 or bf16 [default: the checkpoint's]
+    #[arg(long)]
+    pub(super) dtype: Option<DType>,
+    /// Largest file of weights
+    #[arg(long, value_name = "SIZE", default_value = "5GB")]
+    pub(super) max_shard_size: ByteSize,
+    /// Keep this many tokens; the padding behind them is cut [default: keep all rows]
+    #[arg(long, value_name = "N")]
+    pub(super) vocab_size: Option<usize>,
+    /// What the model is [default: what its tensors show]
+    #[arg(long, value_enum)]
+    pub(super) architecture: Option<Architecture>,
+    /// A training argument that the checkpoint does not hold, or holds wrongly, under Megatron's
+    /// name; may be given several times
+    #[arg(long, value_name = "NAME=VALUE")]
+    pub(super) arg: Vec<GivenArg>,
+    /// Replace the model that is in the folder
+    #[arg(long)]
+    pub(super) force: bool,
+    /// Read the output back and prove every element against the shards
+    #[arg(long)]
+    pub(super) verify: bool,
 }
 
 /// Make a golden from a folder of raw dumps.
@@ -98,11 +145,33 @@ pub(super) struct ImportArgs {
     pub(super) statistics_only: bool,
 }
 
-/// Show what a golden, an array or a model folder holds.
+/// Show what a golden, an array, a model or a Megatron checkpoint holds.
 #[derive(Debug, clap::Args)]
 pub(super) struct InspectArgs {
-    /// A golden's folder, a model's folder, a .npy or an .npz file
+    /// A golden's folder, a model's folder, a Megatron checkpoint's, a .npy or an .npz file
     pub(super) path: PathBuf,
+}
+
+/// `NAME=VALUE`.
+#[derive(Clone, Debug)]
+pub(super) struct GivenArg {
+    pub(super) name: String,
+    pub(super) value: Arg,
+}
+
+impl FromStr for GivenArg {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let named = text.split_once('=').filter(|(name, _)| !name.is_empty());
+        let (name, value) = named.ok_or("expected NAME=VALUE, such as num_attention_heads=32")?;
+        let Ok(value) = value.parse();
+        Ok(Self {
+            // As typed on Megatron's command line, or as an attribute of its arguments.
+            name: name.trim_start_matches('-').replace('-', "_"),
+            value,
+        })
+    }
 }
 
 /// `FORMAT=PATH`.

@@ -4,7 +4,7 @@ use super::args::DiffArgs;
 use super::print::print;
 use super::progress::Progress;
 use crate::backend;
-use crate::case::{Case, Rules};
+use crate::case::{ArithmeticName, Case, Rules};
 use crate::diff::{CaseOutcome, Options, Verdict, diff, diff_dumps};
 use crate::error::{BadInput, Error};
 use crate::golden::Golden;
@@ -51,6 +51,10 @@ fn outcomes(args: &DiffArgs, options: &Options) -> Result<Vec<CaseOutcome>> {
     let mut outcomes: Vec<CaseOutcome> = Vec::new();
     for mut case in cases(args)? {
         case.arithmetic = args.arithmetic.or(case.arithmetic);
+        if args.tp.is_some() {
+            case.arithmetic = Some(ArithmeticName::Megatron);
+            case.tensor_parallel = args.tp;
+        }
         let outcome = diff(&case, options, &mut |event| progress.on(&event))?;
         let failed = outcome.verdict() == Verdict::Fail;
         outcomes.push(outcome);
@@ -69,6 +73,7 @@ fn cases(args: &DiffArgs) -> Result<Vec<Case>> {
             golden: golden.clone(),
             model: model.clone(),
             arithmetic: None,
+            tensor_parallel: None,
             rules: Rules::default(),
         }]);
     }

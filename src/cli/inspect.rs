@@ -2,8 +2,10 @@
 
 use super::args::InspectArgs;
 use super::print::print;
-use crate::checkpoint::{TransformersFolder, Weights};
+use crate::checkpoint::megatron::MegatronCheckpoint;
+use crate::checkpoint::{SafetensorsFiles, TransformersFolder, Weights};
 use crate::compare::{Metrics, Spec, compare};
+use crate::convert::Architecture;
 use crate::error::{BadInput, Error};
 use crate::golden::{Content, Golden, Manifest, StatisticsFiles};
 use crate::tensor::{DType, MappedFile, Tensor, npy, npz};
@@ -29,10 +31,16 @@ fn folder(path: &Path) -> Result<String> {
     if path.join(Golden::MANIFEST).exists() {
         return Ok(golden(Golden::open(path)?.manifest()));
     }
-    if path.join("config.json").exists() {
-        return Ok(model(&TransformersFolder::open(path)?));
+    if MegatronCheckpoint::recognises(path) {
+        return Ok(checkpoint(&MegatronCheckpoint::open(path, &[])?));
     }
-    let expected = format!("a golden ({}) or a model (config.json)", Golden::MANIFEST);
+    if path.join("config.json").exists() {
+        return model(path);
+    }
+    let expected = format!(
+        "a golden ({}), a model (config.json) or a Megatron checkpoint",
+        Golden::MANIFEST
+    );
     Err(Error::from(BadInput::new(path, expected, "neither")).into())
 }
 
@@ -94,14 +102,23 @@ fn statistics(files: &StatisticsFiles) -> String {
     format!("statistics: {}", kinds.join(", "))
 }
 
-fn model(weights: &TransformersFolder) -> String {
-    let config = weights.model();
+fn model(path: &Path) -> Result<String> {
+    let mut text = String::new();
+    // Weights can be listed even where parity has no plan for the architecture.
+    let weights = match TransformersFolder::open(path) {
+        Ok(folder) => {
+            let (dtype, config) = (folder.dtype(), folder.config().model.clone());
+            text += &format!("model: {dtype}, {config:?}\n");
+            folder.into_weights()
+        }
+        Err(reason) => {
+            let weights = SafetensorsFiles::open(path)?;
+            text += &format!("model: {reason}\n");
+            weights
+        }
+    };
     let names = weights.names();
-    let mut text = format!(
-        "model: {} tensors, {}, {config:?}\n",
-        names.len(),
-        weights.dtype()
-    );
+    text += &format!("{} tensors\n", names.len());
     let rows = names.into_iter().filter_map(|name| {
         let stored = weights.stored(name)?;
         let shape = format!("{:?}", stored.shape);
@@ -109,10 +126,48 @@ fn model(weights: &TransformersFolder) -> String {
             name.to_owned(),
             stored.dtype.to_string(),
             shape,
-            stored.file.clone(),
+            stored.file,
         ])
     });
     text += &table(&["tensor", "dtype", "shape", "file"], rows);
+    Ok(text)
+}
+
+fn checkpoint(checkpoint: &MegatronCheckpoint) -> String {
+    let args = checkpoint.args();
+    let mut text = format!(
+        "checkpoint: {}, {} tensors, {} tensor-parallel ranks\n",
+        checkpoint.format(),
+        checkpoint.tensors().count(),
+        checkpoint.ranks(),
+    );
+    match Architecture::of(checkpoint) {
+        Ok(architecture) => text += &format!("converts to: {architecture}\n"),
+        Err(reason) => text += &format!("converts to: nothing; {reason}\n"),
+    }
+    let rows = checkpoint.tensors().map(|listed| {
+        let dtype = match &listed.dtype {
+            Ok(dtype) => dtype.to_string(),
+            Err(other) => other.clone(),
+        };
+        let shape = format!("{:?}", listed.shape);
+        let pieces = listed.pieces.to_string();
+        vec![
+            listed.name.clone(),
+            dtype,
+            shape,
+            pieces,
+            listed.file.clone(),
+        ]
+    });
+    text += &table(&["tensor", "dtype", "shape", "pieces", "file"], rows);
+    text += &match args.is_empty() {
+        true => "no arguments\n".to_owned(),
+        false => "arguments\n".to_owned(),
+    };
+    for (name, value) in args.iter() {
+        text += &format!("  {name}: {value}\n");
+    }
     text
 }
 

@@ -1,6 +1,7 @@
 //! The command line: arguments in, reports and an exit code out. The only part that prints.
 
 mod args;
+mod convert;
 mod diff;
 mod exit;
 mod import;

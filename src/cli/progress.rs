@@ -1,5 +1,6 @@
 //! A progress bar on standard error, where that is a terminal.
 
+use crate::convert;
 use crate::diff::Event;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
@@ -39,6 +40,42 @@ impl Progress {
 impl Drop for Progress {
     fn drop(&mut self) {
         // An error in mid-run must not be printed behind half a bar.
+        self.bar.finish_and_clear();
+    }
+}
+
+/// Turns the events of a conversion into a bar of bytes.
+pub(super) struct Bytes {
+    bar: ProgressBar,
+}
+
+impl Bytes {
+    pub(super) fn new() -> Self {
+        let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+        let template = "{prefix} [{bar:30}] {bytes}/{total_bytes} {bytes_per_sec} {eta}";
+        if let Ok(style) = ProgressStyle::with_template(template) {
+            bar.set_style(style.progress_chars("=> "));
+        }
+        Self { bar }
+    }
+
+    pub(super) fn on(&self, event: convert::Event) {
+        let start = |name: &'static str, total| {
+            self.bar.reset();
+            self.bar.set_prefix(name);
+            self.bar.set_length(total);
+        };
+        match event {
+            convert::Event::Writing { total } => start("writing", total),
+            convert::Event::Verifying { total } => start("verifying", total),
+            convert::Event::Bytes(bytes) => self.bar.inc(bytes),
+            convert::Event::Finished => self.bar.finish_and_clear(),
+        }
+    }
+}
+
+impl Drop for Bytes {
+    fn drop(&mut self) {
         self.bar.finish_and_clear();
     }
 }

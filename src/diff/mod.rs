@@ -1,6 +1,7 @@
 //! The comparison itself: a model against a golden, or two goldens against each other. Emits
 //! events; prints nothing.
 
+mod candidate;
 mod dumps;
 mod event;
 mod model;

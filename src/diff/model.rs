@@ -1,16 +1,16 @@
 //! A converted model against a golden.
 
+use super::candidate::Candidate;
 use super::outcome::{CaseOutcome, Coverage, StageResult, Verdict};
 use super::reference::{Recorded, recorded};
 use super::{Event, Options};
 use crate::backend::{self, Backend};
-use crate::case::{ArithmeticName, Case, Mode, Situation};
-use crate::checkpoint::{TransformersFolder, Weights};
+use crate::case::{Case, Mode, Situation};
 use crate::compare::{NonFinite, Spec, compare, compare_statistics};
 use crate::error::{BadInput, Result};
 use crate::golden::{Golden, Reference};
 use crate::model::SettingDifference;
-use crate::plan::{Arithmetic, Departure, MegatronArithmetic, Plan, Schedule, StageId, Step};
+use crate::plan::{Departure, Plan, Schedule, StageId, Step};
 use crate::tensor::Tensor;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::num::NonZeroUsize;
@@ -25,13 +25,13 @@ use std::num::NonZeroUsize;
 pub fn diff(case: &Case, options: &Options, on: &mut dyn FnMut(Event<'_>)) -> Result<CaseOutcome> {
     let backend = backend::open(options.device)?;
     let golden = Golden::open(&case.golden)?;
-    let weights = TransformersFolder::open(&case.model)?;
-    let mut notes = check_same_model(&golden, &weights)?;
-    let arithmetic = arithmetic(case, &golden);
-    let plan = weights.model().plan(weights.dtype(), &arithmetic)?;
-    weights.check(&plan)?;
-    check_rules(case, &plan)?;
+    let candidate = Candidate::open(&case.model)?;
+    let mut notes = check_same_model(&golden, &candidate)?;
     let theirs = golden.manifest().arithmetic;
+    let arithmetic = candidate.arithmetic(case, &theirs);
+    let plan = candidate.model.plan(candidate.dtype, &arithmetic)?;
+    candidate.check()?;
+    check_rules(case, &plan)?;
     let departures = plan.departures(&golden.manifest().model.plan(plan.dtype(), &theirs)?);
     let tokens = golden.tokens()?;
     let recorded = recorded(&plan, golden.manifest());
@@ -65,7 +65,7 @@ pub fn diff(case: &Case, options: &Options, on: &mut dyn FnMut(Event<'_>)) -> Re
         case,
         options,
         golden: &golden,
-        weights: &weights,
+        candidate: &candidate,
         backend: backend.as_ref(),
         plan: &plan,
         shapes: &shapes,
@@ -111,7 +111,7 @@ struct Run<'a> {
     case: &'a Case,
     options: &'a Options,
     golden: &'a Golden,
-    weights: &'a TransformersFolder,
+    candidate: &'a Candidate,
     backend: &'a dyn Backend,
     plan: &'a Plan,
     shapes: &'a HashMap<StageId, Vec<usize>>,
@@ -201,7 +201,9 @@ impl Run<'_> {
 
     fn params(&self, step: &Step) -> Result<Vec<Tensor>> {
         let params = step.params.iter();
-        params.map(|param| self.weights.load(&param.name)).collect()
+        params
+            .map(|param| self.candidate.weights.load(&param.name))
+            .collect()
     }
 
     /// The recorded value of a step, in its form and of its shape.
@@ -209,7 +211,12 @@ impl Run<'_> {
         let Some(recorded) = self.recorded.get(&index) else {
             return Ok(None);
         };
-        let reference = recorded.value(self.golden, step, self.weights, self.backend)?;
+        let reference = recorded.value(
+            self.golden,
+            step,
+            self.candidate.weights.as_ref(),
+            self.backend,
+        )?;
         if let Some(Reference::Full(value)) = &reference
             && value.shape() != self.shapes[&step.id]
         {
@@ -235,7 +242,7 @@ impl Run<'_> {
             device,
             mode,
             dtype: step.numerics.out,
-            layers: self.weights.model().layers(),
+            layers: self.candidate.model.layers(),
         });
         let metrics = match reference {
             Reference::Full(reference) => {
@@ -305,11 +312,11 @@ impl Lane {
 
 /// Checks that golden and model are of one architecture, size and type. Returns what differs
 /// besides.
-fn check_same_model(golden: &Golden, weights: &TransformersFolder) -> Result<Vec<String>> {
+fn check_same_model(golden: &Golden, candidate: &Candidate) -> Result<Vec<String>> {
     let manifest = golden.manifest();
-    let config = weights.path().join("config.json");
-    let differences = weights.model().differences(&manifest.model);
-    if !weights.model().same_structure(&manifest.model) {
+    let config = candidate.settings();
+    let differences = candidate.model.differences(&manifest.model);
+    if !candidate.model.same_structure(&manifest.model) {
         let list = |pick: fn(&SettingDifference) -> String| {
             differences.iter().map(pick).collect::<Vec<_>>().join(", ")
         };
@@ -320,9 +327,9 @@ fn check_same_model(golden: &Golden, weights: &TransformersFolder) -> Result<Vec
             .remedy("compare the model with a golden of the same size")
             .into());
     }
-    if weights.dtype() != manifest.dtype {
+    if candidate.dtype != manifest.dtype {
         let expected = format!("a model in {}, as the golden is", manifest.dtype);
-        let fault = BadInput::new(config, expected, weights.dtype().to_string()).at("dtype");
+        let fault = BadInput::new(config, expected, candidate.dtype.to_string()).at("dtype");
         return Err(fault
             .remedy("convert the checkpoint without changing its type")
             .into());
@@ -334,15 +341,6 @@ fn check_same_model(golden: &Golden, weights: &TransformersFolder) -> Result<Vec
         )
     });
     Ok(notes.collect())
-}
-
-/// The arithmetic the case asks for; Megatron's details are the golden's if Megatron made it.
-fn arithmetic(case: &Case, golden: &Golden) -> Arithmetic {
-    match (case.arithmetic, golden.manifest().arithmetic) {
-        (Some(ArithmeticName::Megatron), recorded @ Arithmetic::Megatron(_)) => recorded,
-        (Some(ArithmeticName::Megatron), _) => Arithmetic::Megatron(MegatronArithmetic::default()),
-        (Some(ArithmeticName::Transformers) | None, _) => Arithmetic::Transformers {},
-    }
 }
 
 /// A rule that matches nothing is a mistake that would go unseen.

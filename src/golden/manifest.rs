@@ -221,7 +221,7 @@ impl Manifest {
     pub fn tensor_parallel(&self) -> usize {
         match &self.arithmetic {
             Arithmetic::Megatron(megatron) => megatron.tensor_parallel,
-            Arithmetic::Transformers {} => 1,
+            Arithmetic::Transformers(_) => 1,
         }
     }
 

@@ -4,10 +4,15 @@ use super::alibi;
 use crate::error::Result;
 use crate::plan::{
     Activation, Arithmetic, Form, HeadPart, Mask, MegatronArithmetic, Numerics, Op, Param, Plan,
-    QkvLayout, Rounding, StageId, Step,
+    QkvLayout, Rounding, StageId, Step, TransformersArithmetic,
 };
 use crate::tensor::DType;
 use serde::{Deserialize, Serialize};
+
+/// The epsilon of Megatron's embedding LayerNorm, whatever the arguments say: the default of
+/// `MixedFusedLayerNorm`, which `VocabParallelEmbedding` does not override. transformers uses the
+/// config's.
+pub(crate) const MEGATRON_EMBEDDING_EPSILON: f64 = 1e-5;
 
 /// What determines a BLOOM model's computation.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -41,7 +46,7 @@ impl BloomConfig {
             steps: Vec::new(),
         };
         let logits = match arithmetic {
-            Arithmetic::Transformers {} => steps.transformers(),
+            Arithmetic::Transformers(transformers) => steps.transformers(transformers),
             Arithmetic::Megatron(megatron) => steps.megatron(megatron),
         };
         debug_assert_eq!(logits.as_str(), "logits");
@@ -59,22 +64,28 @@ struct Steps<'a> {
 impl Steps<'_> {
     /// transformers (`modeling_bloom.py`, eager attention): every linear layer is an `addmm`, whose
     /// bias is in the sum before the one rounding; scores are one `baddbmm` on the ALiBi tensor.
-    fn transformers(&mut self) -> StageId {
+    ///
+    /// With `slow_but_exact`, `dense` and `dense_4h_to_h` are sums of rounded partial products, as
+    /// over tensor-parallel ranks, and the module's bias is never added: what the stage then holds
+    /// *is* its plain value, so its form is plain.
+    fn transformers(&mut self, transformers: &TransformersArithmetic) -> StageId {
         let slopes = alibi::transformers(self.config.n_head);
-        let mut x = self.embeddings();
+        let mut x = self.embeddings(self.config.layer_norm_epsilon);
         for layer in 0..self.config.n_layer {
             let at = |name: &str| format!("h.{layer}.{name}");
             let normed = self.layer_norm(at("input_layernorm"), &x);
             let scores = self.scores(layer, &normed, &slopes, 1.0);
             let context = self.context(layer, &scores, 1.0);
-            let dense = self.linear(at("self_attention.dense"), &context, self.square());
+            let id = at("self_attention.dense");
+            let dense = self.row_parallel(id, &context, self.square(), transformers);
             let residual = self.residual(&x, &normed);
             let attended = self.add(at("self_attention"), &residual, &dense);
 
             let normed = self.layer_norm(at("post_attention_layernorm"), &attended);
             let wide = self.linear(at("mlp.dense_h_to_4h"), &normed, self.widening());
             let gelu = self.gelu(layer, &wide);
-            let narrow = self.linear(at("mlp.dense_4h_to_h"), &gelu, self.narrowing());
+            let id = at("mlp.dense_4h_to_h");
+            let narrow = self.row_parallel(id, &gelu, self.narrowing(), transformers);
             let residual = self.residual(&attended, &normed);
             x = self.add(format!("h.{layer}"), &residual, &narrow);
         }
@@ -88,7 +99,7 @@ impl Steps<'_> {
     fn megatron(&mut self, megatron: &MegatronArithmetic) -> StageId {
         let slopes = alibi::megatron(self.config.n_head);
         let ranks = megatron.tensor_parallel;
-        let mut x = self.embeddings();
+        let mut x = self.embeddings(MEGATRON_EMBEDDING_EPSILON);
         for layer in 0..self.config.n_layer {
             let at = |name: &str| format!("h.{layer}.{name}");
             let divisor = match megatron.query_key_layer_scaling {
@@ -115,7 +126,7 @@ impl Steps<'_> {
         self.head(&x)
     }
 
-    fn embeddings(&mut self) -> StageId {
+    fn embeddings(&mut self, epsilon: f64) -> StageId {
         let weight = param(
             "word_embeddings.weight",
             &[self.config.vocab_size, self.hidden()],
@@ -130,7 +141,7 @@ impl Steps<'_> {
                 Numerics::elementwise(self.dtype, Rounding::Once),
             )
         });
-        self.layer_norm("word_embeddings_layernorm".into(), &raw)
+        self.layer_norm_with("word_embeddings_layernorm".into(), &raw, epsilon)
     }
 
     fn scores(&mut self, layer: usize, x: &StageId, slopes: &[f32], divisor: f32) -> StageId {
@@ -204,9 +215,11 @@ impl Steps<'_> {
     }
 
     fn layer_norm(&mut self, id: String, x: &StageId) -> StageId {
-        let op = Op::LayerNorm {
-            eps: self.config.layer_norm_epsilon,
-        };
+        self.layer_norm_with(id, x, self.config.layer_norm_epsilon)
+    }
+
+    fn layer_norm_with(&mut self, id: String, x: &StageId, eps: f64) -> StageId {
+        let op = Op::LayerNorm { eps };
         self.push(Step {
             params: vec![
                 param(&format!("{id}.weight"), &[self.hidden()]),
@@ -222,6 +235,23 @@ impl Steps<'_> {
         let mut step = self.projection(id, x, shape, true, 1);
         step.params.push(bias);
         self.push(step)
+    }
+
+    /// `dense` or `dense_4h_to_h` as transformers computes it.
+    fn row_parallel(
+        &mut self,
+        id: String,
+        x: &StageId,
+        shape: [usize; 2],
+        transformers: &TransformersArithmetic,
+    ) -> StageId {
+        match transformers.slow_but_exact {
+            None => self.linear(id, x, shape),
+            Some(slices) => {
+                let step = self.projection(id, x, shape, false, slices);
+                self.push(step)
+            }
+        }
     }
 
     /// A linear layer with weight `[out, in]` whose bias is left to [`Self::add_bias`].
@@ -365,9 +395,7 @@ mod tests {
 
     #[test]
     fn the_two_arithmetics_are_two_plans() {
-        let ours = config()
-            .plan(DType::Bf16, &Arithmetic::Transformers {})
-            .unwrap();
+        let ours = config().plan(DType::Bf16, &Arithmetic::default()).unwrap();
         insta::assert_snapshot!("transformers", listing(&ours, &[1, 2]));
         // Block 2 is the first whose scores are divided by more than 1.
         let theirs = config().plan(DType::Bf16, &megatron(2)).unwrap();
@@ -380,9 +408,7 @@ mod tests {
             apply_residual_connection_post_layernorm: true,
             ..config()
         };
-        let plan = config
-            .plan(DType::F32, &Arithmetic::Transformers {})
-            .unwrap();
+        let plan = config.plan(DType::F32, &Arithmetic::default()).unwrap();
         let inputs = |id: &str| {
             let step = plan
                 .steps()

@@ -2,7 +2,7 @@
 
 use super::BloomConfig;
 use crate::error::{BadInput, Error, Result};
-use crate::plan::{Arithmetic, Plan};
+use crate::plan::{Arithmetic, Plan, TransformersArithmetic};
 use crate::tensor::{DType, MappedFile};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -40,6 +40,8 @@ pub struct ConvertedConfig {
     pub model: ModelConfig,
     /// The storage type it names. `None` if it names none; the weights decide then.
     pub dtype: Option<DType>,
+    /// How transformers computes it.
+    pub arithmetic: TransformersArithmetic,
 }
 
 impl ModelConfig {
@@ -171,6 +173,14 @@ impl ConvertedConfig {
         let file = MappedFile::open(path)?;
         let settings: Map<String, Value> = serde_json::from_slice(&file)
             .map_err(|e| BadInput::new(path, "a JSON object of settings", e.to_string()))?;
+        Self::from_settings(path, settings)
+    }
+
+    /// The configuration that settings describe, as [`Self::read`] has it; `path` is for messages.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub fn from_settings(path: &Path, settings: Map<String, Value>) -> Result<Self> {
         let settings = Settings { path, settings };
         let model = match settings.text("model_type")?.as_deref() {
             Some("bloom") => ModelConfig::Bloom(settings.bloom()?),
@@ -196,7 +206,12 @@ impl ConvertedConfig {
                     })
             })
             .transpose()?;
-        Ok(Self { model, dtype })
+        let arithmetic = settings.arithmetic(&model)?;
+        Ok(Self {
+            model,
+            dtype,
+            arithmetic,
+        })
     }
 }
 
@@ -208,15 +223,6 @@ struct Settings<'a> {
 
 impl Settings<'_> {
     fn bloom(&self) -> Result<BloomConfig> {
-        if self.flag("slow_but_exact", false)? && self.size(&["pretraining_tp"], Some(1))? > 1 {
-            return Err(self.fault(
-                "slow_but_exact",
-                "false, or pretraining_tp 1",
-                "true: transformers then drops the biases of dense and dense_4h_to_h, which \
-                 parity does not model yet"
-                    .into(),
-            ));
-        }
         Ok(BloomConfig {
             // transformers' names, with the older ones that its BloomConfig maps to them.
             hidden_size: self.size(&["n_embed", "hidden_size"], Some(64))?,
@@ -227,6 +233,23 @@ impl Settings<'_> {
             apply_residual_connection_post_layernorm: self
                 .flag("apply_residual_connection_post_layernorm", false)?,
             tie_word_embeddings: self.flag("tie_word_embeddings", true)?,
+        })
+    }
+
+    /// `modeling_bloom.py` takes `slow_but_exact` into account where `pretraining_tp` is above 1.
+    fn arithmetic(&self, model: &ModelConfig) -> Result<TransformersArithmetic> {
+        let ModelConfig::Bloom(bloom) = model;
+        let ranks = self.size(&["pretraining_tp"], Some(1))?;
+        let slices = match self.flag("slow_but_exact", false)? && ranks > 1 {
+            true => Some(ranks),
+            false => None,
+        };
+        if slices.is_some() && bloom.hidden_size % ranks != 0 {
+            let expected = format!("a divisor of hidden_size {}", bloom.hidden_size);
+            return Err(self.fault("pretraining_tp", &expected, ranks.to_string()));
+        }
+        Ok(TransformersArithmetic {
+            slow_but_exact: slices,
         })
     }
 

@@ -5,4 +5,5 @@ mod bloom;
 mod config;
 
 pub use bloom::BloomConfig;
+pub(crate) use bloom::MEGATRON_EMBEDDING_EPSILON;
 pub use config::{ConvertedConfig, ModelConfig, SettingDifference};

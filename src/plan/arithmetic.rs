@@ -8,9 +8,20 @@ use std::fmt;
 #[serde(tag = "framework", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Arithmetic {
     /// transformers, eager: biases inside the product, residual adds rounded once.
-    Transformers {},
+    Transformers(TransformersArithmetic),
     /// Megatron: biases after the rounded product, row-parallel products summed over ranks.
     Megatron(MegatronArithmetic),
+}
+
+/// What changes transformers' results from config to config.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TransformersArithmetic {
+    /// `pretraining_tp` of a BLOOM whose config sets `slow_but_exact`: into how many slices the
+    /// products of `dense` and `dense_4h_to_h` are cut, which are multiplied and rounded one by
+    /// one. transformers leaves the biases of both out then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slow_but_exact: Option<usize>,
 }
 
 /// What changes Megatron's results from run to run.
@@ -21,6 +32,13 @@ pub struct MegatronArithmetic {
     pub tensor_parallel: usize,
     /// Whether scores are divided by `max(1, block index)` and multiplied back inside the softmax.
     pub query_key_layer_scaling: bool,
+}
+
+impl Default for Arithmetic {
+    /// transformers', of a config without peculiarities.
+    fn default() -> Self {
+        Self::Transformers(TransformersArithmetic::default())
+    }
 }
 
 impl Default for MegatronArithmetic {
@@ -35,7 +53,10 @@ impl Default for MegatronArithmetic {
 impl fmt::Display for Arithmetic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Transformers {} => f.write_str("transformers"),
+            Self::Transformers(transformers) => match transformers.slow_but_exact {
+                None => f.write_str("transformers"),
+                Some(n) => write!(f, "transformers (slow_but_exact, pretraining_tp {n})"),
+            },
             Self::Megatron(megatron) => match megatron.tensor_parallel {
                 1 => f.write_str("megatron"),
                 n => write!(f, "megatron (tensor parallel {n})"),

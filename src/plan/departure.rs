@@ -10,6 +10,9 @@ pub struct Departure {
     pub ours: String,
     /// The other's.
     pub theirs: String,
+    /// Parameters that the other needs for it and the first has no use for: a bias that is never
+    /// added.
+    pub lacks: Vec<String>,
 }
 
 impl Plan {
@@ -25,7 +28,12 @@ impl Plan {
             let theirs = theirs.get(stage)?;
             let same = ours.identity == theirs.identity;
             (!same).then(|| {
+                let lacks = theirs
+                    .params
+                    .iter()
+                    .filter(|name| !ours.params.contains(name));
                 let departure = Departure {
+                    lacks: lacks.cloned().collect(),
                     ours: ours.text,
                     theirs: theirs.text.clone(),
                 };
@@ -53,6 +61,7 @@ impl Plan {
 struct Recipe {
     text: String,
     identity: String,
+    params: Vec<String>,
     last: StageId,
 }
 
@@ -61,6 +70,7 @@ impl Recipe {
         Self {
             text: step.to_string(),
             identity: identity(step),
+            params: step.params.iter().map(|param| param.name.clone()).collect(),
             last: step.id.clone(),
         }
     }
@@ -69,6 +79,7 @@ impl Recipe {
         Self {
             text: format!("{}, then {step}", self.text),
             identity: self.identity + &identity(step),
+            params: [self.params, Self::start(step).params].concat(),
             last: step.id.clone(),
         }
     }

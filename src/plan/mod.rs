@@ -14,7 +14,7 @@ mod shape;
 mod stage;
 mod step;
 
-pub use arithmetic::{Arithmetic, MegatronArithmetic};
+pub use arithmetic::{Arithmetic, MegatronArithmetic, TransformersArithmetic};
 pub use departure::Departure;
 pub use numerics::{Numerics, Rounding};
 pub use op::{Activation, HeadPart, Mask, Op, QkvLayout};

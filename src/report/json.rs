@@ -129,6 +129,7 @@ struct Judged {
 struct Departure<'a> {
     candidate: &'a str,
     reference: &'a str,
+    candidate_lacks: &'a [String],
 }
 
 /// A number; JSON has no NaN and no infinity, so those are the texts "NaN", "inf" and "-inf".
@@ -202,6 +203,7 @@ fn stage<'a>(case: &'a str, result: &'a StageResult) -> Stage<'a> {
         rounds_elsewhere: result.departure.as_ref().map(|departure| Departure {
             candidate: &departure.ours,
             reference: &departure.theirs,
+            candidate_lacks: &departure.lacks,
         }),
         reference_completed: result.completed,
     }

@@ -54,6 +54,8 @@ fn cells(result: &StageResult, origins: &mut Marks, notes: &mut Marks) -> [Strin
             departure.ours, departure.theirs
         );
         remarks.push(format!("rounds elsewhere [{}]", notes.mark(text)));
+        let lacks = departure.lacks.iter();
+        remarks.extend(lacks.map(|name| format!("candidate lacks {name}")));
     }
     remarks.extend(
         result

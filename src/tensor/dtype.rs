@@ -21,6 +21,10 @@ pub enum DType {
     I64,
     /// 32-bit signed integer.
     I32,
+    /// 16-bit signed integer.
+    I16,
+    /// 8-bit signed integer.
+    I8,
     /// 8-bit unsigned integer.
     U8,
     /// One byte, 0 or 1.
@@ -35,7 +39,9 @@ const NAMES: &[(DType, &[&str])] = &[
     (DType::Bf16, &["bf16", "bfloat16", "BF16"]),
     (DType::I64, &["int64", "long", "I64"]),
     (DType::I32, &["int32", "int", "I32"]),
-    (DType::U8, &["uint8", "U8"]),
+    (DType::I16, &["int16", "short", "I16"]),
+    (DType::I8, &["int8", "char", "I8"]),
+    (DType::U8, &["uint8", "byte", "U8"]),
     (DType::Bool, &["bool", "BOOL"]),
 ];
 
@@ -45,8 +51,8 @@ impl DType {
         match self {
             Self::F64 | Self::I64 => 8,
             Self::F32 | Self::I32 => 4,
-            Self::F16 | Self::Bf16 => 2,
-            Self::U8 | Self::Bool => 1,
+            Self::F16 | Self::Bf16 | Self::I16 => 2,
+            Self::I8 | Self::U8 | Self::Bool => 1,
         }
     }
 
@@ -58,7 +64,7 @@ impl DType {
             Self::F32 => 24,
             Self::F16 => 11,
             Self::Bf16 => 8,
-            Self::I64 | Self::I32 | Self::U8 | Self::Bool => return None,
+            Self::I64 | Self::I32 | Self::I16 | Self::I8 | Self::U8 | Self::Bool => return None,
         };
         Some(0.5_f64.powi(bits))
     }
@@ -78,7 +84,9 @@ impl fmt::Display for DType {
 
 /// A name that is no storage type.
 #[derive(Debug, thiserror::Error)]
-#[error("unknown dtype {0:?} (known: fp64, fp32, fp16, bf16, int64, int32, uint8, bool)")]
+#[error(
+    "unknown dtype {0:?} (known: fp64, fp32, fp16, bf16, int64, int32, int16, int8, uint8, bool)"
+)]
 pub struct UnknownDType(String);
 
 impl FromStr for DType {

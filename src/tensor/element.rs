@@ -112,6 +112,8 @@ macro_rules! integer_element {
 }
 integer_element!(i64, I64, u64);
 integer_element!(i32, I32, u32);
+integer_element!(i16, I16, u32);
+integer_element!(i8, I8, u32);
 integer_element!(u8, U8, u32);
 
 impl Float for f32 {
@@ -223,6 +225,14 @@ macro_rules! with_element {
             }
             I32 => {
                 type $T = i32;
+                $body
+            }
+            I16 => {
+                type $T = i16;
+                $body
+            }
+            I8 => {
+                type $T = i8;
                 $body
             }
             U8 | Bool => {

@@ -4,18 +4,23 @@
 //! file. Half types are *storage only*: an [`Element`] can be widened, never added.
 
 mod buffer;
+mod copy;
 mod dtype;
 mod element;
 mod file;
 pub mod npy;
 pub mod npz;
+mod strided;
 #[expect(clippy::module_inception, reason = "the noun of the module")]
 mod tensor;
+mod tiled;
 
 pub use dtype::DType;
 pub use element::{Element, Float};
 pub use file::MappedFile;
+pub use strided::Strided;
 pub use tensor::Tensor;
+pub use tiled::{Tile, Tiled};
 
 pub(crate) use element::with_element;
 pub(crate) use element::with_float;

@@ -268,6 +268,8 @@ fn element_type(
         (TypeChar::Float, 2) => Some(DType::F16),
         (TypeChar::Int, 8) => Some(DType::I64),
         (TypeChar::Int, 4) => Some(DType::I32),
+        (TypeChar::Int, 2) => Some(DType::I16),
+        (TypeChar::Int, 1) => Some(DType::I8),
         (TypeChar::Uint, 1) => Some(DType::U8),
         (TypeChar::Bool, 1) => Some(DType::Bool),
         (TypeChar::RawData | TypeChar::Uint, 2) if declared == Some(DType::Bf16) => {
@@ -304,6 +306,8 @@ pub fn write(path: &Path, tensor: &Tensor) -> Result<()> {
         DType::Bf16 => "<V2",
         DType::I64 => "<i8",
         DType::I32 => "<i4",
+        DType::I16 => "<i2",
+        DType::I8 => "|i1",
         DType::U8 => "|u1",
         DType::Bool => "|b1",
     };
@@ -504,7 +508,7 @@ mod tests {
             data.chunks_exact_mut(size).for_each(<[u8]>::reverse);
             let descr = match tensor.dtype() {
                 DType::F64 => "'>f8'", DType::F32 => "'>f4'", DType::F16 => "'>f2'",
-                DType::Bf16 => "'>u2'", DType::I64 => "'>i8'", DType::I32 => "'>i4'",
+                DType::Bf16 => "'>u2'", DType::I64 => "'>i8'", DType::I32 => "'>i4'", DType::I16 => "'>i2'", DType::I8 => "'|i1'",
                 DType::U8 => "'|u1'", DType::Bool => "'|b1'",
             };
             let shape = match tensor.shape() {

@@ -67,6 +67,22 @@ impl Tensor {
         Ok(tensor)
     }
 
+    /// Takes elements that were copied as the bytes of `dtype`, whose like `T` is.
+    pub(super) fn from_stored<T: Element>(
+        dtype: DType,
+        shape: &[usize],
+        data: Vec<T>,
+    ) -> Result<Self> {
+        let tensor = Self::from_vec(shape, data)?.reinterpret(dtype);
+        tensor.check_booleans("array")?;
+        Ok(tensor)
+    }
+
+    /// Where the elements are.
+    pub(super) fn into_buffer(self) -> Buffer {
+        self.buffer
+    }
+
     /// Reads `self` as booleans if it is one byte an element.
     pub(super) fn check_booleans(&self, at: &str) -> Result<()> {
         if self.dtype == DType::Bool

@@ -18,6 +18,7 @@ pub fn case(golden: impl Into<PathBuf>, model: impl Into<PathBuf>) -> Case {
         golden: golden.into(),
         model: model.into(),
         arithmetic: None,
+        tensor_parallel: None,
         rules: Rules::default(),
     }
 }

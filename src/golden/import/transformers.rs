@@ -28,7 +28,7 @@ pub(super) fn describe(dump: &RawDump) -> Result<Described> {
         framework: "transformers",
         model: config.model,
         dtype: dump.setting::<DType>("dtype", "fp32, fp16 or bf16")?,
-        arithmetic: Arithmetic::Transformers {},
+        arithmetic: Arithmetic::Transformers(config.arithmetic),
         ranks: 1,
         names: Box::new(ModuleNames),
     })

@@ -1,0 +1,136 @@
+//! BLOOM from Megatron-DeepSpeed: the same tensors under slightly other names.
+//!
+//! Query, key and value stay fused per head, `view(heads, 3, head_dim, hidden)`, as transformers'
+//! BLOOM wants them. Only embeddings, fused projections and MLP matrices are divided among ranks;
+//! norms, and the biases that are added after the sum over ranks, are replicated.
+
+use super::architecture::{Architecture, unsupported, vocabulary};
+use super::recipe::{Recipe, TensorRecipe};
+use crate::checkpoint::megatron::{MegatronCheckpoint, Partition};
+use crate::error::{BadInput, Result};
+use crate::model::MEGATRON_EMBEDDING_EPSILON;
+use serde_json::{Map, Value, json};
+
+pub(super) fn recipe(checkpoint: &MegatronCheckpoint, tokens: Option<usize>) -> Result<Recipe> {
+    use Partition::{Axis, Replicated};
+    let args = checkpoint.args();
+    if checkpoint.get("word_embeddings.norm.weight").is_none() {
+        let expected = "the embedding LayerNorm of a BLOOM, word_embeddings.norm.weight";
+        return Err(BadInput::new(checkpoint.path(), expected, "none")
+            .remedy("other models of Megatron-DeepSpeed are not supported")
+            .into());
+    }
+    for argument in ["fp32_residual_connection", "openai_gelu", "onnx_safe"] {
+        if args.flag_or(argument, false)? {
+            return Err(unsupported(checkpoint, Architecture::Bloom, argument));
+        }
+    }
+    let hidden = args.size("hidden_size")?;
+    let heads = args.size("num_attention_heads")?;
+    let layers = args.layers()?;
+    let wide = args.optional_size("ffn_hidden_size")?.unwrap_or(4 * hidden);
+    if wide != 4 * hidden {
+        return Err(unsupported(
+            checkpoint,
+            Architecture::Bloom,
+            "ffn_hidden_size",
+        ));
+    }
+    let epsilon = args.number("layernorm_epsilon")?;
+    let (padded, vocabulary) = vocabulary(checkpoint, "word_embeddings.weight", tokens)?;
+
+    let mut tensors = Vec::new();
+    let mut add = |target: String, source: String, partition, shape: &[usize]| {
+        tensors.push(TensorRecipe::plain(target, source, partition, shape));
+    };
+    let name = |name: &str| format!("transformer.{name}");
+    add(
+        name("word_embeddings.weight"),
+        "word_embeddings.weight".into(),
+        Axis(0),
+        &[padded, hidden],
+    );
+    for part in ["weight", "bias"] {
+        add(
+            name(&format!("word_embeddings_layernorm.{part}")),
+            format!("word_embeddings.norm.{part}"),
+            Replicated,
+            &[hidden],
+        );
+    }
+    for layer in 0..layers {
+        let blocks: [(&str, Partition, &[usize]); 12] = [
+            ("input_layernorm.weight", Replicated, &[hidden]),
+            ("input_layernorm.bias", Replicated, &[hidden]),
+            (
+                "self_attention.query_key_value.weight",
+                Axis(0),
+                &[3 * hidden, hidden],
+            ),
+            (
+                "self_attention.query_key_value.bias",
+                Axis(0),
+                &[3 * hidden],
+            ),
+            ("self_attention.dense.weight", Axis(1), &[hidden, hidden]),
+            ("self_attention.dense.bias", Replicated, &[hidden]),
+            ("post_attention_layernorm.weight", Replicated, &[hidden]),
+            ("post_attention_layernorm.bias", Replicated, &[hidden]),
+            ("mlp.dense_h_to_4h.weight", Axis(0), &[wide, hidden]),
+            ("mlp.dense_h_to_4h.bias", Axis(0), &[wide]),
+            ("mlp.dense_4h_to_h.weight", Axis(1), &[hidden, wide]),
+            ("mlp.dense_4h_to_h.bias", Replicated, &[hidden]),
+        ];
+        for (tensor, partition, shape) in blocks {
+            let target = name(&format!("h.{layer}.{tensor}"));
+            add(target, format!("layers.{layer}.{tensor}"), partition, shape);
+        }
+    }
+    for part in ["weight", "bias"] {
+        add(
+            name(&format!("ln_f.{part}")),
+            format!("final_layernorm.{part}"),
+            Replicated,
+            &[hidden],
+        );
+    }
+    tensors[0] = tensors[0].clone().first_rows(vocabulary);
+
+    let mut notes = Vec::new();
+    if epsilon != MEGATRON_EMBEDDING_EPSILON {
+        notes.push(format!(
+            "Megatron's embedding LayerNorm has epsilon {MEGATRON_EMBEDDING_EPSILON:e} whatever the \
+             arguments say; transformers' will have {epsilon:e} like all others"
+        ));
+    }
+    let post = "apply_residual_connection_post_layernorm";
+    let config = json!({
+        "architectures": ["BloomForCausalLM"],
+        "model_type": "bloom",
+        "hidden_size": hidden,
+        "n_layer": layers,
+        "n_head": heads,
+        "vocab_size": vocabulary,
+        "layer_norm_epsilon": epsilon,
+        "apply_residual_connection_post_layernorm": args.flag_or(post, false)?,
+        "attention_dropout": args.number_or("attention_dropout", 0.0)?,
+        "hidden_dropout": args.number_or("hidden_dropout", 0.0)?,
+        "pretraining_tp": checkpoint.ranks(),
+        "slow_but_exact": false,
+        "tie_word_embeddings": true,
+    });
+    Ok(Recipe {
+        config: object(config),
+        tensors,
+        unused: Vec::new(),
+        notes,
+    })
+}
+
+/// The entries of a JSON object.
+pub(super) fn object(value: Value) -> Map<String, Value> {
+    match value {
+        Value::Object(map) => map,
+        _ => Map::new(),
+    }
+}

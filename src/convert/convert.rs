@@ -1,0 +1,210 @@
+//! `parity convert`: a checkpoint into a folder of transformers.
+
+use super::converted::{Converted, ConvertedTensor};
+use super::output::OutputFolder;
+use super::sharding::{ByteSize, INDEX, SINGLE, Shard, bytes, is_weights, shards};
+use super::verify::verify;
+use super::writer::{data_len, header, write_tensor};
+use crate::error::{BadInput, Error, Result};
+use crate::output::OutputFile;
+use crate::tensor::DType;
+use rayon::prelude::*;
+use serde_json::json;
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::path::Path;
+
+/// How a model is written.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Storage type; the checkpoint's if `None`.
+    pub dtype: Option<DType>,
+    /// Largest file of weights; a larger tensor has a file of its own.
+    pub max_shard_size: ByteSize,
+    /// Whether a model that is in the folder is replaced.
+    pub force: bool,
+    /// Whether the folder is read back and proved against the shards.
+    pub verify: bool,
+}
+
+/// What goes on; from any thread.
+#[derive(Clone, Copy, Debug)]
+pub enum Event {
+    /// This many bytes will be written.
+    Writing {
+        /// All of them.
+        total: u64,
+    },
+    /// This many bytes will be read back.
+    Verifying {
+        /// All of them.
+        total: u64,
+    },
+    /// So many bytes were written or read back.
+    Bytes(u64),
+    /// That was all.
+    Finished,
+}
+
+/// What a conversion did.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// Storage type of the model.
+    pub dtype: DType,
+    /// Number of tensors.
+    pub tensors: usize,
+    /// Files of weights.
+    pub files: usize,
+    /// Files that an earlier, unfinished run had written.
+    pub resumed: usize,
+    /// Bytes of weights.
+    pub bytes: u64,
+    /// Whether every element was proved against the shards.
+    pub verified: bool,
+}
+
+/// Writes the converted model to the folder `output`.
+///
+/// Memory does not grow with the model: weights are copied from the mapped shards in pieces of a
+/// few MiB, one file a thread.
+///
+/// # Errors
+/// If `output` holds files and [`Options::force`] is not set, the disk is full, the system refuses
+/// to write, or a value does not fit the storage type. `output` is untouched then; files that were
+/// complete are kept beside it for the next run.
+pub fn convert(
+    model: &Converted,
+    output: &Path,
+    options: &Options,
+    on: &(dyn Fn(Event) + Sync),
+) -> Result<Report> {
+    let dtype = options.dtype.unwrap_or(model.dtype());
+    if !matches!(dtype, DType::F32 | DType::F16 | DType::Bf16) {
+        let expected = "fp32, fp16 or bf16 to store a model in";
+        return Err(BadInput::new(output, expected, dtype.to_string()).into());
+    }
+    let shards = shards(model.tensors(), dtype, options.max_shard_size);
+    let total: u64 = shards.iter().map(|shard| data_len(shard, dtype)).sum();
+    let fingerprint = fingerprint(model, dtype, options.max_shard_size)?;
+    let folder = OutputFolder::create(output, options.force, &fingerprint)?;
+    on(Event::Writing { total });
+    let written = shards
+        .par_iter()
+        .map(|shard| write_shard(&folder, shard, dtype, &|bytes| on(Event::Bytes(bytes))));
+    let resumed: Vec<bool> = written.collect::<Result<_>>()?;
+
+    let mut files: Vec<String> = shards.iter().map(|shard| shard.file.clone()).collect();
+    let config = serde_json::Value::Object(model.config_json(dtype));
+    files.push(write_json(&folder, "config.json", &config)?);
+    if shards.len() > 1 {
+        files.push(write_json(&folder, INDEX, &index(&shards, total))?);
+    }
+    if options.verify {
+        on(Event::Verifying { total });
+        let staged = folder.file("");
+        verify(&staged, model.tensors(), dtype, &|bytes| {
+            on(Event::Bytes(bytes))
+        })?;
+    }
+    folder.commit(&files, is_weights)?;
+    on(Event::Finished);
+    Ok(Report {
+        dtype,
+        tensors: model.tensors().len(),
+        files: shards.len(),
+        resumed: resumed.into_iter().filter(|resumed| *resumed).count(),
+        bytes: total,
+        verified: options.verify,
+    })
+}
+
+/// Writes a file of weights, unless it is there already. Returns whether it was.
+fn write_shard(
+    folder: &OutputFolder,
+    shard: &Shard<'_>,
+    dtype: DType,
+    on: &dyn Fn(u64),
+) -> Result<bool> {
+    let path = folder.file(&shard.file);
+    let header = header(shard, dtype);
+    let length = data_len(shard, dtype);
+    if is_complete(&path, &header, length) {
+        on(length);
+        return Ok(true);
+    }
+    let mut file = OutputFile::create(&path)?;
+    file.write_all(&header).map_err(Error::io(&path, "write"))?;
+    for tensor in &shard.tensors {
+        write_tensor(&mut file, &path, tensor, dtype, on)?;
+    }
+    file.commit()?;
+    Ok(false)
+}
+
+/// Whether a file has this header and as much data as it promises. Files are renamed into place
+/// when they are complete, so that is enough.
+fn is_complete(path: &Path, header: &[u8], data: u64) -> bool {
+    let Ok(mut file) = File::open(path) else {
+        return false;
+    };
+    let whole = header.len() as u64 + data;
+    let mut found = vec![0; header.len()];
+    file.metadata().is_ok_and(|kind| kind.len() == whole)
+        && file.read_exact(&mut found).is_ok()
+        && found == header
+}
+
+fn write_json(folder: &OutputFolder, name: &str, value: &serde_json::Value) -> Result<String> {
+    let path = folder.file(name);
+    let text = format!("{value:#}\n");
+    fs::write(&path, text).map_err(Error::io(&path, "write"))?;
+    Ok(name.to_owned())
+}
+
+/// `model.safetensors.index.json`.
+fn index(shards: &[Shard<'_>], total: u64) -> serde_json::Value {
+    let places = shards.iter().flat_map(|shard| {
+        let tensors = shard.tensors.iter();
+        tensors.map(|tensor| (tensor.name.as_str(), shard.file.as_str()))
+    });
+    let places: BTreeMap<&str, &str> = places.collect();
+    json!({ "metadata": { "total_size": total }, "weight_map": places })
+}
+
+/// What makes two runs write the same files: the checkpoint's files by size and time, and the
+/// options.
+fn fingerprint(model: &Converted, dtype: DType, largest: ByteSize) -> Result<String> {
+    let folder = model.checkpoint().path();
+    let mut files = Vec::new();
+    let mut folders = vec![folder.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in folder.read_dir().map_err(Error::io(&folder, "list"))? {
+            let path = entry.map_err(Error::io(&folder, "list"))?.path();
+            let kind = path.symlink_metadata().map_err(Error::io(&path, "read"))?;
+            if kind.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            let modified = kind.modified().ok();
+            let age = modified.and_then(|time| time.duration_since(std::time::UNIX_EPOCH).ok());
+            let age = age.map_or(0, |age| age.as_nanos());
+            files.push((path.display().to_string(), kind.len(), age.to_string()));
+        }
+    }
+    files.sort();
+    let tensors = model
+        .tensors()
+        .iter()
+        .map(|tensor: &ConvertedTensor| (&tensor.name, &tensor.shape, bytes(tensor, dtype)));
+    let tensors: Vec<_> = tensors.collect();
+    let fingerprint = json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "checkpoint": files,
+        "tensors": tensors,
+        "dtype": dtype.to_string(),
+        "max_shard_size": largest.0,
+        "single": SINGLE,
+    });
+    Ok(fingerprint.to_string())
+}

@@ -1,0 +1,267 @@
+//! A Megatron checkpoint seen as the model that it converts to.
+
+use super::architecture::Architecture;
+use super::recipe::{Recipe, TensorRecipe};
+use crate::checkpoint::megatron::MegatronCheckpoint;
+use crate::checkpoint::{Stored, Weights};
+use crate::error::{BadInput, Error, Result};
+use crate::model::ConvertedConfig;
+use crate::tensor::{DType, Tensor, Tiled};
+use serde_json::{Map, Value};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// A tensor of the converted model, its elements still in the shards.
+#[derive(Clone, Debug)]
+pub struct ConvertedTensor {
+    /// Its name in transformers' model, in full.
+    pub name: String,
+    /// Megatron's name of what it is made of.
+    pub source: String,
+    /// Extent of every axis.
+    pub shape: Vec<usize>,
+    /// The elements in C order of `shape`; axes may be finer here.
+    pub elements: Tiled,
+}
+
+/// The converted model: every tensor checked and in its place, nothing read.
+pub struct Converted {
+    checkpoint: MegatronCheckpoint,
+    architecture: Architecture,
+    recipe: Recipe,
+    tensors: Vec<ConvertedTensor>,
+    /// Positions in `tensors`, by name without the model prefix.
+    by_name: BTreeMap<String, usize>,
+    drifts: BTreeMap<String, f64>,
+    dtype: DType,
+}
+
+impl ConvertedTensor {
+    /// Storage type.
+    pub fn dtype(&self) -> DType {
+        self.elements.dtype()
+    }
+
+    /// The whole tensor in memory.
+    ///
+    /// # Errors
+    /// None for a converted model's tensors.
+    pub fn to_tensor(&self) -> Result<Tensor> {
+        self.elements.to_tensor()?.reshaped(&self.shape)
+    }
+}
+
+impl Converted {
+    /// Finds out how `checkpoint` converts, and checks that everything that takes is there and has
+    /// the shapes it should have. `vocabulary` is the number of tokens to keep, all if `None`.
+    ///
+    /// # Errors
+    /// If the architecture is none that parity converts to, an argument is missing, or tensors are
+    /// missing, surplus, misshapen or of different types.
+    pub fn of(
+        checkpoint: MegatronCheckpoint,
+        architecture: Option<Architecture>,
+        vocabulary: Option<usize>,
+    ) -> Result<Self> {
+        let architecture = match architecture {
+            Some(named) => named,
+            None => Architecture::of(&checkpoint)?,
+        };
+        let recipe = architecture.recipe(&checkpoint, vocabulary)?;
+        check_names(&checkpoint, architecture, &recipe)?;
+        let mut tensors = Vec::with_capacity(recipe.tensors.len());
+        let mut drifts = BTreeMap::new();
+        for one in &recipe.tensors {
+            let (tensor, drift) = make(&checkpoint, one)?;
+            if let Some(drift) = drift {
+                drifts.insert(one.target.clone(), drift);
+            }
+            tensors.push(tensor);
+        }
+        let dtype = one_dtype(&checkpoint, &tensors)?;
+        let prefix = |name: &str| {
+            let short = PREFIXES.iter().find_map(|prefix| name.strip_prefix(prefix));
+            short.unwrap_or(name).to_owned()
+        };
+        let names = tensors.iter().enumerate();
+        let by_name = names
+            .map(|(index, tensor)| (prefix(&tensor.name), index))
+            .collect();
+        Ok(Self {
+            checkpoint,
+            architecture,
+            recipe,
+            tensors,
+            by_name,
+            drifts,
+            dtype,
+        })
+    }
+
+    /// The checkpoint.
+    pub fn checkpoint(&self) -> &MegatronCheckpoint {
+        &self.checkpoint
+    }
+
+    /// The architecture of the converted model.
+    pub fn architecture(&self) -> Architecture {
+        self.architecture
+    }
+
+    /// Every tensor, in the order of the model.
+    pub fn tensors(&self) -> &[ConvertedTensor] {
+        &self.tensors
+    }
+
+    /// Storage type of the checkpoint's tensors.
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    /// What a user should know about the conversion.
+    pub fn notes(&self) -> &[String] {
+        &self.recipe.notes
+    }
+
+    /// Tensors whose ranks had different values that should have been one, with the largest
+    /// difference.
+    pub fn drifts(&self) -> &BTreeMap<String, f64> {
+        &self.drifts
+    }
+
+    /// The `config.json` of the model stored as `dtype`.
+    pub fn config_json(&self, dtype: DType) -> Map<String, Value> {
+        let mut config = self.recipe.config.clone();
+        let name = match dtype {
+            DType::F16 => "float16",
+            DType::Bf16 => "bfloat16",
+            _ => "float32",
+        };
+        // transformers before 4.56 knows only the second.
+        config.insert("dtype".into(), name.into());
+        config.insert("torch_dtype".into(), name.into());
+        config
+    }
+
+    /// The model's configuration, as parity would read it from the converted folder.
+    ///
+    /// # Errors
+    /// If parity has no plan for the architecture.
+    pub fn config(&self) -> Result<ConvertedConfig> {
+        let settings = self.config_json(self.dtype);
+        ConvertedConfig::from_settings(self.checkpoint.args().origin(), settings)
+    }
+}
+
+/// What transformers puts before the names of a model under a head.
+const PREFIXES: [&str; 2] = ["transformer.", "model."];
+
+impl Weights for Converted {
+    fn names(&self) -> Vec<&str> {
+        self.by_name.keys().map(String::as_str).collect()
+    }
+
+    fn stored(&self, name: &str) -> Option<Stored> {
+        let tensor = &self.tensors[*self.by_name.get(name)?];
+        let listed = self.checkpoint.get(&tensor.source);
+        Some(Stored {
+            dtype: tensor.dtype(),
+            shape: tensor.shape.clone(),
+            file: listed.map_or_else(String::new, |listed| listed.file.clone()),
+        })
+    }
+
+    fn load(&self, name: &str) -> Result<Tensor> {
+        match self.by_name.get(name) {
+            Some(index) => self.tensors[*index].to_tensor(),
+            None => {
+                let expected = format!("the tensor {name}");
+                Err(BadInput::new(self.checkpoint.path(), expected, "none").into())
+            }
+        }
+    }
+}
+
+/// Checks that the checkpoint has all the tensors that the recipe asks for, and no others.
+fn check_names(
+    checkpoint: &MegatronCheckpoint,
+    architecture: Architecture,
+    recipe: &Recipe,
+) -> Result<()> {
+    let needed: BTreeSet<&str> = recipe.tensors.iter().map(|t| t.source.as_str()).collect();
+    let missing = needed.iter().filter(|name| checkpoint.get(name).is_none());
+    let surplus = checkpoint
+        .tensors()
+        .map(|listed| listed.name.as_str())
+        .filter(|name| {
+            !needed.contains(name) && !recipe.unused.iter().any(|unused| unused == name)
+        });
+    let missing = missing.map(|name| format!("{name} is missing"));
+    let surplus = surplus.map(|name| format!("{name} is not of a {architecture}"));
+    let faults: Vec<String> = missing.chain(surplus).collect();
+    if faults.is_empty() {
+        return Ok(());
+    }
+    const SHOWN: usize = 6;
+    let mut found = faults[..faults.len().min(SHOWN)].join(", ");
+    if faults.len() > SHOWN {
+        found += &format!(" and {} more", faults.len() - SHOWN);
+    }
+    let layers = checkpoint.args().text("num_layers").unwrap_or_default();
+    let expected = format!(
+        "the {} tensors of a {architecture} of {layers} layers",
+        needed.len()
+    );
+    Err(BadInput::new(checkpoint.path(), expected, found).into())
+}
+
+/// Makes a tensor by its recipe. Returns how far its replicas are apart, too.
+fn make(
+    checkpoint: &MegatronCheckpoint,
+    recipe: &TensorRecipe,
+) -> Result<(ConvertedTensor, Option<f64>)> {
+    let fault = |expected: String, found: String| -> Error {
+        BadInput::new(checkpoint.path(), expected, found)
+            .at(&recipe.source)
+            .into()
+    };
+    let joined = checkpoint.joined(&recipe.source, recipe.partition)?;
+    if joined.tiled.shape() != recipe.joined {
+        let expected = format!("shape {:?}, as the arguments say", recipe.joined);
+        return Err(fault(expected, format!("{:?}", joined.tiled.shape())));
+    }
+    let elements = recipe
+        .relayout
+        .iter()
+        .try_fold(joined.tiled, |tiled, relayout| {
+            relayout.apply(tiled).map_err(|e| match e {
+                Error::Mismatch {
+                    expected, found, ..
+                } => fault(expected, found),
+                other => other,
+            })
+        })?;
+    debug_assert_eq!(elements.len(), recipe.shape.iter().product::<usize>());
+    let tensor = ConvertedTensor {
+        name: recipe.target.clone(),
+        source: recipe.source.clone(),
+        shape: recipe.shape.clone(),
+        elements,
+    };
+    Ok((tensor, joined.drift))
+}
+
+/// The one floating type that all tensors have.
+fn one_dtype(checkpoint: &MegatronCheckpoint, tensors: &[ConvertedTensor]) -> Result<DType> {
+    let dtype = tensors.first().map_or(DType::F32, ConvertedTensor::dtype);
+    let odd = tensors.iter().find(|tensor| {
+        tensor.dtype() != dtype || !matches!(dtype, DType::F32 | DType::F16 | DType::Bf16)
+    });
+    match odd {
+        None => Ok(dtype),
+        Some(tensor) => {
+            let expected = format!("weights that are all fp32, all fp16 or all bf16, as {dtype}");
+            let fault = BadInput::new(checkpoint.path(), expected, tensor.dtype().to_string());
+            Err(fault.at(&tensor.source).into())
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! The model that is run: a transformers folder, or a Megatron checkpoint as it would be converted.
+
+use crate::case::{ArithmeticName, Case};
+use crate::checkpoint::megatron::MegatronCheckpoint;
+use crate::checkpoint::{TransformersFolder, Weights};
+use crate::convert::Converted;
+use crate::error::{BadInput, Result};
+use crate::model::ModelConfig;
+use crate::plan::{Arithmetic, MegatronArithmetic, Plan, TransformersArithmetic};
+use crate::tensor::DType;
+use std::path::{Path, PathBuf};
+
+/// A model with its weights, and how it was meant to be run.
+pub(super) struct Candidate {
+    folder: PathBuf,
+    /// Where its settings come from, for messages.
+    settings: PathBuf,
+    pub(super) model: ModelConfig,
+    pub(super) dtype: DType,
+    pub(super) weights: Box<dyn Weights>,
+    transformers: TransformersArithmetic,
+    /// Of a model in Megatron's shards.
+    megatron: Option<MegatronArithmetic>,
+}
+
+impl Candidate {
+    /// Opens a folder of either kind.
+    pub(super) fn open(path: &Path) -> Result<Self> {
+        match MegatronCheckpoint::recognises(path) {
+            true => Self::of_megatron(path),
+            false => Self::of_transformers(path),
+        }
+    }
+
+    fn of_transformers(path: &Path) -> Result<Self> {
+        let folder = TransformersFolder::open(path)?;
+        let config = folder.config().clone();
+        Ok(Self {
+            folder: path.to_owned(),
+            settings: path.join("config.json"),
+            model: config.model,
+            dtype: folder.dtype(),
+            transformers: config.arithmetic,
+            megatron: None,
+            weights: Box::new(folder.into_weights()),
+        })
+    }
+
+    fn of_megatron(path: &Path) -> Result<Self> {
+        let converted = Converted::of(MegatronCheckpoint::open(path, &[])?, None, None)?;
+        let config = converted.config()?;
+        let checkpoint = converted.checkpoint();
+        let args = checkpoint.args();
+        let default = MegatronArithmetic::default();
+        let scaling = "apply_query_key_layer_scaling";
+        Ok(Self {
+            folder: path.to_owned(),
+            settings: args.origin().to_owned(),
+            model: config.model,
+            dtype: converted.dtype(),
+            transformers: config.arithmetic,
+            megatron: Some(MegatronArithmetic {
+                tensor_parallel: checkpoint.ranks(),
+                query_key_layer_scaling: args.flag_or(scaling, default.query_key_layer_scaling)?,
+            }),
+            weights: Box::new(converted),
+        })
+    }
+
+    /// The file that says what it is.
+    pub(super) fn settings(&self) -> &Path {
+        &self.settings
+    }
+
+    /// The arithmetic that a case asks for. What it leaves open is as the model is meant to be run:
+    /// a model in Megatron's shards as Megatron ran it, on as many ranks. Where the model does not
+    /// say, Megatron's details are those of `golden`.
+    pub(super) fn arithmetic(&self, case: &Case, golden: &Arithmetic) -> Arithmetic {
+        let asked = case.arithmetic.or_else(|| {
+            let ranked = case.tensor_parallel.is_some() || self.megatron.is_some();
+            ranked.then_some(ArithmeticName::Megatron)
+        });
+        match asked {
+            Some(ArithmeticName::Megatron) => {
+                let recorded = match golden {
+                    Arithmetic::Megatron(megatron) => Some(*megatron),
+                    Arithmetic::Transformers(_) => None,
+                };
+                let megatron = self.megatron.or(recorded).unwrap_or_default();
+                let ranks = case.tensor_parallel.map(usize::from);
+                Arithmetic::Megatron(MegatronArithmetic {
+                    tensor_parallel: ranks.unwrap_or(megatron.tensor_parallel),
+                    ..megatron
+                })
+            }
+            Some(ArithmeticName::Transformers) | None => {
+                Arithmetic::Transformers(self.transformers)
+            }
+        }
+    }
+
+    /// Checks that it holds exactly the tensors that its architecture has.
+    ///
+    /// # Errors
+    /// [`BadInput`] naming every missing, surplus, misshapen and wrongly typed tensor.
+    pub(super) fn check(&self) -> Result<()> {
+        // Some arithmetics leave parameters out; a whole model has them all the same.
+        let plan: Plan = self.model.plan(self.dtype, &Arithmetic::default())?;
+        let params = plan.params();
+        let mut faults = Vec::new();
+        for (name, param) in &params {
+            match self.weights.stored(name) {
+                None => faults.push(format!("{name} {:?} is missing", param.shape)),
+                Some(stored) if stored.shape != param.shape => faults.push(format!(
+                    "{name} has shape {:?} instead of {:?}",
+                    stored.shape, param.shape
+                )),
+                Some(stored) if stored.dtype != plan.dtype() => faults.push(format!(
+                    "{name} is {} instead of {}",
+                    stored.dtype,
+                    plan.dtype()
+                )),
+                Some(_) => {}
+            }
+        }
+        let names = self.weights.names();
+        let surplus = names
+            .into_iter()
+            .filter(|name| !params.contains_key(name) && !self.model.is_redundant(name));
+        faults.extend(surplus.map(|name| format!("{name} belongs to no module")));
+        if faults.is_empty() {
+            return Ok(());
+        }
+        const SHOWN: usize = 8;
+        let more = faults.len().saturating_sub(SHOWN);
+        faults.truncate(SHOWN);
+        let mut found = faults.join(", ");
+        if more > 0 {
+            found += &format!(" and {more} more");
+        }
+        let expected = format!("the {} tensors that config.json asks for", params.len());
+        Err(BadInput::new(&self.folder, expected, found).into())
+    }
+}
