@@ -24,7 +24,15 @@ impl Architecture {
     /// If it is none of these.
     pub fn of(checkpoint: &MegatronCheckpoint) -> Result<Self> {
         match checkpoint.format() {
-            Format::DeepSpeed => Ok(Self::Bloom),
+            Format::DeepSpeed => match checkpoint.get("word_embeddings.norm.weight") {
+                Some(_) => Ok(Self::Bloom),
+                None => {
+                    let expected = "the embedding LayerNorm of a BLOOM, word_embeddings.norm";
+                    Err(BadInput::new(checkpoint.path(), expected, "none")
+                        .remedy("other models of Megatron-DeepSpeed are not supported")
+                        .into())
+                }
+            },
             Format::Classic | Format::TorchDist => {
                 let has = |name: &str| checkpoint.get(name).is_some();
                 // Llama's norms have no bias and its positions no embedding.

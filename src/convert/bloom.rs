@@ -7,19 +7,13 @@
 use super::architecture::{Architecture, unsupported, vocabulary};
 use super::recipe::{Recipe, TensorRecipe};
 use crate::checkpoint::megatron::{MegatronCheckpoint, Partition};
-use crate::error::{BadInput, Result};
+use crate::error::Result;
 use crate::model::MEGATRON_EMBEDDING_EPSILON;
 use serde_json::{Map, Value, json};
 
 pub(super) fn recipe(checkpoint: &MegatronCheckpoint, tokens: Option<usize>) -> Result<Recipe> {
     use Partition::{Axis, Replicated};
     let args = checkpoint.args();
-    if checkpoint.get("word_embeddings.norm.weight").is_none() {
-        let expected = "the embedding LayerNorm of a BLOOM, word_embeddings.norm.weight";
-        return Err(BadInput::new(checkpoint.path(), expected, "none")
-            .remedy("other models of Megatron-DeepSpeed are not supported")
-            .into());
-    }
     for argument in ["fp32_residual_connection", "openai_gelu", "onnx_safe"] {
         if args.flag_or(argument, false)? {
             return Err(unsupported(checkpoint, Architecture::Bloom, argument));

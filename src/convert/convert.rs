@@ -88,11 +88,16 @@ pub fn convert(
     let total: u64 = shards.iter().map(|shard| data_len(shard, dtype)).sum();
     let fingerprint = fingerprint(model, dtype, options.max_shard_size)?;
     let folder = OutputFolder::create(output, options.force, &fingerprint)?;
+    let (done, missing): (Vec<&Shard<'_>>, Vec<&Shard<'_>>) = shards
+        .iter()
+        .partition(|shard| is_complete(&folder.file(&shard.file), shard, dtype));
+    let size = |shards: &[&Shard<'_>]| shards.iter().map(|s| data_len(s, dtype)).sum::<u64>();
+    folder.check_space(size(&missing))?;
     on(Event::Writing { total });
-    let written = shards
-        .par_iter()
-        .map(|shard| write_shard(&folder, shard, dtype, &|bytes| on(Event::Bytes(bytes))));
-    let resumed: Vec<bool> = written.collect::<Result<_>>()?;
+    on(Event::Bytes(size(&done)));
+    missing.par_iter().try_for_each(|shard| {
+        write_shard(&folder, shard, dtype, &|bytes| on(Event::Bytes(bytes)))
+    })?;
 
     let mut files: Vec<String> = shards.iter().map(|shard| shard.file.clone()).collect();
     let config = serde_json::Value::Object(model.config_json(dtype));
@@ -113,42 +118,37 @@ pub fn convert(
         dtype,
         tensors: model.tensors().len(),
         files: shards.len(),
-        resumed: resumed.into_iter().filter(|resumed| *resumed).count(),
+        resumed: done.len(),
         bytes: total,
         verified: options.verify,
     })
 }
 
-/// Writes a file of weights, unless it is there already. Returns whether it was.
+/// Writes a file of weights.
 fn write_shard(
     folder: &OutputFolder,
     shard: &Shard<'_>,
     dtype: DType,
     on: &dyn Fn(u64),
-) -> Result<bool> {
+) -> Result<()> {
     let path = folder.file(&shard.file);
-    let header = header(shard, dtype);
-    let length = data_len(shard, dtype);
-    if is_complete(&path, &header, length) {
-        on(length);
-        return Ok(true);
-    }
     let mut file = OutputFile::create(&path)?;
-    file.write_all(&header).map_err(Error::io(&path, "write"))?;
+    file.write_all(&header(shard, dtype))
+        .map_err(Error::io(&path, "write"))?;
     for tensor in &shard.tensors {
         write_tensor(&mut file, &path, tensor, dtype, on)?;
     }
-    file.commit()?;
-    Ok(false)
+    file.commit()
 }
 
-/// Whether a file has this header and as much data as it promises. Files are renamed into place
-/// when they are complete, so that is enough.
-fn is_complete(path: &Path, header: &[u8], data: u64) -> bool {
+/// Whether a file of weights is there: with its header and as much data as that promises. Files are
+/// renamed into place when they are complete, so that is enough.
+fn is_complete(path: &Path, shard: &Shard<'_>, dtype: DType) -> bool {
     let Ok(mut file) = File::open(path) else {
         return false;
     };
-    let whole = header.len() as u64 + data;
+    let header = header(shard, dtype);
+    let whole = header.len() as u64 + data_len(shard, dtype);
     let mut found = vec![0; header.len()];
     file.metadata().is_ok_and(|kind| kind.len() == whole)
         && file.read_exact(&mut found).is_ok()

@@ -19,6 +19,7 @@ pub(super) struct OutputFolder {
     staging: PathBuf,
     /// Its lock goes with the process.
     _lock: File,
+    committed: bool,
 }
 
 impl OutputFolder {
@@ -57,6 +58,7 @@ impl OutputFolder {
             goal: goal.to_owned(),
             staging,
             _lock: lock,
+            committed: false,
         })
     }
 
@@ -65,12 +67,35 @@ impl OutputFolder {
         self.staging.join(name)
     }
 
+    /// Checks that so many more bytes fit on the disk.
+    ///
+    /// # Errors
+    /// [`BadInput`] if they do not. If the system does not say, writing will show.
+    pub(super) fn check_space(&self, needed: u64) -> Result<()> {
+        #[cfg(unix)]
+        if let Ok(disk) = rustix::fs::statvfs(&self.staging) {
+            let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+            if free < needed {
+                let expected = format!("{needed} bytes of free disk space");
+                return Err(BadInput::new(&self.goal, expected, free.to_string())
+                    .remedy("write to a larger disk")
+                    .into());
+            }
+        }
+        Ok(())
+    }
+
     /// Puts the folder under its name. In a folder that exists, `files` take the place of those of
     /// their names, and files that `obsolete` says are of the model before go away.
     ///
     /// # Errors
     /// If the system refuses.
-    pub(super) fn commit(self, files: &[String], obsolete: impl Fn(&str) -> bool) -> Result<()> {
+    pub(super) fn commit(
+        mut self,
+        files: &[String],
+        obsolete: impl Fn(&str) -> bool,
+    ) -> Result<()> {
+        self.committed = true;
         let goal = &self.goal;
         for name in [FINGERPRINT, LOCK] {
             let path = self.staging.join(name);
@@ -91,6 +116,22 @@ impl OutputFolder {
             fs::rename(self.staging.join(file), &to).map_err(Error::io(&to, "create"))?;
         }
         fs::remove_dir(&self.staging).map_err(Error::io(&self.staging, "remove"))
+    }
+}
+
+impl Drop for OutputFolder {
+    /// A run that failed leaves what it has finished for the next one, and nothing if that is
+    /// nothing.
+    fn drop(&mut self) {
+        let entries = self.staging.read_dir().into_iter().flatten().flatten();
+        let kept = entries.filter(|entry| {
+            let name = entry.file_name();
+            name != FINGERPRINT && name != LOCK
+        });
+        if !self.committed && kept.count() == 0 {
+            // The error that led here is the one to report.
+            let _ = fs::remove_dir_all(&self.staging);
+        }
     }
 }
 

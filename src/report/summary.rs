@@ -32,6 +32,13 @@ pub fn describe_failure(result: &StageResult) -> String {
             worst.position, worst.reference, worst.candidate
         );
     }
+    let lacks = result
+        .departure
+        .iter()
+        .flat_map(|departure| &departure.lacks);
+    for name in lacks {
+        text += &format!("; the candidate lacks {name}");
+    }
     text
 }
 

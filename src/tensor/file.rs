@@ -1,7 +1,7 @@
 //! Files, mapped.
 
 use crate::error::{BadInput, Error, Result};
-use memmap2::Mmap;
+use memmap2::{Mmap, MmapMut};
 use std::fs::File;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
@@ -36,6 +36,23 @@ impl MappedFile {
         // that goldens and checkpoints must not change during a run.
         #[expect(unsafe_code, reason = "the only place where files are mapped")]
         let map = unsafe { Mmap::map(&file) }.map_err(Error::io(&path, "map"))?;
+        Ok(Self {
+            path: path.into(),
+            map: Arc::new(map),
+        })
+    }
+
+    /// Bytes as a file of this name has them, without the file.
+    ///
+    /// # Errors
+    /// If the system gives no memory.
+    pub fn in_memory(path: impl Into<PathBuf>, bytes: &[u8]) -> Result<Self> {
+        let path = path.into();
+        let map = MmapMut::map_anon(bytes.len()).and_then(|mut map| {
+            map.copy_from_slice(bytes);
+            map.make_read_only()
+        });
+        let map = map.map_err(Error::io(&path, "map"))?;
         Ok(Self {
             path: path.into(),
             map: Arc::new(map),

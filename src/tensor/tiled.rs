@@ -95,11 +95,15 @@ impl Tiled {
                 && shape.len() == grid.len()
                 && pairs().all(|(i, (a, b))| i == axis || a == b)
         };
-        if !shapes.iter().all(|shape| fits(shape)) {
-            return Err(mismatch(format!("shapes {shapes:?}")));
+        if let Some(odd) = shapes.iter().position(|shape| !fits(shape)) {
+            let found = format!("{:?} and, at {odd}, {:?}", shapes[0], shapes[odd]);
+            return Err(mismatch(found));
         }
-        if let Some(other) = parts.iter().find(|part| part.dtype() != dtype) {
-            return Err(mismatch(format!("{dtype} and {}", other.dtype())));
+        if let Some(odd) = parts.iter().position(|part| part.dtype() != dtype) {
+            return Err(mismatch(format!(
+                "{dtype} and, at {odd}, {}",
+                parts[odd].dtype()
+            )));
         }
         let mut tiles = Vec::with_capacity(parts.len());
         let mut next = 0;
@@ -193,7 +197,7 @@ impl Tiled {
     /// # Errors
     /// [`Error::Mismatch`] if there is no such axis or `inner` does not divide it.
     pub fn split(mut self, axis: usize, inner: usize) -> Result<Self> {
-        let divides = |extent: &usize| inner > 0 && extent % inner == 0;
+        let divides = |extent: &usize| inner > 0 && extent.is_multiple_of(inner);
         if !self.grid.get(axis).is_some_and(divides) {
             return Err(self.mismatch(format!("axis {axis} in groups of {inner}")));
         }

@@ -4,7 +4,7 @@
 //! with the `model`'s tensors and the training `args`. A pipeline stage counts its layers from 0.
 
 use super::Args;
-use super::names::{LAYERS, canonical, is_extra_state, layer_and_rest};
+use super::names::{LAYERS, canonical, is_extra_state, layer_and_rest, number};
 use super::shards::{Listed, Sharded, Source, same_keys};
 use crate::checkpoint::torch::{StateDict, TorchFile};
 use crate::error::{BadInput, Error, Result};
@@ -48,7 +48,7 @@ pub(super) fn open(folder: &Path) -> Result<(Classic, usize, Args)> {
             let expected = "folders mp_rank_TT or mp_rank_TT_PPP";
             let fault = BadInput::new(folder, expected, format!("mp_rank_{name}"));
             return Err(fault
-                .remedy("expert-parallel checkpoints are not supported")
+                .remedy("expert-parallel checkpoints have a third number and are not supported")
                 .into());
         };
         files.insert((stage, rank), path);
@@ -56,7 +56,6 @@ pub(super) fn open(folder: &Path) -> Result<(Classic, usize, Args)> {
     let ranks = files.keys().map(|(_, rank)| rank + 1).max().unwrap_or(0);
     let pipeline = files.keys().map(|(stage, _)| stage + 1).max().unwrap_or(0);
     let mut stages = Vec::new();
-    // A folder of rank 10^9 would ask for as many others: the first that is missing is the fault.
     for stage in 0..pipeline {
         let mut of_stage = Vec::new();
         for rank in 0..ranks {
@@ -97,8 +96,8 @@ pub(super) fn open(folder: &Path) -> Result<(Classic, usize, Args)> {
 /// `01` → 1 and 0; `01_002` → 1 and 2.
 fn rank_and_stage(name: &str) -> Option<(usize, usize)> {
     match name.split_once('_') {
-        Some((rank, stage)) => Some((rank.parse().ok()?, stage.parse().ok()?)),
-        None => Some((name.parse().ok()?, 0)),
+        Some((rank, stage)) => Some((number(rank)?, number(stage)?)),
+        None => Some((number(name)?, 0)),
     }
 }
 

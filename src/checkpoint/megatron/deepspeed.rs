@@ -7,6 +7,7 @@
 //! `mp_rank_TT_model_states.pt`.
 
 use super::Args;
+use super::names::number;
 use super::shards::{Listed, Sharded, Source, same_keys};
 use crate::checkpoint::torch::{StateDict, TorchFile};
 use crate::error::{BadInput, Error, Result};
@@ -79,7 +80,7 @@ fn layer_and_rank(name: &str) -> Option<(usize, usize)> {
         .strip_prefix("layer_")?
         .strip_suffix("-model_states.pt")?;
     let (layer, rank) = rest.split_once("-model_")?;
-    Some((layer.parse().ok()?, rank.parse().ok()?))
+    Some((number(layer)?, number(rank)?))
 }
 
 /// Every tensor's name and place.

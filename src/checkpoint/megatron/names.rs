@@ -25,10 +25,17 @@ pub(super) fn is_extra_state(name: &str) -> bool {
     name.contains("._extra_state")
 }
 
+/// The number of a rank, a pipeline stage or a layer in a file's name; the sizes of no machine need
+/// more than six digits.
+pub(super) fn number(digits: &str) -> Option<usize> {
+    let plain = digits.len() <= 6 && digits.bytes().all(|byte| byte.is_ascii_digit());
+    digits.parse().ok().filter(|_| plain)
+}
+
 /// `decoder.layers.7.mlp.linear_fc1.weight` → 7 and `mlp.linear_fc1.weight`.
 pub(super) fn layer_and_rest(name: &str) -> Option<(usize, &str)> {
     let (layer, rest) = name.strip_prefix(LAYERS)?.split_once('.')?;
-    Some((layer.parse().ok()?, rest))
+    Some((number(layer)?, rest))
 }
 
 #[cfg(test)]

@@ -144,12 +144,15 @@ fn replicated(parts: Vec<Strided>) -> Result<Joined> {
             found: "none".into(),
         });
     };
-    let fits = |other: &&Tensor| other.dtype() != first.dtype() || other.shape() != first.shape();
-    if let Some(other) = others.iter().find(fits) {
+    let odd = tensors
+        .iter()
+        .position(|other| other.dtype() != first.dtype() || other.shape() != first.shape());
+    if let Some(rank) = odd {
+        let said = |tensor: &Tensor| format!("{} {:?}", tensor.dtype(), tensor.shape());
         return Err(Error::Mismatch {
             at: "shards".into(),
-            expected: format!("the same tensor on every rank, {first:?}"),
-            found: format!("{other:?}"),
+            expected: format!("{} on every rank", said(first)),
+            found: format!("{} on rank {rank}", said(&tensors[rank])),
         });
     }
     let mut drift = None;

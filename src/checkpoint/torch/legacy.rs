@@ -81,7 +81,10 @@ pub(super) fn contents(file: &MappedFile, part: &Range<usize>) -> Result<Content
             .filter(|end| *end <= part.end);
         let Some(end) = end else {
             let expected = format!("the storage {key} inside the file");
-            let found = format!("{count:?} elements at byte {data} of {}", part.end);
+            let found = match count {
+                Some(count) => format!("{count} elements at byte {data} of {}", part.end),
+                None => format!("no length at byte {next} of {}", part.end),
+            };
             return Err(fault(&expected, found));
         };
         if storages.insert(key.to_owned(), data..end).is_some() {

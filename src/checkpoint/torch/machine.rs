@@ -452,7 +452,7 @@ impl Machine<'_> {
     }
 
     fn pairs(&self, items: &[Id]) -> Result<Vec<(Id, Id)>, Fault> {
-        if items.len() % 2 != 0 {
+        if !items.len().is_multiple_of(2) {
             return Err(self.fault("keys with values", "a key without one".into()));
         }
         let pairs = items.chunks_exact(2).map(|pair| (pair[0], pair[1]));

@@ -1,0 +1,446 @@
+//! Conversions: the reference checkpoints against what transformers' own scripts make of them, and
+//! the properties of the folder that is written.
+
+mod common;
+
+use common::goldens;
+use common::torch::{Py, Tensor, dict, file, text};
+use parity::checkpoint::megatron::{Arg, MegatronCheckpoint};
+use parity::checkpoint::torch::{TensorRecord, TorchFile};
+use parity::checkpoint::{SafetensorsFiles, TransformersFolder, Weights};
+use parity::convert::{Architecture, ByteSize, Converted, Options, Report, convert};
+use parity::tensor::{DType, Tiled};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+const DEEPSPEED: [&str; 5] = [
+    "bloom_fp32_tp1",
+    "bloom_bf16_tp1",
+    "bloom_fp16_tp1",
+    "bloom_fp32_tp2",
+    "bloom_bf16_tp2",
+];
+const CORE: [&str; 2] = ["megatron_core_llama", "megatron_core_gpt2_gelutanh"];
+const CORE_FP32: [&str; 4] = [
+    "torch_fp32_tp1",
+    "torch_fp32_tp2",
+    "torch_dist",
+    "torch_dist_tp2",
+];
+/// Tokens of the megatron-core references; their embeddings are padded to 512.
+const TOKENS: Option<usize> = Some(500);
+
+fn options() -> Options {
+    Options {
+        dtype: None,
+        max_shard_size: ByteSize(5_000_000_000),
+        force: false,
+        verify: true,
+    }
+}
+
+fn open(checkpoint: &Path, tokens: Option<usize>) -> Converted {
+    let checkpoint = MegatronCheckpoint::open(checkpoint, &[]).expect("a checkpoint");
+    Converted::of(checkpoint, None, tokens).expect("a model")
+}
+
+fn write(model: &Converted, output: &Path, options: &Options) -> Report {
+    convert(model, output, options, &|_| {}).expect("converted")
+}
+
+/// Asserts that two folders hold the same tensors, to the byte.
+fn assert_same_weights(ours: &Path, theirs: &Path) {
+    let ours = SafetensorsFiles::open(ours).expect("weights");
+    let theirs = SafetensorsFiles::open(theirs).expect("weights");
+    assert_eq!(ours.names(), theirs.names());
+    for name in ours.names() {
+        let (ours, theirs) = (ours.load(name).unwrap(), theirs.load(name).unwrap());
+        assert!(ours.bits_equal(&theirs), "{name}: {ours:?}, {theirs:?}");
+    }
+}
+
+#[test]
+fn megatron_deepspeed_gives_what_transformers_script_gives() {
+    for name in DEEPSPEED {
+        let folder = tempfile::tempdir().unwrap();
+        let output = folder.path().join("model");
+        let model = open(&goldens().join(name).join("checkpoint"), None);
+        let report = write(&model, &output, &options());
+        assert!(report.verified);
+        assert_same_weights(&output, &goldens().join(name).join("hf"));
+        let ours = TransformersFolder::open(&output).unwrap();
+        let theirs = TransformersFolder::open(goldens().join(name).join("hf")).unwrap();
+        assert_eq!(ours.config(), theirs.config());
+    }
+}
+
+#[test]
+fn megatron_core_gives_what_the_reference_conversion_gives() {
+    for name in CORE {
+        let hf = goldens().join(name).join("hf");
+        for format in CORE_FP32 {
+            let folder = tempfile::tempdir().unwrap();
+            let output = folder.path().join("model");
+            let checkpoint = goldens().join(name).join("checkpoints").join(format);
+            write(&open(&checkpoint, TOKENS), &output, &options());
+            assert_same_weights(&output, &hf);
+            assert_same_settings(&output, &hf);
+        }
+    }
+}
+
+/// Every setting of ours that the reference has, too, has the same value.
+fn assert_same_settings(ours: &Path, theirs: &Path) {
+    let [ours, theirs] = [ours, theirs].map(|folder| {
+        let text = fs::read_to_string(folder.join("config.json")).unwrap();
+        serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(&text).unwrap()
+    });
+    let shared = ours.iter().filter(|(key, _)| theirs.contains_key(*key));
+    let mut count = 0;
+    for (key, value) in shared {
+        assert_eq!(value, &theirs[key], "{key}");
+        count += 1;
+    }
+    assert!(count >= 13, "{count} settings compared");
+}
+
+/// The bf16 checkpoints hold the fp32 ones' weights, rounded by torch.
+#[test]
+fn rounding_to_another_dtype_is_torchs() {
+    for name in CORE {
+        let checkpoints = goldens().join(name).join("checkpoints");
+        let folder = tempfile::tempdir().unwrap();
+        let [rounded, stored] = ["rounded", "stored"].map(|name| folder.path().join(name));
+        let bf16 = Options {
+            dtype: Some(DType::Bf16),
+            ..options()
+        };
+        write(
+            &open(&checkpoints.join("torch_fp32_tp2"), TOKENS),
+            &rounded,
+            &bf16,
+        );
+        write(
+            &open(&checkpoints.join("torch_bf16_tp1"), TOKENS),
+            &stored,
+            &options(),
+        );
+        assert_same_weights(&rounded, &stored);
+    }
+}
+
+#[test]
+fn files_are_no_larger_than_asked() {
+    let folder = tempfile::tempdir().unwrap();
+    let (one, many) = (folder.path().join("one"), folder.path().join("many"));
+    let model = open(&goldens().join("bloom_bf16_tp2/checkpoint"), None);
+    write(&model, &one, &options());
+    let small = Options {
+        max_shard_size: ByteSize(70_000),
+        ..options()
+    };
+    let report = write(&model, &many, &small);
+    assert!(report.files > 3, "{report:?}");
+    assert_same_weights(&one, &many);
+    let count = many.read_dir().unwrap().count();
+    assert_eq!(count, report.files + 2, "weights, an index and a config");
+}
+
+#[test]
+fn a_model_that_is_there_is_replaced_only_on_demand() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = folder.path().join("model");
+    let model = open(&goldens().join("bloom_bf16_tp2/checkpoint"), None);
+    let small = Options {
+        max_shard_size: ByteSize(70_000),
+        ..options()
+    };
+    write(&model, &output, &small);
+    fs::write(output.join("tokenizer.json"), "{}").unwrap();
+    let before = fs::read(output.join("config.json")).unwrap();
+    assert!(convert(&model, &output, &options(), &|_| {}).is_err());
+    assert_eq!(fs::read(output.join("config.json")).unwrap(), before);
+
+    let force = Options {
+        force: true,
+        ..options()
+    };
+    write(&model, &output, &force);
+    let mut names: Vec<_> = output
+        .read_dir()
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    // The tokenizer is the user's; the shards of the model before would be read with the new one.
+    assert_eq!(
+        names,
+        ["config.json", "model.safetensors", "tokenizer.json"]
+    );
+    assert_eq!(
+        folder.path().read_dir().unwrap().count(),
+        1,
+        "nothing left beside it"
+    );
+}
+
+#[test]
+fn an_interrupted_run_is_gone_on_with() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = folder.path().join("model");
+    let model = open(&goldens().join("bloom_bf16_tp2/checkpoint"), None);
+    let small = Options {
+        max_shard_size: ByteSize(70_000),
+        ..options()
+    };
+    // A fault in mid-run: the last file of weights cannot be put in its place. One thread, so that
+    // the others are written before it.
+    let last = folder
+        .path()
+        .join("model.incomplete/model-00004-of-00004.safetensors");
+    let one = rayon::ThreadPoolBuilder::new()
+        .num_threads(1)
+        .build()
+        .unwrap();
+    let interrupted = one.install(|| {
+        convert(&model, &output, &small, &|event| {
+            if let parity::convert::Event::Writing { .. } = event {
+                fs::create_dir(&last).unwrap();
+            }
+        })
+    });
+    assert!(interrupted.is_err());
+    assert!(!output.exists(), "nothing half-written");
+    fs::remove_dir(&last).unwrap();
+    let report = write(&model, &output, &small);
+    assert!(
+        report.resumed > 0 && report.resumed < report.files,
+        "{report:?}"
+    );
+    assert_same_weights(&output, &goldens().join("bloom_bf16_tp2/hf"));
+
+    // Another conversion does not take files of this one.
+    fs::create_dir(folder.path().join("other.incomplete")).unwrap();
+    let stale = folder.path().join("other.incomplete/model.safetensors");
+    fs::copy(output.join("model-00001-of-00004.safetensors"), stale).unwrap();
+    let other = folder.path().join("other");
+    assert_eq!(write(&model, &other, &options()).resumed, 0);
+    assert_same_weights(&other, &output);
+}
+
+#[test]
+fn verification_sees_a_changed_byte() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = folder.path().join("model");
+    let model = open(
+        &goldens().join("megatron_core_llama/checkpoints/torch_dist_tp2"),
+        TOKENS,
+    );
+    let staged = folder.path().join("model.incomplete/model.safetensors");
+    // The file is damaged between writing and reading back.
+    let run = convert(&model, &output, &options(), &|event| {
+        if let parity::convert::Event::Verifying { .. } = event {
+            let mut bytes = fs::read(&staged).unwrap();
+            let middle = bytes.len() / 2;
+            bytes[middle] ^= 1;
+            fs::write(&staged, bytes).unwrap();
+        }
+    });
+    let error = run.expect_err("a fault").to_string();
+    assert!(error.contains("expected the shards' values"), "{error}");
+    assert!(!output.exists());
+}
+
+/// A tiny BLOOM of two ranks in Megatron-DeepSpeed's format: hidden 4, 2 heads, 1 layer.
+fn tiny(folder: &Path, change: impl Fn(usize, &str, &mut Tensor)) -> PathBuf {
+    let folder = folder.join("global_step5");
+    fs::create_dir_all(&folder).unwrap();
+    let blocks: [(&str, &[i64]); 12] = [
+        ("input_layernorm.weight", &[4]),
+        ("input_layernorm.bias", &[4]),
+        ("self_attention.query_key_value.weight", &[6, 4]),
+        ("self_attention.query_key_value.bias", &[6]),
+        ("self_attention.dense.weight", &[4, 2]),
+        ("self_attention.dense.bias", &[4]),
+        ("post_attention_layernorm.weight", &[4]),
+        ("post_attention_layernorm.bias", &[4]),
+        ("mlp.dense_h_to_4h.weight", &[8, 4]),
+        ("mlp.dense_h_to_4h.bias", &[8]),
+        ("mlp.dense_4h_to_h.weight", &[4, 8]),
+        ("mlp.dense_4h_to_h.bias", &[4]),
+    ];
+    let embeddings: [(&str, &[i64]); 3] = [
+        ("word_embeddings.weight", &[8, 4]),
+        ("word_embeddings.norm.weight", &[4]),
+        ("word_embeddings.norm.bias", &[4]),
+    ];
+    let last: [(&str, &[i64]); 2] = [("weight", &[4]), ("bias", &[4])];
+    for rank in 0..2 {
+        for (layer, tensors) in [(1, &embeddings[..]), (3, &blocks), (5, &last)] {
+            let tensors = tensors.iter().map(|(name, shape)| {
+                let mut tensor = Tensor::counting(shape, layer as f32);
+                change(rank, name, &mut tensor);
+                ((*name).to_owned(), Py::Tensor(tensor))
+            });
+            let name = format!("layer_{layer:02}-model_{rank:02}-model_states.pt");
+            fs::write(folder.join(name), file(&dict(tensors))).unwrap();
+        }
+    }
+    let args = [
+        ("hidden_size", 4),
+        ("num_attention_heads", 2),
+        ("num_layers", 1),
+    ];
+    let mut args: Vec<_> = args
+        .map(|(name, value)| (name.to_owned(), Py::Int(value)))
+        .into();
+    args.push(("layernorm_epsilon".into(), Py::Float(1e-5)));
+    let state = dict([("args".to_owned(), Py::Object("argparse Namespace", args))]);
+    fs::write(folder.join("mp_rank_00_model_states.pt"), file(&state)).unwrap();
+    folder
+}
+
+#[test]
+fn replicas_that_drifted_are_averaged_and_reported() {
+    let folder = tempfile::tempdir().unwrap();
+    let checkpoint = tiny(folder.path(), |rank, name, tensor| {
+        if rank == 1 && name == "input_layernorm.weight" {
+            tensor.data[..4].copy_from_slice(&3.5_f32.to_le_bytes());
+        }
+    });
+    let model = open(&checkpoint, None);
+    let drifts: Vec<_> = model.drifts().iter().collect();
+    assert_eq!(
+        drifts,
+        [(&"transformer.h.0.input_layernorm.weight".to_owned(), &0.5)]
+    );
+    let weight = model.load("h.0.input_layernorm.weight").unwrap();
+    assert_eq!(weight.as_slice::<f32>().unwrap(), [3.25, 4.0, 5.0, 6.0]);
+}
+
+#[test]
+fn arguments_can_be_given_where_a_checkpoint_has_none() {
+    let folder = tempfile::tempdir().unwrap();
+    let checkpoint = tiny(folder.path(), |_, _, _| {});
+    fs::remove_file(checkpoint.join("mp_rank_00_model_states.pt")).unwrap();
+    let open = |given: &[(String, Arg)]| {
+        let checkpoint = MegatronCheckpoint::open(&checkpoint, given)?;
+        Converted::of(checkpoint, None, None)
+    };
+    let error = open(&[]).err().expect("refused").to_string();
+    assert!(error.contains("--arg hidden_size=VALUE"), "{error}");
+    let given = [
+        ("hidden_size", "4"),
+        ("num_attention_heads", "2"),
+        ("num_layers", "1"),
+        ("layernorm_epsilon", "1e-5"),
+    ];
+    let given = given.map(|(name, value)| (name.to_owned(), value.parse().unwrap()));
+    let model = open(&given).expect("a model");
+    assert_eq!(model.architecture(), Architecture::Bloom);
+}
+
+#[test]
+fn the_vocabularys_padding_is_cut_on_request() {
+    let folder = tempfile::tempdir().unwrap();
+    let checkpoint = tiny(folder.path(), |_, _, _| {});
+    let rows = |tokens| {
+        let model = open(&checkpoint, tokens);
+        let settings = model.config_json(DType::F32)["vocab_size"]
+            .as_u64()
+            .unwrap();
+        let weight = model.load("word_embeddings.weight").unwrap();
+        assert_eq!(weight.shape()[0] as u64, settings);
+        settings
+    };
+    assert_eq!((rows(None), rows(Some(11))), (16, 11));
+    let checkpoint = MegatronCheckpoint::open(&checkpoint, &[]).unwrap();
+    assert!(Converted::of(checkpoint, None, Some(17)).is_err());
+}
+
+#[test]
+fn more_than_ten_ranks_are_in_order() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("global_step1");
+    fs::create_dir(&path).unwrap();
+    for rank in 0..12 {
+        let tensor = Tensor::counting(&[1, 2], rank as f32);
+        let name = format!("layer_01-model_{rank:02}-model_states.pt");
+        let state = dict([("word_embeddings.weight".to_owned(), Py::Tensor(tensor))]);
+        fs::write(path.join(name), file(&state)).unwrap();
+    }
+    let checkpoint = MegatronCheckpoint::open(&path, &[]).unwrap();
+    assert_eq!(checkpoint.ranks(), 12);
+    let partition = parity::checkpoint::megatron::Partition::Axis(0);
+    let joined = checkpoint
+        .joined("word_embeddings.weight", partition)
+        .unwrap();
+    let first: Vec<f32> = joined.tiled.to_tensor().unwrap().as_slice::<f32>().unwrap()[..]
+        .iter()
+        .step_by(2)
+        .copied()
+        .collect();
+    assert_eq!(first, (0..12).map(|rank| rank as f32).collect::<Vec<_>>());
+}
+
+/// A pipeline of two stages numbers its layers from 0 in each.
+#[test]
+fn layers_of_pipeline_stages_are_counted_through() {
+    let folder = tempfile::tempdir().unwrap();
+    for stage in 0..2 {
+        let path = folder.path().join(format!("mp_rank_00_{stage:03}"));
+        fs::create_dir(&path).unwrap();
+        let layers = (0..2).map(|layer| {
+            let tensor = Tensor::counting(&[2], (10 * stage + layer) as f32);
+            let name = format!("decoder.layers.{layer}.input_layernorm.weight");
+            (name, Py::Tensor(tensor))
+        });
+        let state = dict([("model".to_owned(), dict(layers))]);
+        fs::write(path.join("model_optim_rng.pt"), file(&state)).unwrap();
+    }
+    let checkpoint = MegatronCheckpoint::open(folder.path(), &[]).unwrap();
+    let partition = parity::checkpoint::megatron::Partition::Replicated;
+    for (layer, first) in [0.0_f32, 1.0, 10.0, 11.0].into_iter().enumerate() {
+        let name = format!("decoder.layers.{layer}.input_layernorm.weight");
+        let joined = checkpoint.joined(&name, partition).unwrap();
+        let values = joined.tiled.to_tensor().unwrap();
+        assert_eq!(values.as_slice::<f32>().unwrap()[0], first);
+    }
+}
+
+#[test]
+fn legacy_files_and_views_are_read() {
+    let folder = tempfile::tempdir().unwrap();
+    // A transposed part of a storage: rows 1 and 2 of 4 × 3, as columns.
+    let view = Tensor {
+        offset: 3,
+        shape: vec![3, 2],
+        strides: vec![1, 3],
+        ..Tensor::counting(&[4, 3], 0.0)
+    };
+    let root = dict([
+        ("view".to_owned(), Py::Tensor(view)),
+        ("name".to_owned(), text("a model")),
+    ]);
+    for (name, bytes) in [
+        ("zip", file(&root)),
+        ("legacy", common::torch::legacy(&root, 4)),
+    ] {
+        let path = folder.path().join(name);
+        fs::write(&path, bytes).unwrap();
+        let opened = TorchFile::open(&path).unwrap();
+        assert_eq!(
+            opened.root().get("name").and_then(|node| node.text()),
+            Some("a model")
+        );
+        let record = TensorRecord::of(opened.root().get("view").unwrap()).unwrap();
+        let tensor = Tiled::one(opened.strided("view", &record).unwrap())
+            .to_tensor()
+            .unwrap();
+        assert_eq!(tensor.shape(), [3, 2]);
+        assert_eq!(
+            tensor.as_slice::<f32>().unwrap(),
+            [3.0, 6.0, 4.0, 7.0, 5.0, 8.0]
+        );
+    }
+}
