@@ -32,7 +32,9 @@ pub struct MegatronCheckpoint {
 impl MegatronCheckpoint {
     /// Whether a folder looks like a Megatron checkpoint, or like one that holds some.
     pub fn recognises(path: &Path) -> bool {
-        format_of(path).is_some() || TRACKERS.iter().any(|name| path.join(name).is_file())
+        format_of(path).is_some()
+            || TRACKERS.iter().any(|name| path.join(name).is_file())
+            || !iterations(path).is_empty()
     }
 
     /// Opens a checkpoint: the folder of one iteration, or the one above it with the file that
@@ -137,7 +139,8 @@ fn format_of(folder: &Path) -> Option<Format> {
     }
 }
 
-/// The folder of the iteration: `path` itself, or the one that a tracker in it names.
+/// The folder of the iteration: `path` itself, the one that a tracker in it names, or the only one
+/// in it.
 fn iteration(path: &Path) -> Result<PathBuf> {
     path.metadata().map_err(Error::io(path, "open"))?;
     if format_of(path).is_some() {
@@ -167,7 +170,29 @@ fn iteration(path: &Path) -> Result<PathBuf> {
         }
         return Ok(folder);
     }
-    Ok(path.to_owned())
+    match iterations(path).as_slice() {
+        [] => Ok(path.to_owned()),
+        [only] => Ok(only.clone()),
+        [first, .., last] => {
+            let expected = "one iteration, or a file that names the latest";
+            let found = format!("{} to {}", first.display(), last.display());
+            Err(BadInput::new(path, expected, found)
+                .remedy("name one of them")
+                .into())
+        }
+    }
+}
+
+/// Folders of iterations in a folder, in order of their names.
+fn iterations(path: &Path) -> Vec<PathBuf> {
+    let entries = path.read_dir().into_iter().flatten().flatten();
+    let named = entries.map(|entry| entry.path()).filter(|path| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        name.starts_with("global_step") || name.starts_with("iter_")
+    });
+    let mut found: Vec<PathBuf> = named.filter(|path| format_of(path).is_some()).collect();
+    found.sort();
+    found
 }
 
 impl fmt::Display for Format {
