@@ -354,7 +354,7 @@ fn damaged_statistics() {
         refusal(name, &mut text, &["--stages", "logits"], |copy| {
             std::fs::rename(copy.golden(), copy.root().join("full")).expect("renamed");
             let source = Source::MegatronDeepspeed;
-            import(dump.path(), source, &copy.golden(), true).expect("imported");
+            import(dump.path(), Some(source), &copy.golden(), true).expect("imported");
             std::fs::rename(copy.root().join("full/hf"), copy.model()).expect("renamed");
             copy.edit("logits.token_mean.npy", true, |bytes| {
                 let tensor = parity::tensor::Tensor::from_vec(&[values.len()], values.clone());

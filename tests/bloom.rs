@@ -228,7 +228,13 @@ fn statistics_are_a_reference_too() {
     let golden = goldens().join("bloom_fp32_tp2");
     let statistics = folder.path().join("statistics");
     let dump = raw_dump(&golden);
-    let imported = import(dump.path(), Source::MegatronDeepspeed, &statistics, true).unwrap();
+    let imported = import(
+        dump.path(),
+        Some(Source::MegatronDeepspeed),
+        &statistics,
+        true,
+    )
+    .unwrap();
     assert_eq!(imported.manifest.stages.len(), 28);
     let outcome = run(&case(&statistics, golden.join("hf")));
     assert_eq!(outcome.verdict(), Verdict::Pass);
@@ -261,12 +267,13 @@ fn importing_a_dump_gives_the_golden_again() {
         let folder = tempfile::tempdir().unwrap();
         let output = folder.path().join("golden");
         let dump = raw_dump(&goldens().join(name));
-        let imported = import(dump.path(), Source::MegatronDeepspeed, &output, false).unwrap();
+        let imported =
+            import(dump.path(), Some(Source::MegatronDeepspeed), &output, false).unwrap();
         let kept = Golden::open(goldens().join(name)).unwrap();
         assert_eq!(&imported.manifest, kept.manifest());
         assert_eq!(imported.unmapped, [""; 0]);
         // Never over what is there.
-        let again = import(dump.path(), Source::MegatronDeepspeed, &output, false);
+        let again = import(dump.path(), Some(Source::MegatronDeepspeed), &output, false);
         assert!(again.unwrap_err().to_string().contains("a new folder"));
     }
 }
@@ -277,7 +284,8 @@ fn an_incomplete_or_contradictory_dump_leaves_nothing_behind() {
     let output = folder.path().join("golden");
     let dump = raw_dump(&goldens().join("bloom_bf16_tp2"));
     let refuse = |expected: &str| {
-        let error = import(dump.path(), Source::MegatronDeepspeed, &output, false).unwrap_err();
+        let error =
+            import(dump.path(), Some(Source::MegatronDeepspeed), &output, false).unwrap_err();
         assert!(error.to_string().contains(expected), "{error}");
         assert_eq!(folder.path().read_dir().unwrap().count(), 0);
     };

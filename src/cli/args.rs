@@ -131,12 +131,12 @@ pub(super) struct ConvertArgs {
 /// Make a golden from a folder of raw dumps.
 #[derive(Debug, clap::Args)]
 pub(super) struct ImportArgs {
-    /// Folder of NNN.<module>.<input|output>.npy files, with config.json and tokens.npy in it or
-    /// beside it
+    /// Folder that scripts/parity_dump.py wrote; or of NNN.<module>.<input|output>.npy files, with
+    /// config.json and tokens.npy in it or beside it
     pub(super) dumps: PathBuf,
-    /// Whose hooks wrote them
+    /// Whose hooks wrote them [default: what the dump itself says]
     #[arg(long, value_enum)]
-    pub(super) from: Source,
+    pub(super) from: Option<Source>,
     /// The golden's folder, which must not exist
     #[arg(short, long, value_name = "DIR")]
     pub(super) output: PathBuf,

@@ -170,10 +170,17 @@ impl ConvertedConfig {
     /// If the file is no JSON object, the architecture is unknown, or a setting is missing,
     /// wrongly typed, out of range or not supported.
     pub fn read(path: &Path) -> Result<Self> {
+        Self::from_settings(path, Self::settings(path)?)
+    }
+
+    /// All settings in a `config.json`.
+    ///
+    /// # Errors
+    /// If the file is missing or no JSON object.
+    pub fn settings(path: &Path) -> Result<Map<String, Value>> {
         let file = MappedFile::open(path)?;
-        let settings: Map<String, Value> = serde_json::from_slice(&file)
-            .map_err(|e| BadInput::new(path, "a JSON object of settings", e.to_string()))?;
-        Self::from_settings(path, settings)
+        serde_json::from_slice(&file)
+            .map_err(|e| BadInput::new(path, "a JSON object of settings", e.to_string()).into())
     }
 
     /// The configuration that settings describe, as [`Self::read`] has it; `path` is for messages.

@@ -93,6 +93,10 @@ impl Strided {
             .map(|(index, stride)| index * stride);
         let first = self.offset + steps.sum::<usize>();
         let stride = self.strides.last().copied().unwrap_or(1);
+        if stride == 1 {
+            out.copy_from_slice(&self.bytes()[first * size..][..out.len()]);
+            return;
+        }
         for (i, element) in out.chunks_exact_mut(size).enumerate() {
             let at = (first + i * stride) * size;
             element.copy_from_slice(&self.bytes()[at..at + size]);

@@ -12,6 +12,7 @@ use crate::golden::manifest::{
 };
 use crate::plan::StageId;
 use crate::tensor::{MappedFile, Tensor, npy};
+use clap::ValueEnum;
 use std::collections::BTreeMap;
 use std::fs;
 use std::num::NonZeroUsize;
@@ -35,7 +36,8 @@ pub struct Imported {
     pub unmapped: Vec<String>,
 }
 
-/// Makes a golden in the new folder `output` from the raw dump in `folder`.
+/// Makes a golden in the new folder `output` from the raw dump in `folder`; `source` may be left to
+/// a dump that says whose it is.
 ///
 /// Dumps of one stage under several names are checked to be the same and kept once. With
 /// `statistics_only`, statistics are kept in place of the values.
@@ -45,7 +47,7 @@ pub struct Imported {
 /// then.
 pub fn import(
     folder: &Path,
-    source: Source,
+    source: Option<Source>,
     output: &Path,
     statistics_only: bool,
 ) -> Result<Imported> {
@@ -54,6 +56,10 @@ pub fn import(
         return Err(fault.remedy("remove it or name another").into());
     }
     let dump = RawDump::open(folder)?;
+    let source = match source {
+        Some(named) => named,
+        None => source_of(&dump)?,
+    };
     let described = match source {
         Source::MegatronDeepspeed => megatron_deepspeed::describe(&dump)?,
         Source::Transformers => transformers::describe(&dump)?,
@@ -83,6 +89,30 @@ pub fn import(
         let _ = fs::remove_dir_all(&staging);
     }
     imported
+}
+
+/// The framework that the dump itself names.
+fn source_of(dump: &RawDump) -> Result<Source> {
+    let sources = Source::value_variants().iter().copied();
+    let named = sources.clone().find(|source| {
+        let name = source.to_possible_value();
+        name.is_some_and(|name| Some(name.get_name()) == dump.framework())
+    });
+    named.ok_or_else(|| {
+        let names: Vec<String> = sources
+            .filter_map(|source| Some(source.to_possible_value()?.get_name().to_owned()))
+            .collect();
+        let expected = format!("a dump of {}", names.join(" or "));
+        let found = match dump.framework() {
+            Some(other) => format!("one of {other}, whose models parity has no plan for yet"),
+            None => "one that does not say whose it is".to_owned(),
+        };
+        let fault = BadInput::new(dump.config_path(), expected, found);
+        fault
+            .at("framework")
+            .remedy("say whose hooks wrote it with --from")
+            .into()
+    })
 }
 
 struct Import<'a> {
@@ -275,7 +305,7 @@ impl Import<'_> {
     }
 
     fn provenance(&self) -> Provenance {
-        let mut extra: BTreeMap<_, _> = self.dump.config().clone().into_iter().collect();
+        let mut extra: BTreeMap<_, _> = self.dump.provenance().clone().into_iter().collect();
         let mut text = |key: &str| match extra.remove(key) {
             Some(serde_json::Value::String(text)) => Some(text),
             _ => None,

@@ -119,24 +119,25 @@ const BLOCK: &[Known] = {
 
 /// Reads the settings that Megatron-DeepSpeed's dumps come with.
 pub(super) fn describe(dump: &RawDump) -> Result<Described> {
-    let size = |key: &str| dump.setting::<usize>(key, "a whole number");
-    let flag = |key: &str| dump.setting::<bool>(key, "true or false");
-    let n_layer = size("n_layer")?;
+    // Names of the reference dumps, then Megatron's own.
+    let size = |keys: &[&str]| dump.setting::<usize>(keys, "a whole number");
+    let flag = |key: &str| dump.setting::<bool>(&[key], "true or false");
+    let n_layer = size(&["n_layer", "num_layers"])?;
     let query_key_layer_scaling = flag("apply_query_key_layer_scaling")?;
     let model = ModelConfig::Bloom(BloomConfig {
-        hidden_size: size("hidden_size")?,
+        hidden_size: size(&["hidden_size"])?,
         n_layer,
-        n_head: size("n_head")?,
-        vocab_size: size("vocab_size")?,
-        layer_norm_epsilon: dump.setting("layernorm_epsilon", "a number")?,
+        n_head: size(&["n_head", "num_attention_heads"])?,
+        vocab_size: size(&["vocab_size", "padded_vocab_size"])?,
+        layer_norm_epsilon: dump.setting(&["layernorm_epsilon"], "a number")?,
         apply_residual_connection_post_layernorm: flag("apply_residual_connection_post_layernorm")?,
         tie_word_embeddings: true,
     });
-    let tensor_parallel = size("tensor_parallel")?;
+    let tensor_parallel = size(&["tensor_parallel", "tensor_model_parallel_size"])?;
     Ok(Described {
         framework: "megatron-deepspeed",
         model,
-        dtype: dump.setting::<DType>("dtype", "fp32, fp16 or bf16")?,
+        dtype: dump.setting::<DType>(&["dtype"], "fp32, fp16 or bf16")?,
         arithmetic: Arithmetic::Megatron(MegatronArithmetic {
             tensor_parallel,
             query_key_layer_scaling,

@@ -1,5 +1,5 @@
-//! A folder of raw dumps: `NNN.<module path>.{input,output}[.tpR].npy`, with `config.json` and
-//! `tokens.npy` in it or beside it.
+//! A folder of raw dumps: `NNN.<module path>.{input,output}[.tpR].npy` with `tokens.npy`, and with
+//! `dump.json` if `scripts/parity_dump.py` wrote it, else `config.json`; in it or beside it.
 
 use crate::error::{BadInput, Error, Result};
 use crate::tensor::MappedFile;
@@ -13,8 +13,16 @@ pub(super) struct RawDump {
     /// Files by position in the run and name, one a tensor-parallel rank.
     pub(super) arrays: BTreeMap<(u32, String), BTreeMap<usize, PathBuf>>,
     config_path: PathBuf,
+    /// The model's settings.
     config: Map<String, Value>,
+    /// What `dump.json` says besides. `None` if there is none.
+    description: Option<Map<String, Value>>,
 }
+
+/// Written by `scripts/parity_dump.py`.
+const DESCRIPTION: &str = "dump.json";
+/// The version of it that this crate reads.
+const VERSION: u64 = 1;
 
 impl RawDump {
     /// Lists a folder and reads its `config.json`.
@@ -32,16 +40,62 @@ impl RawDump {
             let expected = "dumps named NNN.<module>.<input|output>.npy";
             return Err(BadInput::new(folder, expected, "none").into());
         }
-        let config_path = beside(folder, "config.json")?;
+        let described = folder.join(DESCRIPTION);
+        let is_described = described.exists();
+        let config_path = match is_described {
+            true => described,
+            false => beside(folder, "config.json")?,
+        };
         let file = MappedFile::open(&config_path)?;
-        let config = serde_json::from_slice(&file)
+        let mut settings: Map<String, Value> = serde_json::from_slice(&file)
             .map_err(|e| BadInput::new(&config_path, "a JSON object", e.to_string()))?;
-        Ok(Self {
+        let mut dump = Self {
             folder: folder.to_owned(),
             arrays,
             config_path,
-            config,
-        })
+            config: Map::new(),
+            description: None,
+        };
+        if !is_described {
+            dump.config = settings;
+            return Ok(dump);
+        }
+        // Every file's own; its name says as much.
+        settings.remove("arrays");
+        let version = settings.remove("parity_dump").unwrap_or_default();
+        if version.as_u64() != Some(VERSION) {
+            let expected = format!("version {VERSION}");
+            let fault = BadInput::new(&dump.config_path, expected, version.to_string());
+            return Err(fault
+                .at("parity_dump")
+                .remedy("use the parity_dump.py of this version")
+                .into());
+        }
+        match settings.remove("config") {
+            Some(Value::Object(config)) => dump.config = config,
+            other => {
+                let found = other.unwrap_or_default().to_string();
+                let fault = BadInput::new(&dump.config_path, "an object of settings", found);
+                return Err(fault.at("config").into());
+            }
+        }
+        dump.description = Some(settings);
+        Ok(dump)
+    }
+
+    /// Whose hooks wrote it, if it says so.
+    pub(super) fn framework(&self) -> Option<&str> {
+        self.description.as_ref()?.get("framework")?.as_str()
+    }
+
+    /// Whether `dump.json` describes it.
+    pub(super) fn is_described(&self) -> bool {
+        self.description.is_some()
+    }
+
+    /// What is known of the run that made it.
+    pub(super) fn provenance(&self) -> &Map<String, Value> {
+        self.description.as_ref().unwrap_or(&self.config)
     }
 
     /// The token ids' file.
@@ -49,29 +103,40 @@ impl RawDump {
         beside(&self.folder, "tokens.npy")
     }
 
-    /// All settings of `config.json`.
+    /// The model's settings.
     pub(super) fn config(&self) -> &Map<String, Value> {
         &self.config
     }
 
-    /// Where `config.json` lies.
+    /// The file that they come from.
     pub(super) fn config_path(&self) -> &Path {
         &self.config_path
     }
 
-    /// A setting of `config.json`, as what the caller needs it to be.
+    /// A setting, as what the caller needs it to be; the first of these names that is there. What
+    /// `dump.json` says of the run comes before the model's settings.
     pub(super) fn setting<T: serde::de::DeserializeOwned>(
         &self,
-        key: &str,
+        keys: &[&str],
         what: &str,
     ) -> Result<T> {
-        let value = self.config.get(key).cloned();
+        let maps = [self.description.as_ref(), Some(&self.config)];
+        let get = |key: &&str| maps.into_iter().flatten().find_map(|map| map.get(*key));
+        let value = keys
+            .iter()
+            .find_map(get)
+            .filter(|value| !value.is_null())
+            .cloned();
         let found = value
             .as_ref()
             .map_or("nothing".to_owned(), Value::to_string);
         value
             .and_then(|value| serde_json::from_value(value).ok())
-            .ok_or_else(|| BadInput::new(&self.config_path, what, found).at(key).into())
+            .ok_or_else(|| {
+                BadInput::new(&self.config_path, what, found)
+                    .at(keys[0])
+                    .into()
+            })
     }
 }
 

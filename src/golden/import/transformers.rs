@@ -13,31 +13,59 @@ use std::path::Path;
 /// is the block's; `BloomAttention` likewise.
 const RENAMED: &[(&str, &str)] = &[
     ("self_attention.dense.input", "self_attention.context"),
+    // Without dropout, what goes in comes out.
+    (
+        "self_attention.attention_dropout.output",
+        "self_attention.probs",
+    ),
+    ("post_attention_layernorm.input", "self_attention"),
     ("mlp.gelu_impl.output", "mlp.gelu"),
     ("mlp.dense_4h_to_h.input", "mlp.gelu"),
     ("mlp.output", ""),
 ];
 
-/// Reads the settings that transformers' dumps come with; the model's own are in the folder that
+/// Reads the settings that transformers' dumps come with: the model's own, or the folder that
 /// `model` names.
 pub(super) fn describe(dump: &RawDump) -> Result<Described> {
-    let model: String = dump.setting("model", "the path of the model folder")?;
-    let beside = dump.config_path().parent().unwrap_or(Path::new(""));
-    let config = ConvertedConfig::read(&beside.join(model).join("config.json"))?;
+    let config = match dump.is_described() {
+        true => ConvertedConfig::from_settings(dump.config_path(), dump.config().clone())?,
+        false => of_folder(dump)?,
+    };
     Ok(Described {
         framework: "transformers",
-        model: config.model,
-        dtype: dump.setting::<DType>("dtype", "fp32, fp16 or bf16")?,
+        dtype: dump.setting::<DType>(&["dtype"], "fp32, fp16 or bf16")?,
         arithmetic: Arithmetic::Transformers(config.arithmetic),
         ranks: 1,
-        names: Box::new(ModuleNames),
+        names: Box::new(ModuleNames {
+            prefix: config.model.base_prefix(),
+        }),
+        model: config.model,
     })
 }
 
-struct ModuleNames;
+/// The configuration in the folder that was run, with what was set for this run.
+fn of_folder(dump: &RawDump) -> Result<ConvertedConfig> {
+    let model: String = dump.setting(&["model"], "the path of the model folder")?;
+    let beside = dump.config_path().parent().unwrap_or(Path::new(""));
+    let path = beside.join(model).join("config.json");
+    let mut settings = ConvertedConfig::settings(&path)?;
+    for key in ["slow_but_exact", "pretraining_tp"] {
+        let value = dump
+            .config()
+            .get(key)
+            .map(|value| (key.to_owned(), value.clone()));
+        settings.extend(value);
+    }
+    ConvertedConfig::from_settings(&path, settings)
+}
+
+struct ModuleNames {
+    prefix: &'static str,
+}
 
 impl Names for ModuleNames {
     fn stage(&self, name: &str) -> Option<(String, Layout, Join, Form)> {
+        let name = name.strip_prefix(self.prefix).unwrap_or(name);
         let stage = match block_and_rest(name) {
             Some((block, rest)) => match RENAMED.iter().find(|(hooked, _)| *hooked == rest) {
                 Some((_, "")) => format!("h.{block}"),

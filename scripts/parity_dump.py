@@ -1,0 +1,303 @@
+"""Dumps what a torch model computes, for `parity import`.
+
+    import parity_dump
+    with parity_dump.capture(model, "out/"):
+        model(tokens)
+
+One file; needs torch (1.10 or later) and numpy, Python 3.8 or later. Around one forward it writes
+
+    NNN.<module path>.<input|output>[.tpR].npy   a tensor of a module, in order of completion
+    tokens.npy                                   the token ids
+    dump.json (rank R > 0: dump.tpR.json)        framework, settings, true dtypes, layouts; last
+
+and `parity import out/ -o golden/` needs nothing else. bf16 is written losslessly as its bits
+(`<u2`); dump.json says so. Of tuples the first tensor is kept: Megatron's linear layers return
+(product, bias). Every tensor is copied when its hook fires, because all_reduce and masked_fill_
+work in place on it afterwards, and written at once, so memory does not grow with the model.
+
+Tensor-parallel ranks write to one folder, each its own files.
+"""
+
+import contextlib
+import fnmatch
+import json
+import os
+import platform
+
+import numpy
+import torch
+
+VERSION = 1
+
+_NAMES = {
+    torch.float64: "fp64", torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16",
+    torch.int64: "int64", torch.int32: "int32", torch.int16: "int16", torch.int8: "int8",
+    torch.uint8: "uint8", torch.bool: "bool",
+}
+
+# Modules whose *input* is a stage of its own: the context before the output projection, the
+# activation before the last MLP layer, the scores before the softmax, the attention's residual sum.
+_INPUTS = [
+    "*.self_attention.dense", "*.mlp.dense_4h_to_h", "*.scale_mask_softmax",
+    "*.post_attention_layernorm", "*.word_embeddings.norm",
+    "*.self_attention.linear_proj", "*.mlp.linear_fc2", "*.core_attention", "*.pre_mlp_layernorm",
+]
+
+
+@contextlib.contextmanager
+def capture(model, folder, framework=None, tokens=None, config=None, tensor_parallel=None,
+            include="*", inputs="needed", allow_training=False):
+    """Records one forward of `model`, run inside the `with` block, into `folder`.
+
+    framework        transformers, megatron-deepspeed, megatron-core or torch; found out if None
+    tokens           the token ids; the first integer tensor given to the model if None
+    config           settings of the model as a dictionary; the model's own or Megatron's if None
+    tensor_parallel  (rank, size); torch.distributed's and Megatron's if None
+    include          glob of the module paths to record
+    inputs           "needed": inputs that are stages of their own; "all": every module's
+
+    Raises ValueError if the model would drop values out at random or the folder holds another
+    dump. If the block raises, what was written is removed.
+    """
+    framework = framework or _framework(model)
+    dropping = [name for name, module in model.named_modules()
+                if module.training and getattr(module, "p", 0) and "Dropout" in type(module).__name__]
+    if dropping and not allow_training:
+        raise ValueError("the model is in training mode and drops out values at random in %s: "
+                         "call model.eval() first" % dropping[0])
+    recorder = _Recorder(model, str(folder), framework, tensor_parallel or _tensor_parallel(),
+                         include, "all" if framework == "torch" else inputs)
+    if tokens is not None:
+        recorder.keep_tokens(tokens)
+    try:
+        yield recorder
+        recorder.finish(config if config is not None else _config(model))
+    except BaseException:
+        recorder.discard()
+        raise
+    finally:
+        recorder.detach()
+
+
+class _Recorder:
+    def __init__(self, model, folder, framework, tensor_parallel, include, inputs):
+        self.folder, self.framework, self.inputs = folder, framework, inputs
+        self.rank, self.size = tensor_parallel
+        self.suffix = ".tp%d" % self.rank if self.size > 1 else ""
+        self.arrays, self.calls, self.written, self.hooks = {}, {}, [], []
+        self.tokens = None
+        self.parameters = [p.dtype for p in model.parameters() if p.is_floating_point()]
+        self.device = str(next((p.device for p in model.parameters()), torch.device("cpu")))
+        os.makedirs(folder, exist_ok=True)
+        clash = [name for name in os.listdir(folder)
+                 if self.size == 1 or (self.suffix + ".") in name]
+        if clash:
+            raise ValueError("%s already holds %s: dump into an empty folder" % (folder, clash[0]))
+        for name, module in model.named_modules():
+            if name and not _is_container(module) and fnmatch.fnmatch(name, include):
+                self._hook(name, module)
+        self.hooks.append(_before(model, self._on_root_input))
+        self.hooks.append(model.register_forward_hook(self._on_root_output))
+
+    def _hook(self, name, module):
+        wanted = self.inputs == "all" or any(fnmatch.fnmatch("." + name, glob) for glob in _INPUTS)
+        if wanted:
+            self.hooks.append(_before(module, lambda m, args, kwargs: self._record(
+                name, "input", _first((args, list(kwargs.values()))))))
+        self.hooks.append(module.register_forward_hook(
+            lambda m, args, output: self._record(name, "output", _first(output))))
+
+    def _on_root_input(self, module, args, kwargs):
+        named = [kwargs[key] for key in ("input_ids", "tokens") if key in kwargs]
+        for value in named + list(args) + list(kwargs.values()):
+            for tensor in value if isinstance(value, (tuple, list)) else (value,):
+                whole = isinstance(tensor, torch.Tensor) and tensor.dtype in (torch.int64, torch.int32)
+                if self.tokens is None and whole and tensor.dim() == 2:
+                    self.keep_tokens(tensor)
+
+    def _on_root_output(self, module, args, output):
+        logits = getattr(output, "logits", None)
+        logits = logits if logits is not None else _first(output)
+        # A head that is a module of its own has been recorded already.
+        headed = any(name.split(".")[-1] in ("lm_head", "output_layer") for name, _ in self.arrays)
+        if not headed:
+            self._record("logits", "output", logits, file="logits")
+
+    def keep_tokens(self, tokens):
+        self.tokens = tokens.detach().to("cpu", torch.int64).numpy()
+
+    def _record(self, name, kind, tensor, file=None):
+        if tensor is None or tensor.dtype not in _NAMES:
+            return
+        key = (name, kind)
+        self.calls[key] = self.calls.get(key, 0) + 1
+        if key in self.arrays:
+            return  # a module that runs again: the first time counts
+        file = "%03d.%s%s.npy" % (len(self.arrays), file or "%s.%s" % (name, kind), self.suffix)
+        # A copy in C order: the tensor may be changed in place as soon as this returns.
+        copy = tensor.detach().to("cpu", copy=True).contiguous()
+        bits = copy.view(torch.int16) if copy.dtype == torch.bfloat16 else copy
+        array = bits.numpy()
+        self._write(file, array.view(numpy.uint16) if copy.dtype == torch.bfloat16 else array)
+        self.arrays[key] = {
+            "file": file, "module": name, "kind": kind, "dtype": _NAMES[copy.dtype],
+            "layout": self._layout(name, array.ndim), "shape": list(array.shape),
+        }
+
+    def _layout(self, name, axes):
+        if axes == 4:
+            return "bnss"
+        if axes != 3:
+            return "other"
+        if self.framework == "megatron-deepspeed":
+            return "sbh" if name[:1].isdigit() and "." in name else "bsh"
+        if self.framework == "megatron-core":
+            return "sbh" if name.startswith(("decoder", "output_layer")) else "bsh"
+        return "bsh"
+
+    def _write(self, file, array):
+        path = os.path.join(self.folder, file)
+        little = array.astype(array.dtype.newbyteorder("<"), copy=False)
+        with open(path + ".incomplete", "wb") as out:
+            self.written.append(path + ".incomplete")
+            numpy.save(out, little)
+        os.replace(path + ".incomplete", path)
+        self.written[-1] = path
+
+    def finish(self, config):
+        if not self.arrays:
+            raise ValueError("nothing was recorded: run the model inside the with block")
+        if self.tokens is None:
+            raise ValueError("no token ids were seen: give them as capture(..., tokens=...)")
+        if self.rank == 0:
+            self._write("tokens.npy", self.tokens)
+        dtype = max(set(self.parameters), key=self.parameters.count, default=torch.float32)
+        for key, array in self.arrays.items():
+            array["calls"] = self.calls[key]
+        description = {
+            "parity_dump": VERSION,
+            "framework": self.framework,
+            "framework_version": _version(self.framework),
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+            "numpy": numpy.__version__,
+            "device": self.device if self.device == "cpu" else torch.cuda.get_device_name(self.device),
+            "cuda": torch.version.cuda if self.device != "cpu" else None,
+            "dtype": _NAMES[dtype],
+            "tensor_parallel": self.size,
+            "rank": self.rank,
+            "config": config,
+            "numerics": _numerics(config),
+            "arrays": list(self.arrays.values()),
+        }
+        path = os.path.join(self.folder, "dump%s.json" % (self.suffix if self.rank else ""))
+        with open(path + ".incomplete", "w") as out:
+            json.dump(description, out, indent=1)
+        os.replace(path + ".incomplete", path)
+
+    def detach(self):
+        for hook in self.hooks:
+            hook.remove()
+
+    def discard(self):
+        for path in self.written:
+            with contextlib.suppress(FileNotFoundError):
+                os.remove(path)
+        with contextlib.suppress(OSError):
+            os.rmdir(self.folder)
+
+
+def _before(module, function):
+    """A hook before the forward; with keyword arguments where torch passes them on (2.0)."""
+    try:
+        return module.register_forward_pre_hook(function, with_kwargs=True)
+    except TypeError:
+        return module.register_forward_pre_hook(lambda m, args: function(m, args, {}))
+
+
+def _first(value):
+    """The first tensor in nested tuples; an output object's fields in order."""
+    if isinstance(value, torch.Tensor):
+        return value
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, (tuple, list)):
+        return next((found for found in map(_first, value) if found is not None), None)
+    return None
+
+
+def _is_container(module):
+    return isinstance(module, (torch.nn.ModuleList, torch.nn.ModuleDict))
+
+
+def _framework(model):
+    module = type(model).__module__
+    if module.startswith("transformers"):
+        return "transformers"
+    if module.startswith("megatron.core"):
+        return "megatron-core"
+    if hasattr(model, "tied_modules") or module.startswith("megatron"):
+        return "megatron-deepspeed"
+    return "torch"
+
+
+def _version(framework):
+    with contextlib.suppress(Exception):
+        if framework == "transformers":
+            import transformers
+            return transformers.__version__
+        if framework == "megatron-core":
+            import megatron.core
+            return megatron.core.__version__
+    return None
+
+
+def _tensor_parallel():
+    for module in ("megatron.core.parallel_state", "megatron.mpu"):
+        with contextlib.suppress(Exception):
+            mpu = __import__(module, fromlist=["x"])
+            return mpu.get_tensor_model_parallel_rank(), mpu.get_tensor_model_parallel_world_size()
+    return 0, 1
+
+
+def _config(model):
+    """Settings of the model: transformers' config, else Megatron's arguments, else none."""
+    settings = getattr(model, "config", None)
+    if hasattr(settings, "to_dict"):
+        settings = settings.to_dict()
+        # Where the code that reads them makes a difference of it, attributes are the truth.
+        settings["attn_implementation"] = getattr(model.config, "_attn_implementation", None)
+        return _plain(settings)
+    for module in ("megatron.training", "megatron"):
+        with contextlib.suppress(Exception):
+            return _plain(vars(__import__(module, fromlist=["x"]).get_args()))
+    return _plain(vars(settings)) if hasattr(settings, "__dict__") else {}
+
+
+def _plain(value):
+    """What JSON can hold; dtypes by name, other objects by what they print as."""
+    if isinstance(value, dict):
+        return {str(key): _plain(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(entry) for entry in value]
+    if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
+        return str(value)
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    return str(value)
+
+
+def _numerics(config):
+    """Settings of torch that change results."""
+    settings = {
+        "threads": torch.get_num_threads(),
+        "matmul_tf32": torch.backends.cuda.matmul.allow_tf32,
+        "cudnn_tf32": torch.backends.cudnn.allow_tf32,
+        "deterministic_algorithms": torch.are_deterministic_algorithms_enabled(),
+        "autocast": torch.is_autocast_enabled(),
+        "cublas_workspace": os.environ.get("CUBLAS_WORKSPACE_CONFIG"),
+        "attn_implementation": config.get("attn_implementation") if isinstance(config, dict) else None,
+    }
+    with contextlib.suppress(AttributeError):
+        settings["float32_matmul_precision"] = torch.get_float32_matmul_precision()
+    return settings
