@@ -109,14 +109,26 @@ fn peak_anonymous(child: &mut Child) -> f64 {
     peak
 }
 
-fn timed(command: &mut Command) -> (f64, f64) {
-    // What runs before have left to be written must not slow this one.
+/// Runs a command on `checkpoint` and removes what it wrote. Returns seconds and peak memory.
+fn timed(command: &mut Command, checkpoint: &Path, output: &Path) -> (f64, f64) {
+    // What earlier runs have left to be written, or pushed out of the page cache, must not slow
+    // this one.
     assert!(Command::new("sync").status().expect("sync").success());
+    for entry in checkpoint
+        .join("global_step1")
+        .read_dir()
+        .expect("a folder")
+    {
+        let mut file = fs::File::open(entry.expect("an entry").path()).expect("a file");
+        std::io::copy(&mut file, &mut std::io::sink()).expect("read");
+    }
     let begun = Instant::now();
     let mut child = command.spawn().expect("started");
     let peak = peak_anonymous(&mut child);
     assert!(child.wait().expect("a child").success(), "{command:?}");
-    (begun.elapsed().as_secs_f64(), peak)
+    let seconds = begun.elapsed().as_secs_f64();
+    fs::remove_dir_all(output).expect("removed");
+    (seconds, peak)
 }
 
 fn median(mut values: Vec<f64>) -> f64 {
@@ -139,9 +151,13 @@ fn main() {
     let checkpoint = folder.join("checkpoint");
     let bytes = make(&checkpoint);
     let (copied, converted) = (folder.join("copied"), folder.join("converted"));
-    let remove = |path: &Path| drop(fs::remove_dir_all(path));
-    let (mut copies, mut plain, mut conversions, mut verified, mut peaks) =
+    let (mut plain, mut copies, mut conversions, mut verified, mut peaks) =
         (Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let copy = |script: &str| {
+        let mut command = Command::new("sh");
+        command.args(["-c", script]).arg(&checkpoint).arg(&copied);
+        timed(&mut command, &checkpoint, &copied).0
+    };
     let convert = |more: &[&str]| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_parity"));
         command
@@ -150,39 +166,16 @@ fn main() {
             .arg(&checkpoint)
             .args(more);
         command.stdout(std::process::Stdio::null());
-        command
+        timed(&mut command, &checkpoint, &converted)
     };
     // Turn about, so that what else the machine does falls on all alike.
     for _ in 0..ROUNDS {
-        remove(&copied);
-        let script = "cp -r \"$0\" \"$1\"";
-        plain.push(
-            timed(
-                Command::new("sh")
-                    .args(["-c", script])
-                    .arg(&checkpoint)
-                    .arg(&copied),
-            )
-            .0,
-        );
-        remove(&copied);
-        let script = "cp -r \"$0\" \"$1\" && sync \"$1\"/global_step1/*";
-        copies.push(
-            timed(
-                Command::new("sh")
-                    .args(["-c", script])
-                    .arg(&checkpoint)
-                    .arg(&copied),
-            )
-            .0,
-        );
-        remove(&copied);
-        remove(&converted);
-        let (seconds, peak) = timed(&mut convert(&[]));
+        plain.push(copy("cp -r \"$0\" \"$1\""));
+        copies.push(copy("cp -r \"$0\" \"$1\" && sync \"$1\"/global_step1/*"));
+        let (seconds, peak) = convert(&[]);
         conversions.push(seconds);
         peaks.push(peak);
-        remove(&converted);
-        verified.push(timed(&mut convert(&["--verify"])).0);
+        verified.push(convert(&["--verify"]).0);
     }
     let figures = json!({
         "bytes": bytes,

@@ -73,6 +73,31 @@ def layers():
     return lines + [""]
 
 
+def conversion():
+    figures = json.loads((ROOT / "target/convert-bench.json").read_text())
+    gigabytes = figures["bytes"] / 1e9
+    rows = [
+        ("`cp -r`", figures["cp_seconds"]),
+        ("`cp -r` and `sync` (floor)", figures["cp_and_sync_seconds"]),
+        ("`parity convert`", figures["convert_seconds"]),
+        ("`parity convert --verify`", figures["convert_and_verify_seconds"]),
+    ]
+    ratio = figures["convert_seconds"] / figures["cp_and_sync_seconds"]
+    return [
+        "## Converting a checkpoint",
+        "",
+        f"A synthetic BLOOM from Megatron-DeepSpeed: {gigabytes:.1f} GB of bf16 in {figures['ranks']} tensor-parallel ranks, hidden {figures['hidden']}, {figures['layers']} layers, in the page cache. Both write to disk: parity syncs every file before it gets its name.",
+        "",
+        "| | seconds | GB/s |",
+        "|---|---|---|",
+        *(f"| {name} | {seconds:.2f} | {gigabytes / seconds:.2f} |" for name, seconds in rows),
+        f"| `parity convert` / (`cp` and `sync`) | **{ratio:.2f}** | |",
+        "",
+        f"Peak anonymous memory of the conversion: {figures['peak_anonymous_mb']:.1f} MB; the largest tensor has {figures['largest_tensor_bytes'] / 1e6:.0f} MB.",
+        "",
+    ]
+
+
 def main():
     if "--no-run" not in sys.argv[1:]:
         subprocess.run(["cargo", "bench", "--locked"], cwd=ROOT, check=True)
@@ -85,7 +110,7 @@ def main():
         f"{processor()}, {rustc.stdout.strip()}, {datetime.date.today()}. The machine is shared: figures vary by a tenth from run to run; ratios less.",
         "",
     ]
-    (ROOT / "docs/benchmarks.md").write_text("\n".join(head + comparison() + layers()))
+    (ROOT / "docs/benchmarks.md").write_text("\n".join(head + comparison() + layers() + conversion()))
 
 
 main()

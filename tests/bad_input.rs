@@ -250,8 +250,11 @@ fn models_that_do_not_fit() {
         &config("\"n_layer\": 2", "\"n_layer\": \"two\""),
     );
     model(
-        "biases dropped by transformers",
-        &config("\"slow_but_exact\": false", "\"slow_but_exact\": true"),
+        "slices that do not divide the width",
+        &config(
+            "\"pretraining_tp\": 2,\n  \"slow_but_exact\": false",
+            "\"pretraining_tp\": 3,\n  \"slow_but_exact\": true",
+        ),
     );
     let header = |from: &'static str, to: &'static str| {
         move |copy: &Copy| {

@@ -77,10 +77,13 @@ fn all_cases_pass_and_reports_are_written_beside_the_terminals() {
     let json = folder.path().join("report.json");
     let output = parity(&["diff", "--output", &format!("json={}", json.display())]);
     assert_eq!(output.status.code(), Some(0), "{}", stdout(&output));
-    assert!(stdout(&output).ends_with("pass: 8 of 8 cases within tolerance\n"));
+    assert!(stdout(&output).ends_with("pass: 11 of 11 cases within tolerance\n"));
     let report: serde_json::Value = serde_json::from_slice(&std::fs::read(json).unwrap()).unwrap();
     assert_eq!(report["verdict"], "pass");
-    assert_eq!(report["stages"].as_array().unwrap().len(), 5 * 56 + 3 * 52);
+    assert_eq!(
+        report["stages"].as_array().unwrap().len(),
+        7 * 56 + 3 * 52 + 40
+    );
     assert_eq!(folder.path().read_dir().unwrap().count(), 1);
 }
 
@@ -132,6 +135,9 @@ fn inspect_shows_goldens_models_and_arrays() {
         "goldens/bloom_bf16_tp2",
         "goldens/bloom_bf16_tp2/hf",
         "goldens/bloom_bf16_tp2/tokens.npy",
+        "goldens/bloom_bf16_tp2/checkpoint",
+        "goldens/megatron_core_llama/checkpoints/torch_dist_tp2",
+        "goldens/megatron_core_llama/hf",
     ] {
         let output = parity(&["inspect", path]);
         assert_eq!(output.status.code(), Some(0));
@@ -147,6 +153,7 @@ fn help_names_every_option() {
     for command in [
         &["--help"][..],
         &["diff", "--help"],
+        &["convert", "--help"],
         &["import", "--help"],
         &["inspect", "--help"],
     ] {

@@ -264,7 +264,8 @@ mod tests {
     #[test]
     fn every_key_is_known_to_the_parser() {
         // A key of the list that the parser did not know would be reported as unknown.
-        let text = "golden = \"g\"\nmodel = \"m\"\narithmetic = \"megatron\"\n[[tolerance]]\nstages = \"h\"\n\
+        let text = "golden = \"g\"\nmodel = \"m\"\narithmetic = \"megatron\"\n\
+                    tensor_parallel = 2\n[[tolerance]]\nstages = \"h\"\n\
                     device = \"cpu\"\nmode = \"chained\"\nexact = true\nabs = 1.0\nrel = 1.0\nulp = 1\nstat = 1.0\n\
                     close = { atol = 1.0, rtol = 1.0 }\n";
         assert_eq!(case(text).unwrap().rules.rules[0].tolerance.bounds.len(), 6);

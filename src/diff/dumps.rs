@@ -116,6 +116,7 @@ pub fn diff_dumps(
         );
         return Err(BadInput::new(path, expected, "none").into());
     }
+    let notes = vec![first_difference(&stages)];
     let only_ours = ours.stages.iter().map(|record| &record.stage);
     let only_ours = only_ours.filter(|stage| theirs.stage(stage).is_none());
     coverage.unrecorded = only_ours.cloned().collect();
@@ -130,6 +131,20 @@ pub fn diff_dumps(
         ),
         stages,
         coverage,
-        notes: Vec::new(),
+        notes,
     })
+}
+
+/// Where two runs part, within tolerance or not.
+fn first_difference(stages: &[StageResult]) -> String {
+    match stages.iter().find(|result| result.metrics.unequal > 0) {
+        None => "no stage differs".into(),
+        Some(first) => format!(
+            "first stage that differs: {} ({} of {} elements, relative Frobenius {:.1e})",
+            first.stage,
+            first.metrics.unequal,
+            first.metrics.elements,
+            first.metrics.relative_frobenius,
+        ),
+    }
 }

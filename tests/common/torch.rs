@@ -13,6 +13,7 @@ pub enum Py {
     Float(f64),
     Str(String),
     Tuple(Vec<Py>),
+    List(Vec<Py>),
     Dict(Vec<(Py, Py)>),
     /// An object of a class without arguments, with attributes.
     Object(&'static str, Vec<(String, Py)>),
@@ -110,6 +111,11 @@ impl Writer {
                 self.out.push(b'(');
                 items.iter().for_each(|item| self.object(item));
                 self.out.push(b't');
+            }
+            Py::List(items) => {
+                self.out.extend(b"](");
+                items.iter().for_each(|item| self.object(item));
+                self.out.push(b'e');
             }
             Py::Dict(entries) => {
                 self.out.extend(b"}(");
@@ -231,7 +237,7 @@ pub fn legacy(root: &Py, element_size: usize) -> Vec<u8> {
     out.extend(pickle(&Py::Int(1001)).0);
     out.extend(pickle(&machine).0);
     out.extend(object);
-    out.extend(pickle(&Py::Tuple(keys.collect())).0);
+    out.extend(pickle(&Py::List(keys.collect())).0);
     for storage in storages {
         out.extend((storage.len() as u64 / element_size as u64).to_le_bytes());
         out.extend(storage);

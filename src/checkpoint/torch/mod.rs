@@ -32,3 +32,4 @@ pub use node::Node;
 pub use state_dict::StateDict;
 pub use tensor::TensorRecord;
 pub(in crate::checkpoint) use value::Pickle;
+pub use value::read_pickle;

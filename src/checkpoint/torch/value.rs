@@ -51,6 +51,13 @@ pub(crate) struct Pickle {
     pub(super) root: Id,
 }
 
+/// Reads the pickle at the start of `bytes` and looks at the value it stands for. `None` if it is
+/// no pickle.
+pub fn read_pickle<T>(bytes: &[u8], look: impl FnOnce(Node<'_>) -> T) -> Option<T> {
+    let (pickle, _) = Pickle::read(bytes).ok()?;
+    Some(look(pickle.root()))
+}
+
 impl Pickle {
     /// Reads the pickle at the start of `bytes`. Returns how long it is, too.
     pub(crate) fn read(bytes: &[u8]) -> Result<(Self, usize), Fault> {
