@@ -429,6 +429,8 @@ struct Metadata {
     chunks: Vec<(Vec<i64>, Vec<i64>)>,
     /// Place in the tensor, file, offset and length.
     storage: Vec<(Vec<i64>, String, i64, i64)>,
+    /// The item with what is not in shards, in place of `common.pt`: offset and length.
+    common: Option<(i64, i64)>,
 }
 
 fn sizes(sizes: &[i64]) -> Py {
@@ -438,6 +440,7 @@ fn sizes(sizes: &[i64]) -> Py {
 
 impl Metadata {
     const NAME: &str = "embedding.word_embeddings.weight";
+    const COMMON: &str = "common_state/shard_0_1";
 
     fn write(&self, path: &Path) {
         let object = |class, fields: Vec<(&str, Py)>| {
@@ -469,18 +472,32 @@ impl Metadata {
             "torch.distributed.checkpoint.metadata TensorStorageMetadata",
             tensor,
         );
-        let storage = self.storage.iter().map(|(at, file, offset, length)| {
-            let index = vec![("fqn", text(Self::NAME)), ("offset", sizes(at))];
-            let info = vec![
-                ("relative_path", text(file)),
-                ("offset", Py::Int(*offset)),
-                ("length", Py::Int(*length)),
-            ];
+        let common = self.common.map(|(offset, length)| {
             (
-                object("torch.distributed.checkpoint.metadata MetadataIndex", index),
-                object("torch.distributed.checkpoint.filesystem _StorageInfo", info),
+                Self::COMMON,
+                Py::None,
+                "__0_0.distcp".to_owned(),
+                offset,
+                length,
             )
         });
+        let stored = self.storage.iter().map(|(at, file, offset, length)| {
+            (Self::NAME, sizes(at), file.clone(), *offset, *length)
+        });
+        let storage = stored
+            .chain(common)
+            .map(|(name, at, file, offset, length)| {
+                let index = vec![("fqn", text(name)), ("offset", at)];
+                let info = vec![
+                    ("relative_path", text(&file)),
+                    ("offset", Py::Int(offset)),
+                    ("length", Py::Int(length)),
+                ];
+                (
+                    object("torch.distributed.checkpoint.metadata MetadataIndex", index),
+                    object("torch.distributed.checkpoint.filesystem _StorageInfo", info),
+                )
+            });
         let metadata = vec![
             (
                 "state_dict_metadata",
@@ -509,6 +526,7 @@ fn metadata_is_checked_against_the_chunks() {
             size: vec![4, 3],
             chunks: vec![(vec![0, 0], vec![2, 3]), (vec![2, 0], vec![2, 3])],
             storage: vec![stored(0, 0), stored(2, length)],
+            common: None,
         };
         change(&mut metadata);
         metadata.write(folder.path());
@@ -545,6 +563,36 @@ fn metadata_is_checked_against_the_chunks() {
     ];
     let results = changes.map(|(name, change)| (name, try_with(&change)));
     insta::assert_snapshot!("metadata", listing(&results));
+}
+
+/// megatron-core 0.19 writes no `common.pt`: what is not in shards is an item, a list of one state
+/// like every object that it shards.
+#[test]
+fn arguments_may_lie_among_the_chunks() {
+    let args = Py::Object(
+        "argparse Namespace",
+        vec![("num_layers".to_owned(), Py::Int(3))],
+    );
+    let state = dict([
+        ("args".to_owned(), args),
+        ("iteration".to_owned(), Py::Int(1)),
+    ]);
+    for state in [Py::List(vec![state.clone()]), state] {
+        let folder = tempfile::tempdir().unwrap();
+        let part = file(&Py::Tensor(Tensor::counting(&[2, 3], 0.0)));
+        let common = file(&state);
+        let (offset, length) = (part.len() as i64, common.len() as i64);
+        fs::write(folder.path().join("__0_0.distcp"), [part, common].concat()).unwrap();
+        let metadata = Metadata {
+            size: vec![2, 3],
+            chunks: vec![(vec![0, 0], vec![2, 3])],
+            storage: vec![(vec![0, 0], "__0_0.distcp".to_owned(), 0, offset)],
+            common: Some((offset, length)),
+        };
+        metadata.write(folder.path());
+        let checkpoint = MegatronCheckpoint::open(folder.path(), &[]).unwrap();
+        assert_eq!(checkpoint.args().size("num_layers").unwrap(), 3);
+    }
 }
 
 #[test]

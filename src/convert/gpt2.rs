@@ -8,7 +8,10 @@ use super::bloom::object;
 use super::recipe::{Recipe, Relayout, TensorRecipe};
 use crate::checkpoint::megatron::{MegatronCheckpoint, Partition};
 use crate::error::Result;
-use serde_json::json;
+use serde_json::{Value, json};
+
+/// The token that transformers' GPT-2 begins and ends texts with, unless told otherwise.
+const END_OF_TEXT: usize = 50_256;
 
 pub(super) fn recipe(checkpoint: &MegatronCheckpoint, tokens: Option<usize>) -> Result<Recipe> {
     use Partition::{Axis, Replicated};
@@ -161,7 +164,7 @@ pub(super) fn recipe(checkpoint: &MegatronCheckpoint, tokens: Option<usize>) -> 
         let head = TensorRecipe::plain("lm_head.weight", head, Axis(0), &[padded, hidden]);
         tensors.push(head.first_rows(vocabulary));
     }
-    let config = json!({
+    let mut config = object(json!({
         "architectures": ["GPT2LMHeadModel"],
         "model_type": "gpt2",
         "vocab_size": vocabulary,
@@ -176,9 +179,14 @@ pub(super) fn recipe(checkpoint: &MegatronCheckpoint, tokens: Option<usize>) -> 
         "embd_pdrop": args.number_or("hidden_dropout", 0.0)?,
         "attn_pdrop": args.number_or("attention_dropout", 0.0)?,
         "tie_word_embeddings": tied,
-    });
+    }));
+    if vocabulary <= END_OF_TEXT {
+        // transformers' default would be no token of this model.
+        config.insert("bos_token_id".into(), Value::Null);
+        config.insert("eos_token_id".into(), Value::Null);
+    }
     Ok(Recipe {
-        config: object(config),
+        config,
         tensors,
         unused: if tied { vec![head.into()] } else { Vec::new() },
         notes: Vec::new(),
