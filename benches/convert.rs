@@ -6,6 +6,8 @@
 //! `target/convert-bench.json` for `scripts/benchmarks.py`.
 //!
 //! `cargo bench --bench convert -- --keep DIR` makes the checkpoint in `DIR` and leaves it there.
+//! With `PARITY_TRANSFORMERS_SCRIPT="python3 …/convert_bloom_original_checkpoint_to_pytorch.py"`,
+//! the script that transformers had up to version 4 does the same conversion beside it.
 
 #[path = "../tests/common/torch.rs"]
 mod torch;
@@ -168,6 +170,14 @@ fn main() {
         command.stdout(std::process::Stdio::null());
         timed(&mut command, &checkpoint, &converted)
     };
+    let config = json!({
+        "model_type": "bloom", "hidden_size": HIDDEN, "n_layer": LAYERS, "n_head": HEADS,
+        "vocab_size": TOKENS,
+    });
+    let config_path = folder.join("config.json");
+    fs::write(&config_path, config.to_string()).expect("written");
+    let script = std::env::var("PARITY_TRANSFORMERS_SCRIPT").ok();
+    let mut scripted: Vec<(f64, f64)> = Vec::new();
     // Turn about, so that what else the machine does falls on all alike.
     for _ in 0..ROUNDS {
         plain.push(copy("cp -r \"$0\" \"$1\""));
@@ -176,8 +186,23 @@ fn main() {
         conversions.push(seconds);
         peaks.push(peak);
         verified.push(convert(&["--verify"]).0);
+        if let Some(script) = &script {
+            fs::create_dir_all(&converted).expect("a folder");
+            let mut words = script.split_whitespace();
+            let mut command = Command::new(words.next().expect("a command"));
+            command
+                .args(words)
+                .args(["--shard_model", "--pretraining_tp", "4"]);
+            command
+                .arg("--bloom_checkpoint_path")
+                .arg(checkpoint.join("global_step1"));
+            command.arg("--pytorch_dump_folder_path").arg(&converted);
+            command.arg("--bloom_config_file").arg(&config_path);
+            command.stdout(std::process::Stdio::null());
+            scripted.push(timed(&mut command, &checkpoint, &converted));
+        }
     }
-    let figures = json!({
+    let mut figures = json!({
         "bytes": bytes,
         "hidden": HIDDEN,
         "layers": LAYERS,
@@ -189,6 +214,12 @@ fn main() {
         "convert_and_verify_seconds": median(verified),
         "peak_anonymous_mb": peaks.iter().copied().fold(0.0, f64::max),
     });
+    if !scripted.is_empty() {
+        let (seconds, peaks): (Vec<f64>, Vec<f64>) = scripted.into_iter().unzip();
+        figures["transformers_seconds"] = median(seconds).into();
+        figures["transformers_peak_anonymous_mb"] =
+            peaks.iter().copied().fold(0.0, f64::max).into();
+    }
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/convert-bench.json");
     fs::write(path, format!("{figures:#}\n")).expect("written");
     println!("{figures:#}");

@@ -179,6 +179,8 @@ pub fn file(root: &Py) -> Vec<u8> {
     let mut members = vec![
         ("archive/data.pkl".to_owned(), pickle),
         ("archive/byteorder".to_owned(), b"little".to_vec()),
+        // torch reads no archive without it.
+        ("archive/version".to_owned(), b"3\n".to_vec()),
     ];
     let numbered = storages.into_iter().enumerate();
     members.extend(numbered.map(|(key, data)| (format!("archive/data/{key}"), data)));
