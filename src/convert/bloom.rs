@@ -5,11 +5,11 @@
 //! norms, and the biases that are added after the sum over ranks, are replicated.
 
 use super::architecture::{Architecture, unsupported, vocabulary};
-use super::recipe::{Recipe, TensorRecipe};
+use super::recipe::{Recipe, TensorRecipe, object};
 use crate::checkpoint::megatron::{MegatronCheckpoint, Partition};
 use crate::error::Result;
 use crate::model::MEGATRON_EMBEDDING_EPSILON;
-use serde_json::{Map, Value, json};
+use serde_json::json;
 
 pub(super) fn recipe(checkpoint: &MegatronCheckpoint, tokens: Option<usize>) -> Result<Recipe> {
     use Partition::{Axis, Replicated};
@@ -119,12 +119,4 @@ pub(super) fn recipe(checkpoint: &MegatronCheckpoint, tokens: Option<usize>) -> 
         unused: Vec::new(),
         notes,
     })
-}
-
-/// The entries of a JSON object.
-pub(super) fn object(value: Value) -> Map<String, Value> {
-    match value {
-        Value::Object(map) => map,
-        _ => Map::new(),
-    }
 }

@@ -4,8 +4,8 @@
 //! value one behind the other where Megatron has them per head.
 
 use super::architecture::{Architecture, unsupported, vocabulary};
-use super::bloom::object;
-use super::recipe::{Recipe, Relayout, TensorRecipe};
+use super::megatron_core::{EMBEDDING, HEAD, epsilon, is_tied, refuse_flags, require};
+use super::recipe::{Recipe, Relayout, TensorRecipe, object};
 use crate::checkpoint::megatron::{MegatronCheckpoint, Partition};
 use crate::error::Result;
 use serde_json::{Value, json};
@@ -18,30 +18,23 @@ pub(super) fn recipe(checkpoint: &MegatronCheckpoint, tokens: Option<usize>) -> 
     const GPT2: Architecture = Architecture::Gpt2;
     let args = checkpoint.args();
     let refuse = |argument| unsupported(checkpoint, GPT2, argument);
-    for argument in [
-        "gated_linear_unit",
-        "swiglu",
-        "squared_relu",
-        "qk_layernorm",
-    ] {
-        if args.flag_or(argument, false)? {
-            return Err(refuse(argument));
-        }
-    }
-    if args.get("num_experts").is_some() {
-        return Err(refuse("num_experts"));
-    }
-    for (argument, only) in [
-        ("normalization", "LayerNorm"),
-        ("position_embedding_type", "learned_absolute"),
-    ] {
-        if args
-            .text(argument)
-            .is_some_and(|value| !value.ends_with(only))
-        {
-            return Err(refuse(argument));
-        }
-    }
+    refuse_flags(
+        checkpoint,
+        GPT2,
+        &[
+            "gated_linear_unit",
+            "swiglu",
+            "squared_relu",
+            "qk_layernorm",
+        ],
+    )?;
+    require(checkpoint, GPT2, "normalization", "LayerNorm")?;
+    require(
+        checkpoint,
+        GPT2,
+        "position_embedding_type",
+        "learned_absolute",
+    )?;
     if !args.flag_or("add_bias_linear", true)? {
         return Err(refuse("add_bias_linear"));
     }
@@ -49,17 +42,13 @@ pub(super) fn recipe(checkpoint: &MegatronCheckpoint, tokens: Option<usize>) -> 
     let heads = args.size("num_attention_heads")?;
     let layers = args.layers()?;
     let wide = args.optional_size("ffn_hidden_size")?.unwrap_or(4 * hidden);
-    let epsilon = match args.get("layernorm_epsilon") {
-        Some(_) => args.number("layernorm_epsilon")?,
-        None => args.number("norm_epsilon")?,
-    };
+    let epsilon = epsilon(checkpoint)?;
     let head_dim = args.optional_size("kv_channels")?.unwrap_or(hidden / heads);
     if head_dim * heads != hidden {
         return Err(refuse("kv_channels"));
     }
     let tied = is_tied(checkpoint)?;
-    let embedding = "embedding.word_embeddings.weight";
-    let (padded, vocabulary) = vocabulary(checkpoint, embedding, tokens)?;
+    let (padded, vocabulary) = vocabulary(checkpoint, EMBEDDING, tokens)?;
     let position_name = "embedding.position_embeddings.weight";
     let positions = checkpoint
         .get(position_name)
@@ -69,7 +58,7 @@ pub(super) fn recipe(checkpoint: &MegatronCheckpoint, tokens: Option<usize>) -> 
     let mut tensors = vec![
         TensorRecipe::plain(
             "transformer.wte.weight",
-            embedding,
+            EMBEDDING,
             Axis(0),
             &[padded, hidden],
         )
@@ -159,9 +148,8 @@ pub(super) fn recipe(checkpoint: &MegatronCheckpoint, tokens: Option<usize>) -> 
             &[hidden],
         ));
     }
-    let head = "output_layer.weight";
     if !tied {
-        let head = TensorRecipe::plain("lm_head.weight", head, Axis(0), &[padded, hidden]);
+        let head = TensorRecipe::plain("lm_head.weight", HEAD, Axis(0), &[padded, hidden]);
         tensors.push(head.first_rows(vocabulary));
     }
     let mut config = object(json!({
@@ -188,21 +176,8 @@ pub(super) fn recipe(checkpoint: &MegatronCheckpoint, tokens: Option<usize>) -> 
     Ok(Recipe {
         config,
         tensors,
-        unused: if tied { vec![head.into()] } else { Vec::new() },
+        unused: if tied { vec![HEAD.into()] } else { Vec::new() },
         notes: Vec::new(),
-    })
-}
-
-/// Whether the head is the embedding.
-pub(super) fn is_tied(checkpoint: &MegatronCheckpoint) -> Result<bool> {
-    let args = checkpoint.args();
-    // Megatron-LM's argument, then GPTModel's.
-    Ok(match args.get("untie_embeddings_and_output_weights") {
-        Some(_) => !args.flag_or("untie_embeddings_and_output_weights", false)?,
-        None => match args.get("share_embeddings_and_output_weights") {
-            Some(_) => args.flag_or("share_embeddings_and_output_weights", false)?,
-            None => checkpoint.get("output_layer.weight").is_none(),
-        },
     })
 }
 

@@ -6,9 +6,8 @@
 //! permutation.
 
 use super::architecture::{Architecture, unsupported, vocabulary};
-use super::bloom::object;
-use super::gpt2::is_tied;
-use super::recipe::{Recipe, Relayout, TensorRecipe};
+use super::megatron_core::{EMBEDDING, HEAD, epsilon, is_tied, refuse_flags, require};
+use super::recipe::{Recipe, Relayout, TensorRecipe, object};
 use crate::checkpoint::megatron::{MegatronCheckpoint, Partition};
 use crate::error::Result;
 use serde_json::{Map, Value, json};
@@ -22,32 +21,21 @@ const ORIGINAL_POSITIONS: usize = 8192;
 
 pub(super) fn recipe(checkpoint: &MegatronCheckpoint, tokens: Option<usize>) -> Result<Recipe> {
     use Partition::{Axis, Gated, Replicated};
+    const LLAMA: Architecture = Architecture::Llama;
     let args = checkpoint.args();
-    let refuse = |argument| unsupported(checkpoint, Architecture::Llama, argument);
-    for argument in [
-        "qk_layernorm",
-        "add_qkv_bias",
-        "rotary_interleaved",
-        "squared_relu",
-    ] {
-        if args.flag_or(argument, false)? {
-            return Err(refuse(argument));
-        }
-    }
-    if args.get("num_experts").is_some() {
-        return Err(refuse("num_experts"));
-    }
-    for (argument, only) in [
-        ("normalization", "RMSNorm"),
-        ("position_embedding_type", "rope"),
-    ] {
-        if args
-            .text(argument)
-            .is_some_and(|value| !value.ends_with(only))
-        {
-            return Err(refuse(argument));
-        }
-    }
+    let refuse = |argument| unsupported(checkpoint, LLAMA, argument);
+    refuse_flags(
+        checkpoint,
+        LLAMA,
+        &[
+            "qk_layernorm",
+            "add_qkv_bias",
+            "rotary_interleaved",
+            "squared_relu",
+        ],
+    )?;
+    require(checkpoint, LLAMA, "normalization", "RMSNorm")?;
+    require(checkpoint, LLAMA, "position_embedding_type", "rope")?;
     let gated = match args.get("swiglu") {
         Some(_) => args.flag_or("swiglu", true)?,
         // TransformerConfig's name of it.
@@ -75,19 +63,15 @@ pub(super) fn recipe(checkpoint: &MegatronCheckpoint, tokens: Option<usize>) -> 
     if heads % groups != 0 {
         return Err(args.fault("num_query_groups", &format!("a divisor of {heads} heads")));
     }
-    let epsilon = match args.get("layernorm_epsilon") {
-        Some(_) => args.number("layernorm_epsilon")?,
-        None => args.number("norm_epsilon")?,
-    };
+    let epsilon = epsilon(checkpoint)?;
     let biases = args.flag_or("add_bias_linear", false)?;
     let tied = is_tied(checkpoint)?;
-    let embedding = "embedding.word_embeddings.weight";
-    let (padded, vocabulary) = vocabulary(checkpoint, embedding, tokens)?;
+    let (padded, vocabulary) = vocabulary(checkpoint, EMBEDDING, tokens)?;
 
     let mut tensors = vec![
         TensorRecipe::plain(
             "model.embed_tokens.weight",
-            embedding,
+            EMBEDDING,
             Axis(0),
             &[padded, hidden],
         )
@@ -193,9 +177,8 @@ pub(super) fn recipe(checkpoint: &MegatronCheckpoint, tokens: Option<usize>) -> 
         Replicated,
         &[hidden],
     ));
-    let head = "output_layer.weight";
     if !tied {
-        let head = TensorRecipe::plain("lm_head.weight", head, Axis(0), &[padded, hidden]);
+        let head = TensorRecipe::plain("lm_head.weight", HEAD, Axis(0), &[padded, hidden]);
         tensors.push(head.first_rows(vocabulary));
     }
 
@@ -228,7 +211,7 @@ pub(super) fn recipe(checkpoint: &MegatronCheckpoint, tokens: Option<usize>) -> 
     Ok(Recipe {
         config: object(config),
         tensors,
-        unused: if tied { vec![head.into()] } else { Vec::new() },
+        unused: if tied { vec![HEAD.into()] } else { Vec::new() },
         notes: Vec::new(),
     })
 }

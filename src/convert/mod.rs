@@ -11,6 +11,7 @@ mod convert;
 mod converted;
 mod gpt2;
 mod llama;
+mod megatron_core;
 mod output;
 mod recipe;
 mod sharding;

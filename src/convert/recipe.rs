@@ -118,3 +118,11 @@ impl TensorRecipe {
         self.by(vec![Relayout::Permute(vec![1, 0])], &shape)
     }
 }
+
+/// The entries of a JSON object.
+pub(super) fn object(value: Value) -> Map<String, Value> {
+    match value {
+        Value::Object(map) => map,
+        _ => Map::new(),
+    }
+}

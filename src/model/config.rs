@@ -8,6 +8,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::path::Path;
 
+/// What a model that can be run says it is.
+const RUNNABLE: &str = "an architecture that parity can run, \"bloom\"";
 /// Most blocks believed: a plan is built before any weight is looked at.
 const MAX_LAYERS: usize = 2_000;
 /// Most heads believed; every block has a slope for each.
@@ -192,9 +194,9 @@ impl ConvertedConfig {
         let model = match settings.text("model_type")?.as_deref() {
             Some("bloom") => ModelConfig::Bloom(settings.bloom()?),
             Some(other) => {
-                return Err(settings.fault("model_type", "\"bloom\"", format!("{other:?}")));
+                return Err(settings.fault("model_type", RUNNABLE, format!("{other:?}")));
             }
-            None => return Err(settings.fault("model_type", "\"bloom\"", "nothing".into())),
+            None => return Err(settings.fault("model_type", RUNNABLE, "nothing".into())),
         };
         model.validate(path)?;
         let dtype = match settings.text("dtype")? {
