@@ -85,7 +85,7 @@ class _Recorder:
         self.rank, self.size = tensor_parallel
         self.suffix = ".tp%d" % self.rank if self.size > 1 else ""
         self.arrays, self.calls, self.written, self.hooks = {}, {}, [], []
-        self.tokens = None
+        self.tokens, self.classes = None, {}
         self.parameters = [p.dtype for p in model.parameters() if p.is_floating_point()]
         self.device = str(next((p.device for p in model.parameters()), torch.device("cpu")))
         os.makedirs(folder, exist_ok=True)
@@ -100,6 +100,7 @@ class _Recorder:
         self.hooks.append(model.register_forward_hook(self._on_root_output))
 
     def _hook(self, name, module):
+        self.classes[name] = type(module).__name__
         wanted = self.inputs == "all" or any(fnmatch.fnmatch("." + name, glob) for glob in _INPUTS)
         if wanted:
             self.hooks.append(_before(module, lambda m, args, kwargs: self._record(
@@ -150,7 +151,9 @@ class _Recorder:
         if axes != 3:
             return "other"
         if self.framework == "megatron-deepspeed":
-            return "sbh" if name[:1].isdigit() and "." in name else "bsh"
+            # Layers of the pipeline are numbered; the final norm comes after the last transposition.
+            final = "." not in name and "Norm" in self.classes.get(name, "")
+            return "sbh" if name[:1].isdigit() and not final else "bsh"
         if self.framework == "megatron-core":
             return "sbh" if name.startswith(("decoder", "output_layer")) else "bsh"
         return "bsh"
