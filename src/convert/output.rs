@@ -104,16 +104,16 @@ impl OutputFolder {
         if !goal.exists() {
             return fs::rename(&self.staging, goal).map_err(Error::io(goal, "create the folder"));
         }
+        for file in files {
+            let to = goal.join(file);
+            fs::rename(self.staging.join(file), &to).map_err(Error::io(&to, "create"))?;
+        }
         for entry in goal.read_dir().map_err(Error::io(goal, "list"))? {
             let path = entry.map_err(Error::io(goal, "list"))?.path();
             let name = path.file_name().and_then(|name| name.to_str());
             if name.is_some_and(|name| obsolete(name) && !files.iter().any(|file| file == name)) {
                 fs::remove_file(&path).map_err(Error::io(&path, "remove"))?;
             }
-        }
-        for file in files {
-            let to = goal.join(file);
-            fs::rename(self.staging.join(file), &to).map_err(Error::io(&to, "create"))?;
         }
         fs::remove_dir(&self.staging).map_err(Error::io(&self.staging, "remove"))
     }

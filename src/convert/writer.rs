@@ -59,29 +59,19 @@ pub(super) fn write_tensor(
     dtype: DType,
     on: &dyn Fn(u64),
 ) -> Result<()> {
-    let elements = &tensor.elements;
-    let row = elements.row_len() * elements.dtype().size();
-    let rows = (PIECE / row.max(1)).max(1);
-    let mut piece = Vec::new();
-    for start in (0..elements.rows()).step_by(rows) {
-        let end = (start + rows).min(elements.rows());
-        piece.resize((end - start) * row, 0);
-        elements.read(start..end, &mut piece);
-        let written = match elements.dtype() == dtype {
-            true => {
-                file.write_all(&piece).map_err(Error::io(path, "write"))?;
-                piece.len()
-            }
-            false => {
-                let converted = converted(&piece, tensor, dtype)?;
-                file.write_all(&converted)
-                    .map_err(Error::io(path, "write"))?;
-                converted.len()
-            }
+    let mut buffer = Vec::new();
+    tensor.elements.pieces(PIECE, &mut |piece| {
+        buffer.resize(piece.len() * piece.dtype().size(), 0);
+        piece.read(0..piece.rows(), &mut buffer);
+        let rounded = match piece.dtype() == dtype {
+            true => None,
+            false => Some(converted(&buffer, tensor, dtype)?),
         };
-        on(written as u64);
-    }
-    Ok(())
+        let bytes = rounded.as_ref().unwrap_or(&buffer);
+        file.write_all(bytes).map_err(Error::io(path, "write"))?;
+        on(bytes.len() as u64);
+        Ok(())
+    })
 }
 
 /// The elements in `piece` as `dtype`.

@@ -241,6 +241,32 @@ impl Tiled {
         self.grid.first().copied().unwrap_or(1)
     }
 
+    /// Hands the array over in pieces, in C order: each of at most `bytes` bytes, or one run along
+    /// the last axis where that alone is longer.
+    ///
+    /// # Errors
+    /// The first that `take` returns.
+    pub fn pieces(&self, bytes: usize, take: &mut dyn FnMut(&Self) -> Result<()>) -> Result<()> {
+        if self.is_empty() {
+            return Ok(());
+        }
+        let row = self.row_len() * self.dtype.size();
+        if row > bytes && self.grid.len() > 1 {
+            return (0..self.rows()).try_for_each(|row| {
+                let row = self.clone().indexed(0, row)?;
+                row.pieces(bytes, take)
+            });
+        }
+        if self.grid.is_empty() {
+            return take(self);
+        }
+        let rows = (bytes / row.max(1)).max(1);
+        (0..self.rows()).step_by(rows).try_for_each(|start| {
+            let end = (start + rows).min(self.rows());
+            take(&self.clone().narrowed(0, start..end)?)
+        })
+    }
+
     /// Copies rows `rows` in C order into `out`.
     ///
     /// # Panics
@@ -501,6 +527,27 @@ mod tests {
     }
 
     proptest! {
+        /// Pieces are small, and together they are the array.
+        #[test]
+        fn pieces_are_the_array(
+            shape in prop::collection::vec(0_usize..5, 0..4),
+            bytes in 1_usize..100,
+        ) {
+            let whole = numbered(&shape, 7);
+            let mut together = Vec::new();
+            Tiled::one(whole.clone())
+                .pieces(bytes, &mut |piece| {
+                    let held = piece.len() * 4;
+                    assert!(held <= bytes.max(4) || piece.shape().len() == 1);
+                    let start = together.len();
+                    together.resize(start + held, 0);
+                    piece.read(0..piece.rows(), &mut together[start..]);
+                    Ok(())
+                })
+                .unwrap();
+            prop_assert_eq!(together, whole.bytes());
+        }
+
         /// Whatever is done to axes, reading row by row, by any number of rows, gives what ndarray
         /// gives for the whole.
         #[test]
