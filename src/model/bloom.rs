@@ -3,8 +3,8 @@
 use super::alibi;
 use crate::error::Result;
 use crate::plan::{
-    Activation, Arithmetic, Form, HeadPart, Mask, MegatronArithmetic, Numerics, Op, Param, Plan,
-    QkvLayout, Rounding, StageId, Step, TransformersArithmetic,
+    Activation, AlibiForm, Arithmetic, Form, HeadPart, Mask, MegatronArithmetic, Numerics, Op,
+    Param, Plan, QkvLayout, Rounding, StageId, Step, TransformersArithmetic,
 };
 use crate::tensor::DType;
 use serde::{Deserialize, Serialize};
@@ -166,6 +166,7 @@ impl Steps<'_> {
             product_scale: (1.0 / (f64::from(divisor) * head_dim.sqrt())) as f32,
             alibi_scale: (1.0 / f64::from(divisor)) as f32,
             alibi_slopes: slopes.to_vec(),
+            alibi_form: AlibiForm::KeyPosition,
         };
         let inputs = [&heads[0], &heads[1]];
         self.push(Step {

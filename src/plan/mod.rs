@@ -17,7 +17,7 @@ mod step;
 pub use arithmetic::{Arithmetic, MegatronArithmetic, TransformersArithmetic};
 pub use departure::Departure;
 pub use numerics::{Numerics, Rounding};
-pub use op::{Activation, HeadPart, Mask, Op, QkvLayout};
+pub use op::{Activation, AlibiForm, HeadPart, Mask, Op, QkvLayout};
 pub use plan::Plan;
 pub use schedule::Schedule;
 pub use stage::StageId;

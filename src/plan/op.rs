@@ -20,6 +20,12 @@ pub enum Op {
         /// Added to the variance.
         eps: f64,
     },
+    /// x `[…, h]`, weight `[h]`, bias `[h]` if there is one → `[…, h]`:
+    /// `x / sqrt(mean(x²) + eps) · weight + bias`; nothing is centred.
+    RmsNorm {
+        /// Added to the mean square.
+        eps: f64,
+    },
     /// x `[…, k]`, weight `[m, k]`, bias `[m]` if there is one → `[…, m]`: `x · weightᵀ + bias`.
     Linear {
         /// Whether the bias is added to the sum before it is rounded.
@@ -39,8 +45,7 @@ pub enum Op {
         heads: usize,
     },
     /// query, key `[b, n, s, d]` → `[b, n, s, s]`: `product_scale · q·kᵀ + alibi_scale · a`, where
-    /// `a[head, key] = slope[head] · key position` is rounded to the storage type as a tensor of
-    /// its own.
+    /// `a` is [the ALiBi bias](AlibiForm), rounded to the storage type as a tensor of its own.
     AttentionScores {
         /// Factor of the product.
         product_scale: f32,
@@ -48,6 +53,8 @@ pub enum Op {
         alibi_scale: f32,
         /// ALiBi slope of every head.
         alibi_slopes: Vec<f32>,
+        /// What the slopes multiply.
+        alibi_form: AlibiForm,
     },
     /// scores `[b, n, s, s]` → `[b, n, s, s]`: softmax over the last axis of `scale · scores` with
     /// the masked ones left out; their probability is exactly 0.
@@ -66,6 +73,16 @@ pub enum Op {
     Activation(Activation),
     /// a, b → same shape: `a + b`.
     Add,
+    /// x → same shape: `factor · x`.
+    Scale {
+        /// What every element is multiplied by.
+        factor: f32,
+    },
+    /// x → same shape: `cap · tanh(x / cap)`.
+    SoftCap {
+        /// The bound that no element exceeds.
+        cap: f32,
+    },
 }
 
 impl Op {
@@ -102,6 +119,46 @@ pub enum QkvLayout {
 pub enum Mask {
     /// Those at its own position and before.
     Causal,
+    /// Those at its own position plus this and before, and the first one always.
+    Shifted(i32),
+    /// All.
+    Full,
+}
+
+impl Mask {
+    /// How many keys, from the first on, the query at a position sees of `keys`.
+    pub fn seen(self, position: usize, keys: usize) -> usize {
+        let shift = match self {
+            Self::Causal => 0,
+            Self::Shifted(shift) => shift as isize,
+            Self::Full => return keys,
+        };
+        position
+            .saturating_add_signed(shift)
+            .saturating_add(1)
+            .min(keys)
+            .max(usize::from(keys > 0))
+    }
+}
+
+/// What an ALiBi slope multiplies. The two differ by a constant of every row, which no softmax sees.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AlibiForm {
+    /// The key's position, as Megatron and transformers have it.
+    KeyPosition,
+    /// The key's position less the query's, as the paper has it.
+    Distance,
+}
+
+impl AlibiForm {
+    /// The bias of one head between a query and a key, by their positions.
+    pub fn bias(self, slope: f32, query: usize, key: usize) -> f32 {
+        match self {
+            Self::KeyPosition => slope * key as f32,
+            Self::Distance => slope * (key as f32 - query as f32),
+        }
+    }
 }
 
 /// An activation function.
@@ -112,6 +169,28 @@ pub enum Activation {
     /// `x·0.5 · (1 + tanh(0.79788456·x · (1 + 0.044715·x·x)))`, operations in this order: GELU as
     /// BLOOM and Megatron-DeepSpeed write it.
     BloomGelu,
+    /// `x·0.5 · (1 + erf(x·√½))`: GELU as it is defined.
+    Gelu,
+    /// `x · σ(1.702·x)`.
+    QuickGelu,
+    /// `x · σ(x)`, also called swish.
+    Silu,
+    /// `max(x, 0)`.
+    Relu,
+    /// `max(x, 0)²`.
+    ReluSquared,
+}
+
+impl Activation {
+    /// Every one.
+    pub const ALL: [Self; 6] = [
+        Self::BloomGelu,
+        Self::Gelu,
+        Self::QuickGelu,
+        Self::Silu,
+        Self::Relu,
+        Self::ReluSquared,
+    ];
 }
 
 impl fmt::Display for Op {
@@ -119,6 +198,7 @@ impl fmt::Display for Op {
         match self {
             Self::Embedding => f.write_str("embedding"),
             Self::LayerNorm { eps } => write!(f, "layer norm (eps {eps:e})"),
+            Self::RmsNorm { eps } => write!(f, "RMS norm (eps {eps:e})"),
             Self::Linear { bias, partials } => {
                 f.write_str(if *bias { "product + bias" } else { "product" })?;
                 match partials {
@@ -132,12 +212,36 @@ impl fmt::Display for Op {
                 alibi_scale,
                 ..
             } => write!(f, "{product_scale}·q·k + {alibi_scale}·alibi"),
-            Self::Softmax { scale, .. } if *scale == 1.0 => f.write_str("softmax"),
-            Self::Softmax { scale, .. } => write!(f, "softmax of {scale}·scores"),
+            Self::Softmax { scale, mask } => {
+                match scale {
+                    1.0 => f.write_str("softmax")?,
+                    _ => write!(f, "softmax of {scale}·scores")?,
+                }
+                match mask {
+                    Mask::Causal => Ok(()),
+                    Mask::Shifted(shift) => write!(f, ", mask shifted by {shift}"),
+                    Mask::Full => f.write_str(", no mask"),
+                }
+            }
             Self::Context => f.write_str("probs·value"),
             Self::AddBias => f.write_str("+ bias"),
-            Self::Activation(Activation::BloomGelu) => f.write_str("gelu (bloom)"),
+            Self::Activation(activation) => activation.fmt(f),
             Self::Add => f.write_str("add"),
+            Self::Scale { factor } => write!(f, "{factor}·x"),
+            Self::SoftCap { cap } => write!(f, "soft cap {cap}"),
         }
+    }
+}
+
+impl fmt::Display for Activation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::BloomGelu => "gelu (bloom)",
+            Self::Gelu => "gelu (erf)",
+            Self::QuickGelu => "quick gelu",
+            Self::Silu => "silu",
+            Self::Relu => "relu",
+            Self::ReluSquared => "relu²",
+        })
     }
 }

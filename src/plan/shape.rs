@@ -16,6 +16,10 @@ impl Step {
             (Op::LayerNorm { .. }, [x @ [.., last]], [[weight], [bias]]) => {
                 (last == weight && last == bias).then(|| x.to_vec())
             }
+            (Op::RmsNorm { .. }, [x @ [.., last]], [weight, biases @ ..]) => {
+                let biased = biases.is_empty() || biases == [*weight];
+                (biased && *weight == [*last]).then(|| x.to_vec())
+            }
             (Op::Linear { bias, partials }, [[rows @ .., k]], [[m, from], biases @ ..]) => {
                 let biased = match biases {
                     [] => !bias,
@@ -40,7 +44,9 @@ impl Step {
                 (s == keys && *value == [*b, *n, *s, *d]).then(|| vec![*b, *s, n * d])
             }
             (Op::AddBias, [x @ [.., last]], [[bias]]) => (last == bias).then(|| x.to_vec()),
-            (Op::Activation(_), [x], []) => Some(x.to_vec()),
+            (Op::Activation(_) | Op::Scale { .. } | Op::SoftCap { .. }, [x], []) => {
+                Some(x.to_vec())
+            }
             (Op::Add, [a, b], []) => (a == b).then(|| a.to_vec()),
             _ => None,
         };

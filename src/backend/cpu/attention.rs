@@ -1,13 +1,13 @@
 //! Splitting heads, scores and context. Shapes: batch `b`, heads `n`, positions `s`, head dim `d`.
 
-use crate::plan::{HeadPart, QkvLayout};
-use crate::tensor::Float;
+use crate::plan::{AlibiForm, HeadPart, QkvLayout, Rounding};
+use crate::tensor::{Element, Float};
 use ndarray::linalg::general_mat_mul;
 use ndarray::{Array2, ArrayView2, ArrayViewD, Axis};
 use rayon::prelude::*;
 
 /// One of queries, keys and values out of the fused `[b, s, 3·n·d]` → `[b, n, s, d]`; copied.
-pub(super) fn split_heads<T: Float>(
+pub(crate) fn split_heads<T: Element>(
     fused: ArrayViewD<'_, T>,
     part: HeadPart,
     layout: QkvLayout,
@@ -23,17 +23,20 @@ pub(super) fn split_heads<T: Float>(
     part.permuted_axes([0, 2, 1, 3]).iter().copied().collect()
 }
 
-/// `product_scale · q·kᵀ + alibi_scale · a` with `a = slope · key position` rounded to the storage
-/// type as the tensor that frameworks add.
+/// `product_scale · q·kᵀ + alibi_scale · a` with the ALiBi bias `a` rounded to the storage type as
+/// the tensor that frameworks add.
 pub(super) struct Scores<'a> {
     pub(super) product_scale: f32,
     pub(super) alibi_scale: f32,
     pub(super) alibi_slopes: &'a [f32],
+    pub(super) alibi_form: AlibiForm,
+    pub(super) rounding: Rounding,
 }
 
 impl Scores<'_> {
     /// query, key of shape `[b, n, s, d]` → `[b, n, s, s]`. The product is summed in fp32, scaled,
-    /// and added to the scaled ALiBi term in fp32; one rounding.
+    /// and added to the scaled ALiBi term in fp32; one rounding, or with [`Rounding::EachOperation`]
+    /// one of the sum, of its scaled value, and of what is added to it.
     pub(super) fn compute<T: Float>(&self, query: &[T], key: &[T], shape: &[usize]) -> Vec<T> {
         let &[batch, heads, positions, head_dim] = shape else {
             unreachable!("the step's shape was checked");
@@ -52,12 +55,27 @@ impl Scores<'_> {
                 let mut sums = Array2::<f32>::zeros((positions, positions));
                 general_mat_mul(1.0, &query, &key.t(), 0.0, &mut sums);
                 let slope = self.alibi_slopes[index % heads];
-                let alibi: Vec<f32> = (0..positions)
-                    .map(|position| T::from_f32(slope * position as f32).to_f32())
-                    .collect();
-                for (out, sums) in out.chunks_mut(positions).zip(sums.outer_iter()) {
+                let round = |x: f32| match self.rounding {
+                    Rounding::Once => x,
+                    Rounding::EachOperation => T::from_f32(x).to_f32(),
+                };
+                let biases = |query: usize| -> Vec<f32> {
+                    let bias = |key| self.alibi_form.bias(slope, query, key);
+                    let stored = |key| T::from_f32(bias(key)).to_f32();
+                    (0..positions)
+                        .map(|key| round(self.alibi_scale * stored(key)))
+                        .collect()
+                };
+                let mut alibi = biases(0);
+                for (query, (out, sums)) in
+                    out.chunks_mut(positions).zip(sums.outer_iter()).enumerate()
+                {
+                    if self.alibi_form == AlibiForm::Distance {
+                        alibi = biases(query);
+                    }
                     for ((out, sum), alibi) in out.iter_mut().zip(sums).zip(&alibi) {
-                        *out = T::from_f32(self.product_scale * sum + self.alibi_scale * alibi);
+                        let product = round(self.product_scale * round(*sum));
+                        *out = T::from_f32(product + alibi);
                     }
                 }
             });

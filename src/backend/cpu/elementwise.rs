@@ -1,9 +1,11 @@
 //! Adds and activations. Every element is computed for itself, in fp32.
 
-use super::functions::tanh;
+use crate::backend::formula::{self, Real};
 use crate::plan::{Activation, Rounding};
 use crate::tensor::Float;
 use rayon::prelude::*;
+use std::marker::PhantomData;
+use std::ops::{Add, Div, Mul};
 
 /// Elements a thread takes at a time.
 const CHUNK: usize = 1 << 14;
@@ -37,16 +39,34 @@ pub(super) fn add_row<T: Float>(x: &[T], row: &[T]) -> Vec<T> {
     out
 }
 
-/// An activation function of every element, rounded where `rounding` says.
-pub(super) fn activation<T: Float>(x: &[T], activation: Activation, rounding: Rounding) -> Vec<T> {
-    let Activation::BloomGelu = activation;
+/// `function` of every element, rounded where `rounding` says.
+pub(super) fn map<T: Float>(x: &[T], function: Function, rounding: Rounding) -> Vec<T> {
     match rounding {
-        Rounding::EachOperation => map(x, |x| bloom_gelu(x, |v| T::from_f32(v).to_f32())),
-        Rounding::Once => map(x, |x| bloom_gelu(x, |v| v)),
+        Rounding::EachOperation => each(x, |x| function.of(Eager::<T>::of(x)).0),
+        Rounding::Once => each(x, |x| function.of(x)),
     }
 }
 
-fn map<T: Float>(x: &[T], function: impl Fn(f32) -> f32 + Sync) -> Vec<T> {
+/// What can be done to every element.
+#[derive(Clone, Copy)]
+pub(super) enum Function {
+    Activation(Activation),
+    Scale(f32),
+    SoftCap(f32),
+}
+
+impl Function {
+    #[inline(always)]
+    fn of<R: Real>(self, x: R) -> R {
+        match self {
+            Self::Activation(activation) => formula::activation(activation, x),
+            Self::Scale(factor) => R::constant(factor) * x,
+            Self::SoftCap(cap) => formula::soft_cap(cap, x),
+        }
+    }
+}
+
+fn each<T: Float>(x: &[T], function: impl Fn(f32) -> f32 + Sync) -> Vec<T> {
     let mut out = vec![T::zeroed(); x.len()];
     out.par_chunks_mut(CHUNK)
         .zip(x.par_chunks(CHUNK))
@@ -58,19 +78,75 @@ fn map<T: Float>(x: &[T], function: impl Fn(f32) -> f32 + Sync) -> Vec<T> {
     out
 }
 
-/// The operations in the order of `bloom_gelu_forward`, each passed through `round`. The constants
-/// stay fp32.
-#[inline(always)]
-#[expect(
-    clippy::excessive_precision,
-    reason = "the constant as the frameworks write it"
-)]
-fn bloom_gelu(x: f32, round: impl Fn(f32) -> f32) -> f32 {
-    let half = round(x * 0.5);
-    let scaled = round(0.797_884_56 * x);
-    let cubic = round(round(0.044_715 * x) * x);
-    let inner = round(scaled * round(1.0 + cubic));
-    round(half * round(1.0 + round(tanh(inner))))
+/// fp32 rounded to `T` after every operation, as eager execution leaves it. Constants are not.
+struct Eager<T>(f32, PhantomData<T>);
+
+impl<T: Float> Eager<T> {
+    #[inline(always)]
+    fn of(value: f32) -> Self {
+        Self(value, PhantomData)
+    }
+
+    #[inline(always)]
+    fn rounded(value: f32) -> Self {
+        Self::of(T::from_f32(value).to_f32())
+    }
+}
+
+impl<T> Clone for Eager<T> {
+    #[inline(always)]
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for Eager<T> {}
+
+impl<T: Float> Add for Eager<T> {
+    type Output = Self;
+    #[inline(always)]
+    fn add(self, other: Self) -> Self {
+        Self::rounded(self.0 + other.0)
+    }
+}
+
+impl<T: Float> Mul for Eager<T> {
+    type Output = Self;
+    #[inline(always)]
+    fn mul(self, other: Self) -> Self {
+        Self::rounded(self.0 * other.0)
+    }
+}
+
+impl<T: Float> Div for Eager<T> {
+    type Output = Self;
+    #[inline(always)]
+    fn div(self, other: Self) -> Self {
+        Self::rounded(self.0 / other.0)
+    }
+}
+
+impl<T: Float> Real for Eager<T> {
+    #[inline(always)]
+    fn constant(value: f32) -> Self {
+        Self::of(value)
+    }
+    #[inline(always)]
+    fn tanh(self) -> Self {
+        Self::rounded(Real::tanh(self.0))
+    }
+    #[inline(always)]
+    fn exp(self) -> Self {
+        Self::rounded(Real::exp(self.0))
+    }
+    #[inline(always)]
+    fn erf(self) -> Self {
+        Self::rounded(Real::erf(self.0))
+    }
+    #[inline(always)]
+    fn positive(self) -> Self {
+        Self::of(self.0.positive())
+    }
 }
 
 #[cfg(test)]
@@ -79,27 +155,13 @@ mod tests {
     use half::bf16;
 
     #[test]
-    fn gelu_has_its_known_values() {
-        let out = activation(
-            &[0.0_f32, 1.0, -1.0, 10.0],
-            Activation::BloomGelu,
-            Rounding::Once,
-        );
-        // The tanh form at ±1: 0.841192 and −0.158808.
-        approx::assert_abs_diff_eq!(
-            out.as_slice(),
-            [0.0, 0.841_192, -0.158_808, 10.0].as_slice(),
-            epsilon = 1e-6
-        );
-    }
-
-    #[test]
     fn rounding_every_operation_is_not_rounding_once() {
         let x: Vec<bf16> = (0..200)
             .map(|i| bf16::from_f32(i as f32 * 0.01 - 1.0))
             .collect();
-        let once = activation(&x, Activation::BloomGelu, Rounding::Once);
-        let each = activation(&x, Activation::BloomGelu, Rounding::EachOperation);
+        let gelu = Function::Activation(Activation::BloomGelu);
+        let once = map(&x, gelu, Rounding::Once);
+        let each = map(&x, gelu, Rounding::EachOperation);
         assert_ne!(once, each);
     }
 

@@ -1,13 +1,13 @@
 //! Embedding lookup.
 
 use crate::error::{Error, Result};
-use crate::tensor::{DType, Float, Tensor};
+use crate::tensor::{DType, Element, Tensor};
 
 /// Rows of `weight` `[v, h]` by token id; copied, so exact.
-pub(super) fn gather<T: Float>(tokens: &Tensor, weight: &Tensor) -> Result<Vec<T>> {
+pub(crate) fn gather<T: Element>(tokens: &Tensor, weight: &Tensor) -> Result<Vec<T>> {
     let hidden = weight.row_len();
     let rows = weight.as_slice::<T>()?;
-    let mut out = Vec::with_capacity(tokens.len() * hidden);
+    let mut out: Vec<T> = Vec::with_capacity(tokens.len() * hidden);
     for id in token_ids(tokens)? {
         let row = usize::try_from(id)
             .ok()

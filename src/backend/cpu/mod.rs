@@ -2,9 +2,9 @@
 //!
 //! | operation | compute | sum | order of summation | rounding |
 //! |---|---|---|---|---|
-//! | products | fp32 | fp32 | `matrixmultiply`'s blocking of `k`; partial sums in rank order | once, or once a partial sum |
-//! | layer norm | fp64 | fp64 | 8 interleaved lanes, folded pairwise | once |
-//! | softmax | fp32 | fp64 | ascending keys | once |
+//! | products | fp32 | fp32 | `matrixmultiply`'s blocking of `k`; partial sums in rank order | once, or once a partial sum; scores also after each operation |
+//! | norms | fp64 | fp64 | 8 interleaved lanes, folded pairwise | once, or also before the weight |
+//! | softmax | fp32 | fp64 | ascending keys | once, or after each operation |
 //! | element by element | fp32 | – | – | once, or after each operation |
 //!
 //! Every output element is computed by one thread from one row, so results do not depend on the
@@ -15,10 +15,12 @@
 mod attention;
 mod elementwise;
 mod embedding;
-mod functions;
-mod layer_norm;
+
 mod linear;
+mod norm;
 mod run;
 mod softmax;
 
+pub(crate) use attention::split_heads;
+pub(crate) use embedding::gather;
 pub use run::Cpu;

@@ -1,6 +1,8 @@
 //! From a step to its kernel.
 
-use super::{attention, elementwise, embedding, layer_norm, linear, softmax};
+use super::elementwise::Function;
+use super::norm::Norm;
+use super::{attention, elementwise, embedding, linear, softmax};
 use crate::backend::{Backend, Device};
 use crate::error::{Error, Result};
 use crate::plan::{Numerics, Op, Step};
@@ -31,10 +33,18 @@ impl Backend for Cpu {
 fn compute<T: Float>(step: &Step, inputs: &[&Tensor], params: &[&Tensor]) -> Result<Vec<T>> {
     let x = inputs[0];
     let param = |index: usize| params[index].as_slice::<T>();
+    let rounding = step.numerics.rounding;
+    let map = |function| Ok::<_, Error>(elementwise::map(x.as_slice::<T>()?, function, rounding));
     Ok(match &step.op {
         Op::Embedding => embedding::gather(x, params[0])?,
-        Op::LayerNorm { eps } => {
-            layer_norm::layer_norm(x.as_slice::<T>()?, param(0)?, param(1)?, *eps)
+        Op::LayerNorm { eps } | Op::RmsNorm { eps } => {
+            let norm = Norm {
+                eps: *eps,
+                centred: matches!(step.op, Op::LayerNorm { .. }),
+                rounding,
+            };
+            let bias = (params.len() > 1).then(|| param(1)).transpose()?;
+            norm.compute(x.as_slice::<T>()?, param(0)?, bias)
         }
         Op::Linear { bias, partials } => {
             let bias = bias.then(|| param(1)).transpose()?;
@@ -49,39 +59,48 @@ fn compute<T: Float>(step: &Step, inputs: &[&Tensor], params: &[&Tensor]) -> Res
             product_scale,
             alibi_scale,
             alibi_slopes,
+            alibi_form,
         } => {
             let scores = attention::Scores {
                 product_scale: *product_scale,
                 alibi_scale: *alibi_scale,
                 alibi_slopes,
+                alibi_form: *alibi_form,
+                rounding,
             };
             scores.compute(x.as_slice::<T>()?, inputs[1].as_slice()?, x.shape())
         }
         Op::Softmax { scale, mask } => {
-            softmax::softmax(x.as_slice::<T>()?, x.row_len(), *scale, *mask)
+            softmax::softmax(x.as_slice::<T>()?, x.row_len(), *scale, *mask, rounding)
         }
         Op::Context => {
             attention::context(x.as_slice::<T>()?, inputs[1].as_slice()?, inputs[1].shape())
         }
         Op::AddBias => elementwise::add_row(x.as_slice::<T>()?, param(0)?),
-        Op::Activation(activation) => {
-            elementwise::activation(x.as_slice::<T>()?, *activation, step.numerics.rounding)
-        }
+        Op::Activation(activation) => map(Function::Activation(*activation))?,
         Op::Add => elementwise::add(x.as_slice::<T>()?, inputs[1].as_slice()?),
+        Op::Scale { factor } => map(Function::Scale(*factor))?,
+        Op::SoftCap { cap } => map(Function::SoftCap(*cap))?,
     })
 }
 
 /// Refuses numerics that the kernels do not implement, so that a plan is never run otherwise than
 /// it says.
 fn check_numerics(step: &Step) -> Result<()> {
-    let out = step.numerics.out;
+    let Numerics { out, rounding, .. } = step.numerics;
+    let each = |numerics: Numerics| Numerics {
+        rounding,
+        ..numerics
+    };
     let implemented = match &step.op {
         Op::Embedding | Op::SplitHeads { .. } => return Ok(()),
-        Op::Linear { .. } | Op::AttentionScores { .. } | Op::Context => Numerics::product(out),
+        Op::Linear { .. } | Op::Context => Numerics::product(out),
+        Op::AttentionScores { .. } => each(Numerics::product(out)),
         Op::LayerNorm { .. } => Numerics::norm(out),
-        Op::Softmax { .. } => Numerics::softmax(out),
-        Op::AddBias | Op::Add | Op::Activation(_) => {
-            Numerics::elementwise(out, step.numerics.rounding)
+        Op::RmsNorm { .. } => each(Numerics::norm(out)),
+        Op::Softmax { .. } => each(Numerics::softmax(out)),
+        Op::AddBias | Op::Add | Op::Activation(_) | Op::Scale { .. } | Op::SoftCap { .. } => {
+            Numerics::elementwise(out, rounding)
         }
     };
     if step.numerics == implemented {

@@ -1,17 +1,29 @@
 //! Masked softmax.
 
-use super::functions::exp;
-use crate::plan::Mask;
+use crate::backend::functions::exp;
+use crate::plan::{Mask, Rounding};
 use crate::tensor::Float;
 use rayon::prelude::*;
 
-/// Softmax over rows of `keys` scores times `scale`. Row `i` is query `i % queries` of a square
-/// matrix; a causal query sees the keys up to its own position. The others are not filled with a
-/// large negative number but left out, which gives the same bits: its exponential is 0 in fp32.
+/// Softmax over rows of `keys` scores times `scale`. Row `i` is query `i % keys` of a square
+/// matrix, which sees the keys that `mask` lets it. The others are not filled with a large negative
+/// number but left out, which gives the same bits: its exponential is 0 in fp32.
 ///
 /// `exp(scale·x − max)` is rounded to fp32 and summed in ascending order in fp64; the quotient by
-/// the fp32 sum is fp32; one rounding to the storage type.
-pub(super) fn softmax<T: Float>(scores: &[T], keys: usize, scale: f32, mask: Mask) -> Vec<T> {
+/// the fp32 sum is fp32; one rounding to the storage type. With [`Rounding::EachOperation`] the
+/// scaled scores, their distances to the maximum, the exponentials and the sum are rounded to it,
+/// too.
+pub(super) fn softmax<T: Float>(
+    scores: &[T],
+    keys: usize,
+    scale: f32,
+    mask: Mask,
+    rounding: Rounding,
+) -> Vec<T> {
+    let round = |x: f32| match rounding {
+        Rounding::Once => x,
+        Rounding::EachOperation => T::from_f32(x).to_f32(),
+    };
     let mut out = vec![T::zeroed(); scores.len()];
     if out.is_empty() {
         return out;
@@ -22,17 +34,15 @@ pub(super) fn softmax<T: Float>(scores: &[T], keys: usize, scale: f32, mask: Mas
         .for_each_init(
             || vec![0.0_f32; keys],
             |row, (index, (out, scores))| {
-                let Mask::Causal = mask;
-                let seen = index % keys + 1;
-                let row = &mut row[..seen];
+                let row = &mut row[..mask.seen(index % keys, keys)];
                 for (to, from) in row.iter_mut().zip(scores) {
-                    *to = scale * from.to_f32();
+                    *to = round(scale * from.to_f32());
                 }
                 let max = row.iter().copied().fold(f32::NEG_INFINITY, propagating_max);
                 for x in row.iter_mut() {
-                    *x = exp(f64::from(*x - max)) as f32;
+                    *x = round(exp(f64::from(round(*x - max))) as f32);
                 }
-                let sum = row.iter().map(|x| f64::from(*x)).sum::<f64>() as f32;
+                let sum = round(row.iter().map(|x| f64::from(*x)).sum::<f64>() as f32);
                 for (to, from) in out.iter_mut().zip(row) {
                     *to = T::from_f32(*from / sum);
                 }
@@ -53,7 +63,13 @@ mod tests {
     #[test]
     fn later_keys_have_probability_zero() {
         let ln3 = 3_f32.ln();
-        let out = softmax(&[5.0_f32, 9.0, 0.0, ln3], 2, 1.0, Mask::Causal);
+        let out = softmax(
+            &[5.0_f32, 9.0, 0.0, ln3],
+            2,
+            1.0,
+            Mask::Causal,
+            Rounding::Once,
+        );
         assert_eq!(out[..2], [1.0, 0.0]);
         approx::assert_abs_diff_eq!(out[2], 0.25, epsilon = 1e-7);
         approx::assert_abs_diff_eq!(out[3], 0.75, epsilon = 1e-7);
@@ -61,17 +77,62 @@ mod tests {
 
     #[test]
     fn scores_are_scaled_and_huge_ones_do_not_overflow() {
-        let scaled = softmax(&[0.0_f32, 0.0, 1.0, 2.0], 2, 3.0, Mask::Causal);
-        let plain = softmax(&[0.0_f32, 0.0, 3.0, 6.0], 2, 1.0, Mask::Causal);
+        let scaled = softmax(
+            &[0.0_f32, 0.0, 1.0, 2.0],
+            2,
+            3.0,
+            Mask::Causal,
+            Rounding::Once,
+        );
+        let plain = softmax(
+            &[0.0_f32, 0.0, 3.0, 6.0],
+            2,
+            1.0,
+            Mask::Causal,
+            Rounding::Once,
+        );
         assert_eq!(scaled, plain);
-        let huge = softmax(&[0.0_f32, 0.0, 3e38, 3e38], 2, 1.0, Mask::Causal);
+        let huge = softmax(
+            &[0.0_f32, 0.0, 3e38, 3e38],
+            2,
+            1.0,
+            Mask::Causal,
+            Rounding::Once,
+        );
         assert_eq!(huge[2..], [0.5, 0.5]);
     }
 
     #[test]
     fn a_nan_spoils_its_whole_row_and_no_other() {
-        let out = softmax(&[1.0_f32, 0.0, f32::NAN, 1.0], 2, 1.0, Mask::Causal);
+        let out = softmax(
+            &[1.0_f32, 0.0, f32::NAN, 1.0],
+            2,
+            1.0,
+            Mask::Causal,
+            Rounding::Once,
+        );
         assert_eq!(out[..2], [1.0, 0.0]);
         assert!(out[2].is_nan() && out[3].is_nan());
+    }
+
+    #[test]
+    fn masks_say_which_keys_take_part() {
+        let of = |mask| softmax(&[0.0_f32; 9], 3, 1.0, mask, Rounding::Once);
+        let [third, half] = [1.0 / 3.0, 0.5];
+        assert_eq!(of(Mask::Full), [third; 9]);
+        let later = [half, half, 0.0, third, third, third, third, third, third];
+        assert_eq!(of(Mask::Shifted(1)), later);
+        let earlier = [1.0, 0.0, 0.0, 1.0, 0.0, 0.0, half, half, 0.0];
+        assert_eq!(of(Mask::Shifted(-1)), earlier);
+        assert_eq!(of(Mask::Shifted(0)), of(Mask::Causal));
+    }
+
+    #[test]
+    fn rounding_every_operation_is_not_rounding_once() {
+        let scores: Vec<half::bf16> = (0..64)
+            .map(|i| half::bf16::from_f32(i as f32 * 0.37))
+            .collect();
+        let of = |rounding| softmax(&scores, 8, 0.7, Mask::Causal, rounding);
+        assert_ne!(of(Rounding::Once), of(Rounding::EachOperation));
     }
 }

@@ -1,0 +1,135 @@
+//! A number that carries its deviation through a formula.
+
+use super::U;
+use super::deviation::Confidence;
+use crate::backend::formula::Real;
+use std::ops::{Add, Div, Mul};
+
+/// How far a function of one argument may be off in fp32, in unit roundoffs: CUDA's `tanhf`, `expf`
+/// and `erff` are documented to 2 ulp.
+const FUNCTION: f64 = 4.0;
+
+/// A value, the largest effect of storage roundings on it, and the spread of what else may differ.
+/// Every operation propagates both to first order and adds its own.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Carried {
+    pub(super) value: f64,
+    pub(super) rounding: f64,
+    pub(super) spread: f64,
+    /// Unit roundoff of the type that every result is rounded to; 0 where results stay in fp32.
+    unit: f64,
+    confidence: Confidence,
+}
+
+impl Carried {
+    pub(super) fn new(
+        value: f64,
+        [rounding, spread]: [f64; 2],
+        unit: f64,
+        confidence: Confidence,
+    ) -> Self {
+        Self {
+            value,
+            rounding,
+            spread,
+            unit,
+            confidence,
+        }
+    }
+
+    /// The result of an operation on operands whose effects on it are given.
+    fn result(self, other: Self, value: f64, effects: [[f64; 2]; 2], own: f64) -> Self {
+        let unit = self.unit.max(other.unit);
+        // Constants carry no confidence of their own.
+        let confidence = match self.confidence {
+            Confidence::Probabilistic => other.confidence,
+            Confidence::Deterministic => self.confidence,
+        };
+        let [a, b] = effects;
+        Self {
+            value,
+            rounding: a[0] + b[0] + unit * value.abs(),
+            spread: confidence.join(confidence.join(a[1], b[1]), own * U * value.abs()),
+            unit,
+            confidence,
+        }
+    }
+
+    fn effect(self, slope: f64) -> [f64; 2] {
+        [self.rounding * slope.abs(), self.spread * slope.abs()]
+    }
+
+    /// Where every result is rounded to a half type, single operations are IEEE's and the same
+    /// everywhere; in fp32 they may be contracted or reordered.
+    fn operation(self, other: Self) -> f64 {
+        f64::from(self.unit.max(other.unit) <= U)
+    }
+
+    fn function(self, value: f64, slope: f64) -> Self {
+        let effect = self.effect(slope);
+        self.result(self, value, [effect, [0.0; 2]], FUNCTION)
+    }
+}
+
+impl Add for Carried {
+    type Output = Self;
+    fn add(self, other: Self) -> Self {
+        let effects = [self.effect(1.0), other.effect(1.0)];
+        self.result(
+            other,
+            self.value + other.value,
+            effects,
+            self.operation(other),
+        )
+    }
+}
+
+impl Mul for Carried {
+    type Output = Self;
+    fn mul(self, other: Self) -> Self {
+        let effects = [self.effect(other.value), other.effect(self.value)];
+        self.result(
+            other,
+            self.value * other.value,
+            effects,
+            self.operation(other),
+        )
+    }
+}
+
+impl Div for Carried {
+    type Output = Self;
+    fn div(self, other: Self) -> Self {
+        let value = self.value / other.value;
+        let effects = [
+            self.effect(1.0 / other.value),
+            other.effect(value / other.value),
+        ];
+        self.result(other, value, effects, self.operation(other))
+    }
+}
+
+impl Real for Carried {
+    fn constant(value: f32) -> Self {
+        Self::new(value.into(), [0.0; 2], 0.0, Confidence::default())
+    }
+    fn tanh(self) -> Self {
+        let value = self.value.tanh();
+        self.function(value, 1.0 - value * value)
+    }
+    fn exp(self) -> Self {
+        let value = self.value.exp();
+        self.function(value, value)
+    }
+    fn erf(self) -> Self {
+        let slope = std::f64::consts::FRAC_2_SQRT_PI * (-self.value * self.value).exp();
+        self.function(libm::erf(self.value), slope)
+    }
+    fn positive(self) -> Self {
+        match self.value < 0.0 {
+            // A value whose sign rounding may have changed keeps its deviation.
+            true => Self { value: 0.0, ..self },
+            false => self,
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! What is carried along with a value, and what two sides may differ by.
+
+use crate::tensor::DType;
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// How many spreads a correct implementation may be off. A spread takes every rounding at its
+/// largest, where the root mean square is 0.41 of it, so that 3 spreads on each side are some ten
+/// standard deviations of the difference of two results.
+const SPREADS: f64 = 3.0;
+
+/// How sure a budget is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Confidence {
+    /// Roundings are independent and terms come in no order that favours one sign (Higham & Mary
+    /// 2019, "A new approach to probabilistic rounding error analysis"): errors grow with the
+    /// square root of a sum's length.
+    #[default]
+    Probabilistic,
+    /// Nothing is assumed: every rounding has its worst sign. Errors grow with a sum's length.
+    Deterministic,
+}
+
+/// How far a correct implementation's value may be from the exact one, element by element.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Deviation {
+    /// Largest effect of roundings to a storage type: the same for all implementations that round
+    /// at the same places.
+    pub(super) rounding: Vec<f32>,
+    /// Effect of everything that implementations may do differently, order of summation above all:
+    /// a standard deviation, or a bound, as the confidence has it.
+    pub(super) spread: Vec<f32>,
+}
+
+/// What two values may differ by, element by element.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Budget {
+    allowed: Vec<f32>,
+}
+
+impl Confidence {
+    /// Two independent effects together.
+    #[inline(always)]
+    pub(super) fn join(self, a: f64, b: f64) -> f64 {
+        match self {
+            Self::Probabilistic => (a * a + b * b).sqrt(),
+            Self::Deterministic => a + b,
+        }
+    }
+
+    fn spreads(self) -> f64 {
+        match self {
+            Self::Probabilistic => SPREADS,
+            Self::Deterministic => 1.0,
+        }
+    }
+}
+
+impl Deviation {
+    /// Of values that are exact.
+    pub(super) fn none(elements: usize) -> Self {
+        Self {
+            rounding: vec![0.0; elements],
+            spread: vec![0.0; elements],
+        }
+    }
+
+    /// Of values that were each rounded by this relative amount: weights that went through a
+    /// narrower type.
+    pub fn relative(values: &[f32], amount: f64) -> Self {
+        Self {
+            rounding: values
+                .iter()
+                .map(|x| (amount * f64::from(x.abs())) as f32)
+                .collect(),
+            spread: vec![0.0; values.len()],
+        }
+    }
+
+    /// Number of elements.
+    pub fn len(&self) -> usize {
+        self.spread.len()
+    }
+
+    /// Whether there are no elements.
+    pub fn is_empty(&self) -> bool {
+        self.spread.is_empty()
+    }
+}
+
+impl Budget {
+    /// What the values of two sides may differ by, each with its own deviation from the same exact
+    /// value.
+    pub fn of(ours: &Deviation, theirs: &Deviation, confidence: Confidence) -> Self {
+        let spreads = confidence.spreads();
+        let mut allowed = vec![0.0; ours.len()];
+        allowed.par_iter_mut().enumerate().for_each(|(index, to)| {
+            let rounding = f64::from(ours.rounding[index]) + f64::from(theirs.rounding[index]);
+            let spread = f64::from(ours.spread[index]) + f64::from(theirs.spread[index]);
+            *to = (rounding + spreads * spread) as f32;
+        });
+        Self { allowed }
+    }
+
+    /// The allowed absolute difference of every element.
+    pub fn allowed(&self) -> &[f32] {
+        &self.allowed
+    }
+}
+
+/// Largest error of one rounding of `value` to a storage type: the unit roundoff of its magnitude,
+/// and what is lost where it underflows (a GPU may flush to zero).
+#[inline(always)]
+pub(super) fn storage(dtype: DType, value: f64) -> f64 {
+    let unit = dtype.unit_roundoff().unwrap_or(0.0);
+    let underflow = match dtype {
+        DType::F16 => 1.0 / f64::from(1 << 24),
+        _ => f64::from(f32::MIN_POSITIVE),
+    };
+    unit * value.abs() + underflow
+}
+
+impl fmt::Display for Confidence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Probabilistic => "probabilistic",
+            Self::Deterministic => "deterministic",
+        })
+    }
+}
