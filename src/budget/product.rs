@@ -90,20 +90,24 @@ fn block_norms(rows: ArrayView2<'_, f32>, confidence: Confidence) -> Array2<f32>
         .into_par_iter()
         .zip(rows.outer_iter())
         .for_each(|(norms, row)| {
-            let term = |x: f32| match confidence {
-                Confidence::Probabilistic => (x * x) * (x * x),
-                Confidence::Deterministic => x * x,
+            // In fp64, where no fourth power of an fp32 number overflows.
+            let term = |x: f32| {
+                let square = f64::from(x) * f64::from(x);
+                match confidence {
+                    Confidence::Probabilistic => square * square,
+                    Confidence::Deterministic => square,
+                }
             };
             match row.as_slice() {
                 Some(row) => {
                     for (norm, block) in norms.into_iter().zip(row.chunks(BLOCK)) {
-                        *norm = block.iter().map(|x| term(*x)).sum::<f32>().sqrt();
+                        *norm = block.iter().map(|x| term(*x)).sum::<f64>().sqrt() as f32;
                     }
                 }
                 None => {
                     for (norm, block) in norms.into_iter().zip(row.axis_chunks_iter(Axis(0), BLOCK))
                     {
-                        *norm = block.iter().map(|x| term(*x)).sum::<f32>().sqrt();
+                        *norm = block.iter().map(|x| term(*x)).sum::<f64>().sqrt() as f32;
                     }
                 }
             }

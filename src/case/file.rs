@@ -11,7 +11,8 @@
 //! stages = "h.*.mlp.*"
 //! device = "cpu"                          # every device if absent
 //! mode = "isolated"                       # or "chained"; both if absent
-//! rel = 1e-6                              # bounds: exact, abs, rel, close, ulp, stat
+//! rel = 1e-6                              # bounds: exact, abs, rel, close, ulp, stat, and, where
+//!                                         # stages are isolated, rounding = true and flips
 //! close = { atol = 1e-5, rtol = 1e-4 }
 //! ```
 
@@ -46,6 +47,8 @@ const KEYS: &[&str] = &[
     "close",
     "ulp",
     "stat",
+    "rounding",
+    "flips",
     "atol",
     "rtol",
 ];
@@ -71,6 +74,8 @@ struct Entry {
     close: Option<CloseEntry>,
     ulp: Option<u64>,
     stat: Option<f64>,
+    rounding: Option<bool>,
+    flips: Option<f64>,
 }
 
 #[derive(Deserialize)]
@@ -175,18 +180,20 @@ impl Entry {
             close.map(Bound::Close),
             self.ulp.map(Bound::Ulp),
             self.stat.map(Bound::Stat),
+            self.rounding.filter(|on| *on).map(|_| Bound::Rounding),
+            self.flips.map(Bound::Flips),
         ]
         .into_iter()
         .flatten()
         .collect();
         if bounds.is_empty() {
             return Err(fault(
-                "at least one bound: exact, abs, rel, close, ulp or stat",
+                "at least one bound: exact, abs, rel, close, ulp, stat, rounding or flips",
                 "none".into(),
             ));
         }
         let figures = bounds.iter().flat_map(|bound| match bound {
-            Bound::Abs(x) | Bound::Rel(x) | Bound::Stat(x) => vec![*x],
+            Bound::Abs(x) | Bound::Rel(x) | Bound::Stat(x) | Bound::Flips(x) => vec![*x],
             Bound::Close(close) => vec![close.atol, close.rtol],
             _ => Vec::new(),
         });
@@ -196,11 +203,16 @@ impl Entry {
                 bad.to_string(),
             ));
         }
+        let tolerance = Tolerance { bounds };
+        if self.mode == Some(Mode::Chained) && tolerance.needs_budget() {
+            let expected = "rounding and flips in mode \"isolated\", where inputs are the same";
+            return Err(fault(expected, "\"chained\"".into()));
+        }
         Ok(Rule {
             stages,
             device: self.device,
             mode: self.mode,
-            tolerance: Tolerance { bounds },
+            tolerance,
             origin: format!("{}:{}", path.display(), line.trim_start_matches("line ")),
         })
     }
@@ -252,8 +264,9 @@ mod tests {
         insta::assert_snapshot!(error("arithmetik = \"megatron\""), @"cases/x.toml: expected keys that case files have, found `arithmetik`; did you mean `arithmetic`?");
         insta::assert_snapshot!(error("[[tolerance]]\nstage = \"h\"\nstages = \"h\"\nrel = 1"), @"cases/x.toml: expected keys that case files have, found `tolerance.0.stage`; did you mean `stages`?");
         insta::assert_snapshot!(error("[[tolerance]]\nstages = \"h[\"\nrel = 1.0"), @"cases/x.toml: line 3: expected a stage pattern, found error parsing glob 'h[': unclosed character class; missing ']'");
-        insta::assert_snapshot!(error("[[tolerance]]\nstages = \"h\""), @"cases/x.toml: line 3: expected at least one bound: exact, abs, rel, close, ulp or stat, found none");
+        insta::assert_snapshot!(error("[[tolerance]]\nstages = \"h\""), @"cases/x.toml: line 3: expected at least one bound: exact, abs, rel, close, ulp, stat, rounding or flips, found none");
         insta::assert_snapshot!(error("[[tolerance]]\nstages = \"h\"\nrel = -1.0"), @"cases/x.toml: line 3: expected bounds that are finite and not negative, found -1");
+        insta::assert_snapshot!(error("[[tolerance]]\nstages = \"h\"\nmode = \"chained\"\nrounding = true"), @r#"cases/x.toml: line 3: expected rounding and flips in mode "isolated", where inputs are the same, found "chained""#);
         insta::assert_snapshot!(error("[[tolerance]]\nstages = \"h\"\nrel = nan"), @"cases/x.toml: line 3: expected bounds that are finite and not negative, found NaN");
         insta::assert_snapshot!(error("[[tolerance]]\nstages = \"h\"\nrel = \"much\""), @r#"cases/x.toml: line 5: expected a case file, found invalid type: string "much", expected f64"#);
         insta::assert_snapshot!(error("arithmetic = \"jax\""), @"cases/x.toml: line 3: expected a case file, found unknown variant `jax`, expected `transformers` or `megatron`");
@@ -266,9 +279,9 @@ mod tests {
         // A key of the list that the parser did not know would be reported as unknown.
         let text = "golden = \"g\"\nmodel = \"m\"\narithmetic = \"megatron\"\n\
                     tensor_parallel = 2\n[[tolerance]]\nstages = \"h\"\n\
-                    device = \"cpu\"\nmode = \"chained\"\nexact = true\nabs = 1.0\nrel = 1.0\nulp = 1\nstat = 1.0\n\
-                    close = { atol = 1.0, rtol = 1.0 }\n";
-        assert_eq!(case(text).unwrap().rules.rules[0].tolerance.bounds.len(), 6);
+                    device = \"cpu\"\nmode = \"isolated\"\nexact = true\nabs = 1.0\nrel = 1.0\nulp = 1\nstat = 1.0\n\
+                    rounding = true\nflips = 1e-6\nclose = { atol = 1.0, rtol = 1.0 }\n";
+        assert_eq!(case(text).unwrap().rules.rules[0].tolerance.bounds.len(), 8);
         assert!(KEYS.iter().all(|key| text.contains(key)));
     }
 }

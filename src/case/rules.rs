@@ -20,8 +20,8 @@ pub struct Rule {
 }
 
 /// The rules of a case. One that names more of a stage's name wins over one that names less, then
-/// one for a device over one for all, then one for a mode, then the later one. Where none applies,
-/// the built-in defaults do.
+/// one for a device over one for all, then one for a mode, then the later one. One that asks for a
+/// budget applies where there is one. Where none applies, the built-in defaults do.
 #[derive(Clone, Debug, Default)]
 pub struct Rules {
     /// In the order they are written.
@@ -50,6 +50,7 @@ impl Rules {
 impl Rule {
     fn applies(&self, situation: &Situation<'_>) -> bool {
         self.stages.matches(situation.stage)
+            && (situation.budgeted || !self.tolerance.needs_budget())
             && self
                 .device
                 .is_none_or(|device| Some(device) == situation.device)
@@ -81,6 +82,7 @@ mod tests {
             device: Some(device),
             mode,
             dtype: DType::F32,
+            budgeted: false,
             layers: 2,
         };
         rules.resolve(&situation).origin

@@ -17,6 +17,9 @@ pub struct Situation<'a> {
     pub mode: Mode,
     /// The type the stage's values have.
     pub dtype: DType,
+    /// Whether a budget can be computed: the stage ran on the reference's own values and is compared
+    /// with them.
+    pub budgeted: bool,
     /// The model's number of blocks.
     pub layers: usize,
 }

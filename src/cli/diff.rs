@@ -23,6 +23,7 @@ pub(super) fn run(args: &DiffArgs) -> Result<Verdict> {
         modes: args.mode,
         stages: args.stages.clone(),
         fail_fast: args.fail_fast,
+        ..Options::default()
     };
     // What is wrong with the arguments shows before any work is done.
     backend::open(args.device)?;

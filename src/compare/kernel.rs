@@ -115,6 +115,57 @@ pub(super) fn first_at<T: Element>(
         .position(|found| found == difference)
 }
 
+/// The element that spends most of what it is allowed, and how much: the first of several. Elements
+/// that are not finite on both sides are judged elsewhere. `None` if there is no other.
+pub(super) fn worst_of<T: Element>(
+    reference: &[T],
+    candidate: &[T],
+    allowed: &[f32],
+) -> Option<(f64, usize)> {
+    let chunks = reference.par_chunks(SEGMENT).zip(candidate.par_chunks(SEGMENT));
+    let worst: Vec<Option<(f64, usize)>> = chunks
+        .zip(allowed.par_chunks(SEGMENT))
+        .enumerate()
+        .map(|(chunk, ((reference, candidate), allowed))| {
+            let worst = largest_ratio(reference, candidate, allowed);
+            let first = reference.iter().zip(candidate).zip(allowed);
+            let mut first = first.map(|((r, c), allowed)| ratio(*r, *c, *allowed));
+            // Found again rather than carried along: a maximum alone is vectorised.
+            let offset = first.position(|ratio| ratio == worst)?;
+            Some((worst, chunk * SEGMENT + offset))
+        })
+        .collect();
+    let found = worst.into_iter().flatten();
+    found.reduce(|a, b| if b.0 > a.0 { b } else { a })
+}
+
+/// −1 if no element is finite on both sides.
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
+fn largest_ratio<T: Element>(reference: &[T], candidate: &[T], allowed: &[f32]) -> f64 {
+    let mut lanes = [-1.0; LANES];
+    for (chunk, allowed) in allowed.chunks(LANES).enumerate() {
+        for (lane, allowed) in allowed.iter().enumerate() {
+            let index = chunk * LANES + lane;
+            lanes[lane] = larger(lanes[lane], ratio(reference[index], candidate[index], *allowed));
+        }
+    }
+    fold(lanes, larger)
+}
+
+/// Of equal values 0, whatever is allowed; NaN if one is not finite. A budget that is no number
+/// allows nothing.
+#[inline(always)]
+fn ratio<T: Element>(reference: T, candidate: T, allowed: f32) -> f64 {
+    let (r, c) = (reference.to_f64(), candidate.to_f64());
+    let difference = (r - c).abs();
+    match difference == 0.0 {
+        true => 0.0,
+        false if difference == f64::INFINITY => f64::NAN,
+        false if !allowed.is_finite() => f64::INFINITY,
+        false => difference / f64::from(allowed),
+    }
+}
+
 /// All sums, on the assumption that every element is finite; `sum_abs` is not finite if one is
 /// not.
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]

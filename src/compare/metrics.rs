@@ -1,17 +1,21 @@
 //! What is measured of two arrays.
 
-use super::kernel::{Segment, first_at, per_segment, place, segment, segments};
+use super::kernel::{Segment, first_at, per_segment, place, segment, segments, worst_of};
 use super::statistics::shard_count;
 use super::{Close, Statistics, StatisticsDifference};
+use crate::budget::Flips;
 use crate::error::{Error, Result};
 use crate::tensor::{Element, Tensor, with_element};
 use std::num::NonZeroUsize;
 
 /// What to measure besides what is always measured.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Spec {
+pub struct Spec<'a> {
     /// Count the elements outside this.
     pub close: Option<Close>,
+    /// The largest difference that each element is allowed; see
+    /// [`Budget`](crate::budget::Budget).
+    pub budget: Option<&'a [f32]>,
     /// Slices of the last axis whose means are compared.
     pub vocab_shards: Option<NonZeroUsize>,
 }
@@ -40,6 +44,12 @@ pub struct Metrics {
     pub non_finite: NonFinite,
     /// Elements outside [`Spec::close`].
     pub outside_close: usize,
+    /// How [`Spec::budget`] is spent; `None` if none was given or no element is finite on both
+    /// sides.
+    pub spent: Option<Spent>,
+    /// How many half-precision elements differ against how many may, where both sides round at the
+    /// same places. Not measured by [`compare`], which knows no deviations.
+    pub flips: Option<Flips>,
     /// How far statistics are apart.
     pub statistics: StatisticsDifference,
 }
@@ -55,6 +65,17 @@ pub struct Extreme {
     pub reference: f64,
     /// The candidate's value.
     pub candidate: f64,
+}
+
+/// The element that spends most of its budget.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Spent {
+    /// Its difference in units of what it is allowed: `diff / budget`.
+    pub ratio: f64,
+    /// The difference that it is allowed.
+    pub allowed: f64,
+    /// The element.
+    pub worst: Extreme,
 }
 
 /// Counts of elements that are not finite.
@@ -91,14 +112,23 @@ impl Metrics {
 /// then.
 ///
 /// # Errors
-/// [`Error::Mismatch`] if the shapes differ or the last axis cannot be cut into the slices asked
-/// for.
-pub fn compare(reference: &Tensor, candidate: &Tensor, spec: &Spec) -> Result<Metrics> {
+/// [`Error::Mismatch`] if the shapes differ, the budget is of another size, or the last axis cannot
+/// be cut into the slices asked for.
+pub fn compare(reference: &Tensor, candidate: &Tensor, spec: &Spec<'_>) -> Result<Metrics> {
     if reference.shape() != candidate.shape() {
         return Err(Error::Mismatch {
             at: "arrays".into(),
             expected: format!("shape {:?}", reference.shape()),
             found: format!("shape {:?}", candidate.shape()),
+        });
+    }
+    if let Some(budget) = spec.budget
+        && budget.len() != reference.len()
+    {
+        return Err(Error::Mismatch {
+            at: "budget".into(),
+            expected: format!("{} elements", reference.len()),
+            found: budget.len().to_string(),
         });
     }
     if reference.dtype() == candidate.dtype() {
@@ -161,7 +191,11 @@ pub fn largest_difference(reference: &Tensor, candidate: &Tensor) -> Result<f64>
     })
 }
 
-fn compare_slices<T: Element>(shape: &Tensor, candidate: &[T], spec: &Spec) -> Result<Metrics> {
+fn compare_slices<T: Element>(
+    shape: &Tensor,
+    candidate: &[T],
+    spec: &Spec<'_>,
+) -> Result<Metrics> {
     let reference = shape.as_slice::<T>()?;
     let row = shape.row_len();
     let shards = shard_count(row, spec.vocab_shards)?;
@@ -175,6 +209,15 @@ fn compare_slices<T: Element>(shape: &Tensor, candidate: &[T], spec: &Spec) -> R
     let (disagreements, agreements) = (count(|s| s.disagreements), count(|s| s.agreements));
     let comparable = reference.len() - disagreements - agreements;
     let worst = parts.iter().map(|part| part.max_abs).fold(0.0, f64::max);
+    let extreme_at = |index: usize| {
+        let (reference, candidate) = (reference[index].to_f64(), candidate[index].to_f64());
+        Extreme {
+            difference: (reference - candidate).abs(),
+            position: shape.position(index),
+            reference,
+            candidate,
+        }
+    };
     let extreme = (comparable > 0).then(|| {
         let part = parts
             .iter()
@@ -183,12 +226,15 @@ fn compare_slices<T: Element>(shape: &Tensor, candidate: &[T], spec: &Spec) -> R
         let range = place(part, row, &pieces);
         let offset = first_at(&reference[range.clone()], &candidate[range.clone()], worst);
         let index = range.start + offset.unwrap_or(0);
-        Extreme {
-            difference: worst,
-            position: shape.position(index),
-            reference: reference[index].to_f64(),
-            candidate: candidate[index].to_f64(),
-        }
+        extreme_at(index)
+    });
+    let spent = spec.budget.and_then(|budget| {
+        let (ratio, index) = worst_of(reference, candidate, budget)?;
+        Some(Spent {
+            ratio,
+            allowed: budget[index].into(),
+            worst: extreme_at(index),
+        })
     });
     let norm = total(|s| s.reference_squares).sqrt();
     let distance = total(|s| s.squares).sqrt();
@@ -218,6 +264,8 @@ fn compare_slices<T: Element>(shape: &Tensor, candidate: &[T], spec: &Spec) -> R
             disagreements,
         },
         outside_close: count(|s| s.outside_close),
+        spent,
+        flips: None,
         statistics: sides(|s| s.reference).difference(&sides(|s| s.candidate))?,
     })
 }
@@ -332,7 +380,11 @@ mod tests {
                     Bound::Ulp(0), Bound::Stat(0.0),
                 ],
             };
-            let spec = Spec { close: tolerance.close(), vocab_shards: NonZeroUsize::new(1) };
+            let spec = Spec {
+                close: tolerance.close(),
+                vocab_shards: NonZeroUsize::new(1),
+                budget: None,
+            };
             let metrics = compare(&x, &x, &spec).unwrap();
             for judgement in tolerance.judge(&metrics) {
                 prop_assert!(judgement.holds, "{:?}", judgement);

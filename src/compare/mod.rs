@@ -8,7 +8,7 @@ mod statistics;
 mod tolerance;
 
 pub use metrics::{
-    Extreme, Metrics, NonFinite, Spec, compare, compare_statistics, largest_difference,
+    Extreme, Metrics, NonFinite, Spec, Spent, compare, compare_statistics, largest_difference,
 };
 pub use statistics::{Statistics, StatisticsDifference};
 pub use tolerance::{Bound, Close, Judgement, Tolerance};

@@ -2,6 +2,7 @@
 
 use super::Metrics;
 use std::fmt;
+use std::str::FromStr;
 
 /// What must hold of a stage: every one of these bounds.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -27,6 +28,11 @@ pub enum Bound {
     /// Largest difference of a statistic, see
     /// [`StatisticsDifference::judged`](super::StatisticsDifference::judged).
     Stat(f64),
+    /// Every difference within the [`Budget`](crate::budget::Budget) of its element.
+    Rounding,
+    /// Least probability that as many half-precision elements differ by chance; holds of other
+    /// types. See [`Flips`](crate::budget::Flips).
+    Flips(f64),
 }
 
 /// `|reference − candidate| ≤ atol + rtol · |reference|`, as torch's and numpy's `allclose`.
@@ -44,7 +50,8 @@ pub struct Judgement {
     /// The bound.
     pub bound: Bound,
     /// What was measured, in the bound's unit: the least bound of its kind that would have passed
-    /// (for [`Bound::Close`] and [`Bound::Exact`], the elements outside).
+    /// (for [`Bound::Close`] and [`Bound::Exact`], the elements outside; for [`Bound::Rounding`],
+    /// the largest difference in units of its budget).
     pub measured: f64,
     /// Whether the bound holds.
     pub holds: bool,
@@ -68,6 +75,12 @@ impl Tolerance {
             Bound::Close(close) => Some(*close),
             _ => None,
         })
+    }
+
+    /// Whether a bound is of what correct implementations may differ by, computed from the data.
+    pub fn needs_budget(&self) -> bool {
+        let budgeted = |bound: &Bound| matches!(bound, Bound::Rounding | Bound::Flips(_));
+        self.bounds.iter().any(budgeted)
     }
 
     /// Holds every bound against what was measured.
@@ -95,6 +108,19 @@ impl Bound {
                 let measured = metrics.statistics.judged().unwrap_or(f64::INFINITY);
                 (measured, allowed)
             }
+            // Where no budget was computed the bound cannot hold.
+            Self::Rounding => {
+                let spent = metrics.spent.as_ref();
+                (spent.map_or(f64::INFINITY, |spent| spent.ratio), 1.0)
+            }
+            Self::Flips(least) => {
+                let log10_p = metrics.flips.as_ref().map_or(0.0, |flips| flips.log10_p);
+                return Judgement {
+                    bound: self,
+                    measured: 10_f64.powf(log10_p),
+                    holds: log10_p >= least.log10() && metrics.non_finite.disagreements == 0,
+                };
+            }
         };
         Judgement {
             bound: self,
@@ -113,6 +139,41 @@ impl Bound {
             Self::Close(_) => "close",
             Self::Ulp(_) => "ulp",
             Self::Stat(_) => "stat",
+            Self::Rounding => "rounding",
+            Self::Flips(_) => "flips",
+        }
+    }
+}
+
+impl FromStr for Bound {
+    type Err = String;
+
+    /// `exact`, `rounding`, or `kind=figure` of the others but `close`.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (kind, figure) = match text.split_once('=') {
+            Some((kind, figure)) => (kind, Some(figure)),
+            None => (text, None),
+        };
+        let number = || -> Result<f64, String> {
+            let figure = figure.ok_or_else(|| format!("expected {kind}=FIGURE"))?;
+            let number = figure.parse().ok();
+            let number = number.filter(|number: &f64| number.is_finite() && *number >= 0.0);
+            number.ok_or_else(|| format!("expected a figure that is not negative, found {figure}"))
+        };
+        match (kind, figure) {
+            ("exact", None) => Ok(Self::Exact),
+            ("rounding", None) => Ok(Self::Rounding),
+            ("abs", _) => number().map(Self::Abs),
+            ("rel", _) => number().map(Self::Rel),
+            ("stat", _) => number().map(Self::Stat),
+            ("flips", _) => number().map(Self::Flips),
+            ("ulp", _) => match number()? {
+                ulp if ulp.fract() == 0.0 => Ok(Self::Ulp(ulp as u64)),
+                ulp => Err(format!("expected whole ulps, found {ulp}")),
+            },
+            _ => Err(
+                "expected exact, rounding, abs=…, rel=…, ulp=…, stat=… or flips=…".into(),
+            ),
         }
     }
 }
@@ -120,8 +181,8 @@ impl Bound {
 impl fmt::Display for Bound {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Exact => f.write_str("exact"),
-            Self::Abs(bound) | Self::Rel(bound) | Self::Stat(bound) => {
+            Self::Exact | Self::Rounding => f.write_str(self.kind()),
+            Self::Abs(bound) | Self::Rel(bound) | Self::Stat(bound) | Self::Flips(bound) => {
                 write!(f, "{} {bound:e}", self.kind())
             }
             Self::Close(close) => write!(f, "close {:e} + {:e}·|ref|", close.atol, close.rtol),

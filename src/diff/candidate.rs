@@ -6,26 +6,37 @@ use crate::checkpoint::{TransformersFolder, Weights};
 use crate::convert::Converted;
 use crate::error::{BadInput, Result};
 use crate::model::ModelConfig;
-use crate::plan::{Arithmetic, MegatronArithmetic, Plan, TransformersArithmetic};
+use crate::plan::{Arithmetic, MegatronArithmetic, Plan, Step, TransformersArithmetic};
 use crate::tensor::DType;
 use std::path::{Path, PathBuf};
 
 /// A model with its weights, and how it was meant to be run.
-pub(super) struct Candidate {
+pub struct Candidate {
     folder: PathBuf,
     /// Where its settings come from, for messages.
     settings: PathBuf,
-    pub(super) model: ModelConfig,
-    pub(super) dtype: DType,
-    pub(super) weights: Box<dyn Weights>,
+    /// Its settings.
+    pub model: ModelConfig,
+    /// Type of its weights.
+    pub dtype: DType,
+    /// Its weights.
+    pub weights: Box<dyn Weights>,
+    /// How its steps differ from those of its architecture.
+    pub rewriting: Option<Rewriting>,
     transformers: TransformersArithmetic,
     /// Of a model in Megatron's shards.
     megatron: Option<MegatronArithmetic>,
 }
 
+/// Changes the steps of a plan, for an implementation that computes something else.
+pub type Rewriting = Box<dyn Fn(&mut Step) + Send + Sync>;
+
 impl Candidate {
     /// Opens a folder of either kind.
-    pub(super) fn open(path: &Path) -> Result<Self> {
+    ///
+    /// # Errors
+    /// If it holds neither, or not all of a model.
+    pub fn open(path: &Path) -> Result<Self> {
         match MegatronCheckpoint::recognises(path) {
             true => Self::of_megatron(path),
             false => Self::of_transformers(path),
@@ -43,6 +54,7 @@ impl Candidate {
             transformers: config.arithmetic,
             megatron: None,
             weights: Box::new(folder.into_weights()),
+            rewriting: None,
         })
     }
 
@@ -64,6 +76,7 @@ impl Candidate {
                 query_key_layer_scaling: args.flag_or(scaling, default.query_key_layer_scaling)?,
             }),
             weights: Box::new(converted),
+            rewriting: None,
         })
     }
 
@@ -97,6 +110,20 @@ impl Candidate {
                 Arithmetic::Transformers(self.transformers)
             }
         }
+    }
+
+    /// Its plan in an arithmetic.
+    ///
+    /// # Errors
+    /// None for settings that have been validated.
+    pub(super) fn plan(&self, arithmetic: &Arithmetic) -> Result<Plan> {
+        let plan = self.model.plan(self.dtype, arithmetic)?;
+        let Some(rewriting) = &self.rewriting else {
+            return Ok(plan);
+        };
+        let mut steps = plan.steps().to_vec();
+        steps.iter_mut().for_each(rewriting);
+        Plan::new(plan.dtype(), steps)
     }
 
     /// Checks that it holds exactly the tensors that its architecture has.

@@ -1,6 +1,6 @@
 //! Two goldens against each other; no model is run.
 
-use super::model::check_reference;
+use super::check;
 use super::outcome::{CaseOutcome, Coverage, StageResult, Verdict};
 use super::{Event, Options};
 use crate::case::{Mode, Rules, Situation};
@@ -63,6 +63,7 @@ pub fn diff_dumps(
             device: None,
             mode: Mode::Recorded,
             dtype: record.dtype,
+            budgeted: false,
             layers: theirs.model.layers(),
         });
         let metrics = match &expected {
@@ -76,6 +77,7 @@ pub fn diff_dumps(
                 let logits = stage.as_str() == "logits";
                 let spec = Spec {
                     close: in_force.tolerance.close(),
+                    budget: None,
                     vocab_shards: NonZeroUsize::new(theirs.tensor_parallel()).filter(|_| logits),
                 };
                 let metrics = compare(expected, &found, &spec);
@@ -86,7 +88,7 @@ pub fn diff_dumps(
                 metrics.map_err(|e| e.in_file(reference.file_of(stage)))?
             }
         };
-        check_reference(&metrics.non_finite, reference, stage)?;
+        check::reference(&metrics.non_finite, reference, stage)?;
         let result = StageResult {
             stage: stage.clone(),
             mode: Mode::Recorded,
@@ -98,6 +100,7 @@ pub fn diff_dumps(
             in_force,
             departure: departures.get(stage).cloned(),
             completed: None,
+            oracle: None,
         };
         on(Event::Judged(&result));
         coverage.compared += 1;

@@ -2,15 +2,19 @@
 //! events; prints nothing.
 
 mod candidate;
+mod check;
 mod dumps;
 mod event;
+mod lane;
 mod model;
 mod options;
 mod outcome;
 mod reference;
+mod witness;
 
+pub use candidate::Candidate;
 pub use dumps::diff_dumps;
 pub use event::Event;
-pub use model::diff;
+pub use model::{diff, diff_candidate};
 pub use options::{Modes, Options};
-pub use outcome::{CaseOutcome, Coverage, StageResult, Verdict};
+pub use outcome::{CaseOutcome, Coverage, OracleErrors, StageResult, Verdict};

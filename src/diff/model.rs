@@ -1,18 +1,21 @@
 //! A converted model against a golden.
 
 use super::candidate::Candidate;
-use super::outcome::{CaseOutcome, Coverage, StageResult, Verdict};
-use super::reference::{Recorded, recorded};
+use super::check;
+use super::lane::{Lane, Value};
+use super::outcome::{CaseOutcome, Coverage, OracleErrors, StageResult, Verdict};
+use super::reference::Recordings;
+use super::witness::{Testimony, Witness};
 use super::{Event, Options};
-use crate::backend::{self, Backend};
-use crate::case::{Case, Mode, Situation};
-use crate::compare::{NonFinite, Spec, compare, compare_statistics};
+use crate::backend::{self, Backend, Oracle};
+use crate::budget::{Budget, Deviation, Flips};
+use crate::case::{Case, InForce, Mode, Situation};
+use crate::compare::{Bound, Metrics, Spec, compare, compare_statistics};
 use crate::error::{BadInput, Result};
 use crate::golden::{Golden, Reference};
-use crate::model::SettingDifference;
-use crate::plan::{Departure, Plan, Schedule, StageId, Step};
+use crate::plan::{Departure, Plan, StageId};
 use crate::tensor::Tensor;
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::num::NonZeroUsize;
 
 /// Runs a case and judges every stage that the golden holds.
@@ -23,24 +26,44 @@ use std::num::NonZeroUsize;
 /// # Errors
 /// If an input is malformed or golden and model do not fit together. That they differ is no error.
 pub fn diff(case: &Case, options: &Options, on: &mut dyn FnMut(Event<'_>)) -> Result<CaseOutcome> {
-    let backend = backend::open(options.device)?;
+    backend::open(options.device)?;
     let golden = Golden::open(&case.golden)?;
     let candidate = Candidate::open(&case.model)?;
-    let mut notes = check_same_model(&golden, &candidate)?;
-    let theirs = golden.manifest().arithmetic;
+    diff_candidate(case, &golden, &candidate, options, on)
+}
+
+/// As [`diff`], of a golden and a model that are open already; those that the case names are not
+/// looked at.
+///
+/// # Errors
+/// As [`diff`].
+pub fn diff_candidate(
+    case: &Case,
+    golden: &Golden,
+    candidate: &Candidate,
+    options: &Options,
+    on: &mut dyn FnMut(Event<'_>),
+) -> Result<CaseOutcome> {
+    let backend = backend::open(options.device)?;
+    let backend = backend.as_ref();
+    let mut notes = check::same_model(golden, candidate)?;
+    let manifest = golden.manifest();
+    let theirs = manifest.arithmetic;
     let arithmetic = candidate.arithmetic(case, &theirs);
-    let plan = candidate.model.plan(candidate.dtype, &arithmetic)?;
+    let plan = candidate.plan(&arithmetic)?;
     candidate.check()?;
-    check_rules(case, &plan)?;
-    let departures = plan.departures(&golden.manifest().model.plan(plan.dtype(), &theirs)?);
+    check::rules(case, &plan)?;
+    let departures = plan.departures(&manifest.model.plan(plan.dtype(), &theirs)?);
     let tokens = golden.tokens()?;
-    let recorded = recorded(&plan, golden.manifest());
     let manifest_path = golden.path().join(Golden::MANIFEST);
-    let shapes = plan.shapes([tokens.shape()[0], tokens.shape()[1]]);
+    let extents = [tokens.shape()[0], tokens.shape()[1]];
+    let shapes = plan.shapes(extents);
     let shapes = shapes.map_err(|e| e.in_file(&manifest_path))?;
+    let weights = candidate.weights.as_ref();
+    let recordings = Recordings::new(golden, &plan, weights, backend, &shapes);
 
     let mut modes = options.modes.list().to_vec();
-    if !recorded.values().any(Recorded::is_full) && modes.contains(&Mode::Isolated) {
+    if recordings.full().is_empty() && modes.contains(&Mode::Isolated) {
         modes.retain(|mode| *mode != Mode::Isolated);
         if modes.is_empty() {
             let fault = BadInput::new(
@@ -52,10 +75,10 @@ pub fn diff(case: &Case, options: &Options, on: &mut dyn FnMut(Event<'_>)) -> Re
         }
         notes.push("isolated mode left out: the golden holds statistics only".into());
     }
-    let selected: BTreeSet<usize> = recorded
+    let selected: BTreeSet<usize> = recordings
         .iter()
-        .filter(|(_, recorded)| options.stages.matches(&recorded.record.stage))
-        .map(|(index, _)| *index)
+        .filter(|(_, stage)| options.stages.matches(stage))
+        .map(|(index, _)| index)
         .collect();
     if selected.is_empty() {
         let expected = format!("a recorded stage that matches {}", options.stages);
@@ -64,27 +87,47 @@ pub fn diff(case: &Case, options: &Options, on: &mut dyn FnMut(Event<'_>)) -> Re
     let mut run = Run {
         case,
         options,
-        golden: &golden,
-        candidate: &candidate,
-        backend: backend.as_ref(),
+        golden,
+        backend,
         plan: &plan,
-        shapes: &shapes,
-        recorded: &recorded,
+        layers: candidate.model.layers(),
+        recordings: &recordings,
         selected: &selected,
         departures: &departures,
         stages: Vec::new(),
     };
-    run.steps(&modes, &tokens, on)?;
+
+    // The reference's arithmetic on this model: where it is another one, and budgets are asked for.
+    let witness_plan = candidate.plan(&theirs)?;
+    let parts = plan.departures(&witness_plan);
+    let witness_shapes = witness_plan.shapes(extents)?;
+    let of_witness = Recordings::new(golden, &witness_plan, weights, backend, &witness_shapes);
+    let asked: BTreeSet<&StageId> = recordings
+        .iter()
+        .filter(|(index, stage)| parts.contains_key(*stage) && run.is_budgeted(*index))
+        .map(|(_, stage)| stage)
+        .collect();
+    let confidence = options.confidence;
+    let witness = Witness::new(
+        &witness_plan,
+        &of_witness,
+        backend,
+        &tokens,
+        &asked,
+        confidence,
+    );
+    let mut witness = Parted { parts, witness };
+    run.steps(&modes, &tokens, &mut witness, on)?;
     let stages = run.stages;
     on(Event::Finished);
 
-    let held: HashSet<&StageId> = recorded.values().map(|r| &r.record.stage).collect();
+    let held: HashSet<&StageId> = recordings.iter().map(|(_, stage)| stage).collect();
     let judged: BTreeSet<&StageId> = stages.iter().map(|result| &result.stage).collect();
     let computed = plan.steps().iter().filter(|step| !step.op.rearranges());
     let computed: BTreeSet<&StageId> = computed.map(|step| &step.stage).collect();
     let missing = |stage: &&StageId| computed.contains(*stage) && !held.contains(*stage);
     let unrecorded = plan.stages().into_iter().filter(missing);
-    let all = golden.manifest().stages.iter().map(|record| &record.stage);
+    let all = manifest.stages.iter().map(|record| &record.stage);
     let coverage = Coverage {
         compared: judged.len(),
         unrecorded: unrecorded.cloned().collect(),
@@ -97,9 +140,9 @@ pub fn diff(case: &Case, options: &Options, on: &mut dyn FnMut(Event<'_>)) -> Re
             plan.dtype(),
             arithmetic,
             options.device,
-            golden.manifest().provenance.framework,
+            manifest.provenance.framework,
             theirs,
-            golden.manifest().provenance.device,
+            manifest.provenance.device,
         ),
         stages,
         coverage,
@@ -111,65 +154,92 @@ struct Run<'a> {
     case: &'a Case,
     options: &'a Options,
     golden: &'a Golden,
-    candidate: &'a Candidate,
     backend: &'a dyn Backend,
     plan: &'a Plan,
-    shapes: &'a HashMap<StageId, Vec<usize>>,
-    recorded: &'a BTreeMap<usize, Recorded<'a>>,
+    layers: usize,
+    recordings: &'a Recordings<'a>,
     selected: &'a BTreeSet<usize>,
     departures: &'a BTreeMap<StageId, Departure>,
     stages: Vec<StageResult>,
 }
 
-/// The part of the plan that one mode runs, and the values it still needs.
-struct Lane {
-    mode: Mode,
-    schedule: Schedule,
-    values: HashMap<StageId, Tensor>,
+/// The witness, and where it parts from the candidate.
+struct Parted<'a> {
+    parts: BTreeMap<StageId, Departure>,
+    witness: Witness<'a>,
 }
 
-impl Run<'_> {
+/// What one mode runs.
+struct ModeLane<'a> {
+    mode: Mode,
+    lane: Lane<'a>,
+    /// The same in fp64.
+    oracle: Option<Lane<'a>>,
+}
+
+/// A step's result in one mode.
+struct Computed<'a> {
+    value: &'a Tensor,
+    deviation: Option<&'a Deviation>,
+    exact: Option<&'a Tensor>,
+}
+
+impl<'a> Run<'a> {
     fn steps(
         &mut self,
         modes: &[Mode],
         tokens: &Tensor,
+        witness: &mut Parted<'_>,
         on: &mut dyn FnMut(Event<'_>),
     ) -> Result<()> {
-        let mut lanes: Vec<Lane> = modes.iter().map(|mode| self.lane(*mode, tokens)).collect();
-        let visited: BTreeSet<usize> = lanes
-            .iter()
-            .flat_map(|lane| lane.schedule.run.union(&lane.schedule.supply))
-            .copied()
-            .collect();
+        let lanes = modes.iter().map(|mode| self.lane(*mode, tokens));
+        let mut lanes: Vec<ModeLane<'_>> = lanes.collect();
+        let visited: BTreeSet<usize> = lanes.iter().flat_map(|lane| lane.lane.visited()).collect();
+        let budgets = self.selected.iter().any(|index| self.is_budgeted(*index));
         on(Event::Started {
             case: &self.case.name,
             steps: visited.len(),
         });
-        let plan = self.plan;
         for index in visited {
-            let step = &plan.steps()[index];
+            let step = &self.plan.steps()[index];
             on(Event::Step {
                 id: step.id.as_str(),
             });
-            let supplied = lanes
-                .iter()
-                .any(|lane| lane.schedule.supply.contains(&index));
-            let reference = match supplied || self.selected.contains(&index) {
-                true => self.reference(index, step)?,
+            let selected = self.selected.contains(&index);
+            let supplied = lanes.iter().any(|lane| lane.lane.is_supplied(index));
+            let reference = match supplied || selected {
+                true => self.recordings.value(index)?,
                 false => None,
             };
-            let runs = lanes.iter().any(|lane| lane.schedule.run.contains(&index));
+            let runs = lanes.iter().any(|lane| lane.lane.runs(index));
             let params = match runs {
-                true => self.params(step)?,
+                true => self.recordings.params(step)?,
                 false => Vec::new(),
             };
-            let params: Vec<&Tensor> = params.iter().collect();
             for lane in &mut lanes {
-                let candidate = lane.run(index, step, &params, self.backend)?;
-                if let (Some(candidate), Some(reference)) = (&candidate, &reference)
-                    && self.selected.contains(&index)
+                let (mut value, mut exact, mut deviation) = (None, None, None);
+                if lane.lane.runs(index) {
+                    let found = lane.lane.run(index, &params)?;
+                    let oracle = lane.oracle.as_ref();
+                    exact = oracle.map(|oracle| oracle.run(index, &params)).transpose()?;
+                    let isolated = lane.mode == Mode::Isolated;
+                    let judged = selected && self.is_budgeted(index);
+                    if budgets && isolated && (judged || reference.is_none()) {
+                        let confidence = self.options.confidence;
+                        let found = lane.lane.deviation(index, &params, &found, confidence)?;
+                        deviation = Some(found);
+                    }
+                    value = Some(found);
+                }
+                if let (Some(value), Some(reference)) = (&value, &reference)
+                    && selected
                 {
-                    let result = self.judge(index, step, lane.mode, candidate, reference)?;
+                    let computed = Computed {
+                        value,
+                        deviation: deviation.as_ref(),
+                        exact: exact.as_ref(),
+                    };
+                    let result = self.judge(index, lane.mode, &computed, reference, witness)?;
                     on(Event::Judged(&result));
                     let failed = result.verdict() == Verdict::Fail;
                     self.stages.push(result);
@@ -177,188 +247,181 @@ impl Run<'_> {
                         return Ok(());
                     }
                 }
-                lane.keep(index, step, candidate, reference.as_ref());
+                lane.keep(index, reference.as_ref(), value, deviation, exact);
             }
         }
         Ok(())
     }
 
-    fn lane(&self, mode: Mode, tokens: &Tensor) -> Lane {
-        let full = self
-            .recorded
-            .iter()
-            .filter(|(_, recorded)| recorded.is_full());
+    fn lane(&self, mode: Mode, tokens: &Tensor) -> ModeLane<'a> {
         let known = match mode {
-            Mode::Isolated => full.map(|(index, _)| *index).collect(),
+            Mode::Isolated => self.recordings.full(),
             Mode::Chained | Mode::Recorded => BTreeSet::new(),
         };
-        Lane {
+        let lane = |backend| Lane::new(self.plan, backend, tokens, self.selected, &known);
+        ModeLane {
             mode,
-            schedule: self.plan.schedule(self.selected, &known),
-            values: HashMap::from([(StageId::TOKENS.into(), tokens.clone())]),
+            lane: lane(self.backend),
+            oracle: self.options.oracle.then(|| lane(&Oracle)),
         }
     }
 
-    fn params(&self, step: &Step) -> Result<Vec<Tensor>> {
-        let params = step.params.iter();
-        params
-            .map(|param| self.candidate.weights.load(&param.name))
-            .collect()
+    /// What has to hold of a step in a mode; `budgeted` says whether it can have a budget.
+    fn in_force(&self, index: usize, mode: Mode, budgeted: bool) -> InForce {
+        let step = &self.plan.steps()[index];
+        self.case.rules.resolve(&Situation {
+            stage: &step.stage,
+            device: Some(self.backend.device()),
+            mode,
+            dtype: step.numerics.out,
+            budgeted,
+            layers: self.layers,
+        })
     }
 
-    /// The recorded value of a step, in its form and of its shape.
-    fn reference(&self, index: usize, step: &Step) -> Result<Option<Reference>> {
-        let Some(recorded) = self.recorded.get(&index) else {
-            return Ok(None);
-        };
-        let reference = recorded.value(
-            self.golden,
-            step,
-            self.candidate.weights.as_ref(),
-            self.backend,
-        )?;
-        if let Some(Reference::Full(value)) = &reference
-            && value.shape() != self.shapes[&step.id]
-        {
-            let file = self.golden.file_of(&step.stage);
-            let expected = format!("shape {:?}", self.shapes[&step.id]);
-            let fault = BadInput::new(file, expected, format!("shape {:?}", value.shape()));
-            return Err(fault.at(step.stage.as_str()).into());
-        }
-        Ok(reference)
+    /// Whether a step is judged by its budget when it runs isolated.
+    fn is_budgeted(&self, index: usize) -> bool {
+        let in_force = || self.in_force(index, Mode::Isolated, true);
+        self.selected.contains(&index)
+            && self.recordings.is_full(index)
+            && self.options.modes.list().contains(&Mode::Isolated)
+            && in_force().tolerance.needs_budget()
     }
 
     fn judge(
         &self,
         index: usize,
-        step: &Step,
         mode: Mode,
-        candidate: &Tensor,
+        computed: &Computed<'_>,
         reference: &Reference,
+        witness: &mut Parted<'_>,
     ) -> Result<StageResult> {
-        let device = Some(self.backend.device());
-        let in_force = self.case.rules.resolve(&Situation {
-            stage: &step.stage,
-            device,
-            mode,
-            dtype: step.numerics.out,
-            layers: self.candidate.model.layers(),
-        });
-        let metrics = match reference {
+        let step = &self.plan.steps()[index];
+        let in_force = self.in_force(index, mode, computed.deviation.is_some());
+        let candidate = computed.value;
+        let manifest = || self.golden.path().join(Golden::MANIFEST);
+        let (metrics, oracle) = match reference {
             Reference::Full(reference) => {
                 let spec = Spec {
                     close: in_force.tolerance.close(),
+                    budget: None,
                     vocab_shards: vocab_shards(&step.stage, self.golden),
                 };
-                let found = compare(reference, candidate, &spec);
-                found.map_err(|e| e.in_file(self.golden.path().join(Golden::MANIFEST)))?
+                let metrics = match computed.deviation {
+                    None => compare(reference, candidate, &spec),
+                    Some(ours) => {
+                        let sides = Sides {
+                            reference,
+                            candidate,
+                            ours,
+                        };
+                        self.compare_within(index, &sides, &in_force, spec, witness)
+                    }
+                };
+                let metrics = metrics.map_err(|e| e.in_file(manifest()))?;
+                let exact = computed.exact;
+                let oracle = exact.map(|exact| OracleErrors::of(exact, reference, candidate));
+                (metrics, oracle.transpose()?)
             }
             Reference::Statistics(statistics) => {
                 let found = compare_statistics(statistics, candidate);
-                found.map_err(|e| e.in_file(self.golden.file_of(&step.stage)))?
+                let metrics = found.map_err(|e| e.in_file(self.golden.file_of(&step.stage)))?;
+                (metrics, None)
             }
         };
-        check_reference(&metrics.non_finite, self.golden, &step.stage)?;
+        check::reference(&metrics.non_finite, self.golden, &step.stage)?;
         Ok(StageResult {
             stage: step.stage.clone(),
             mode,
-            device,
+            device: Some(self.backend.device()),
             dtype: step.numerics.out,
             shape: candidate.shape().to_vec(),
             judgements: in_force.tolerance.judge(&metrics),
             metrics,
             in_force,
             departure: self.departures.get(&step.stage).cloned(),
-            completed: self.recorded[&index].completion(),
+            completed: self.recordings.completion(index),
+            oracle,
         })
+    }
+
+    /// Compares within the budget of both sides, and counts flips if they are bounded. Where both
+    /// sides compute the same formula with other roundings, it is the witness's elements that are
+    /// counted.
+    fn compare_within(
+        &self,
+        index: usize,
+        sides: &Sides<'_>,
+        in_force: &InForce,
+        spec: Spec<'_>,
+        parted: &mut Parted<'_>,
+    ) -> Result<Metrics> {
+        let stage = &self.plan.steps()[index].stage;
+        let confidence = self.options.confidence;
+        let part = parted.parts.get(stage);
+        let testimony = match part {
+            Some(_) => parted.witness.at(stage)?,
+            None => None,
+        };
+        let theirs = testimony.as_ref().map(|testimony| {
+            let deviation = testimony.deviation.clone();
+            self.recordings.completed(index, deviation, confidence)
+        });
+        let theirs = theirs.transpose()?;
+        let theirs = theirs.as_ref().unwrap_or(sides.ours);
+        let budget = Budget::of(sides.ours, theirs, confidence);
+        let spec = Spec {
+            budget: Some(budget.allowed()),
+            ..spec
+        };
+        let mut metrics = compare(sides.reference, sides.candidate, &spec)?;
+        let bounded = |bound: &Bound| matches!(bound, Bound::Flips(_));
+        if in_force.tolerance.bounds.iter().any(bounded) {
+            let same_formula = part.is_some_and(|part| !part.formula);
+            metrics.flips = match testimony.filter(|_| same_formula) {
+                Some(Testimony {
+                    recorded,
+                    value: Some(value),
+                    deviation,
+                }) => {
+                    let unequal = compare(&recorded, &value, &Spec::default())?.unequal;
+                    Flips::of(unequal, &recorded, &deviation, &deviation)?
+                }
+                _ => Flips::of(metrics.unequal, sides.reference, sides.ours, theirs)?,
+            };
+        }
+        Ok(metrics)
     }
 }
 
-impl Lane {
-    fn run(
-        &self,
-        index: usize,
-        step: &Step,
-        params: &[&Tensor],
-        backend: &dyn Backend,
-    ) -> Result<Option<Tensor>> {
-        if !self.schedule.run.contains(&index) {
-            return Ok(None);
-        }
-        let inputs: Vec<&Tensor> = step.inputs.iter().map(|id| &self.values[id]).collect();
-        backend.run(step, &inputs, params).map(Some)
-    }
+/// Two values of a step that are to be the same.
+struct Sides<'a> {
+    reference: &'a Tensor,
+    candidate: &'a Tensor,
+    ours: &'a Deviation,
+}
 
-    /// Keeps the value that later steps are to see, if any, and drops those that none will.
+impl ModeLane<'_> {
+    /// Isolated lanes go on with what was recorded, wherever it was.
     fn keep(
         &mut self,
         index: usize,
-        step: &Step,
-        candidate: Option<Tensor>,
         reference: Option<&Reference>,
+        value: Option<Tensor>,
+        deviation: Option<Deviation>,
+        exact: Option<Tensor>,
     ) {
-        let value = match (self.mode, reference) {
-            (Mode::Isolated, Some(Reference::Full(reference))) => Some(reference.clone()),
-            _ => candidate,
+        let given = match (self.mode, reference) {
+            (Mode::Isolated, Some(Reference::Full(reference))) => Some(reference),
+            _ => None,
         };
-        if let Some(value) = value {
-            self.values.insert(step.id.clone(), value);
-        }
-        let last_uses = &self.schedule.last_uses;
-        self.values
-            .retain(|id, _| last_uses.get(id).is_some_and(|last| *last > index));
-    }
-}
-
-/// Checks that golden and model are of one architecture, size and type. Returns what differs
-/// besides.
-fn check_same_model(golden: &Golden, candidate: &Candidate) -> Result<Vec<String>> {
-    let manifest = golden.manifest();
-    let config = candidate.settings();
-    let differences = candidate.model.differences(&manifest.model);
-    if !candidate.model.same_structure(&manifest.model) {
-        let list = |pick: fn(&SettingDifference) -> String| {
-            differences.iter().map(pick).collect::<Vec<_>>().join(", ")
-        };
-        let expected = list(|d| format!("{} {}", d.setting, d.theirs));
-        let found = list(|d| format!("{} {}", d.setting, d.ours));
-        let fault = BadInput::new(config, format!("the golden's {expected}"), found);
-        return Err(fault
-            .remedy("compare the model with a golden of the same size")
-            .into());
-    }
-    if candidate.dtype != manifest.dtype {
-        let expected = format!("a model in {}, as the golden is", manifest.dtype);
-        let fault = BadInput::new(config, expected, candidate.dtype.to_string()).at("dtype");
-        return Err(fault
-            .remedy("convert the checkpoint without changing its type")
-            .into());
-    }
-    let notes = differences.iter().map(|d| {
-        format!(
-            "config.json says {} {}, the reference has {}",
-            d.setting, d.ours, d.theirs
-        )
-    });
-    Ok(notes.collect())
-}
-
-/// A rule that matches nothing is a mistake that would go unseen.
-fn check_rules(case: &Case, plan: &Plan) -> Result<()> {
-    let stages = plan.stages();
-    for rule in &case.rules.rules {
-        if !stages.iter().any(|stage| rule.stages.matches(stage)) {
-            let expected = format!(
-                "a pattern that matches one of the model's {} stages",
-                stages.len()
-            );
-            let fault = BadInput::new(&rule.origin, expected, format!("\"{}\"", rule.stages));
-            let remedy =
-                "stages are named like h.0.self_attention.dense; `parity inspect` lists them";
-            return Err(fault.remedy(remedy).into());
+        let given = || given.cloned().map(Value::given);
+        let value = value.map(|value| Value::computed(value, deviation));
+        self.lane.keep(index, given().or(value));
+        if let Some(oracle) = &mut self.oracle {
+            oracle.keep(index, given().or(exact.map(Value::given)));
         }
     }
-    Ok(())
 }
 
 /// Into how many slices the means of final logits are taken: as many as ranks made them.
@@ -367,15 +430,4 @@ fn vocab_shards(stage: &StageId, golden: &Golden) -> Option<NonZeroUsize> {
     logits
         .then(|| NonZeroUsize::new(golden.manifest().tensor_parallel()))
         .flatten()
-}
-
-/// A reference that is not a number proves nothing.
-pub(super) fn check_reference(found: &NonFinite, golden: &Golden, stage: &StageId) -> Result<()> {
-    if found.reference_nans == 0 {
-        return Ok(());
-    }
-    let nans = format!("{} NaN", found.reference_nans);
-    let fault = BadInput::new(golden.file_of(stage), "numbers in a reference", nans);
-    let remedy = "the reference run was broken at this stage: dump it again, or leave the stage out with --stages";
-    Err(fault.at(stage.as_str()).remedy(remedy).into())
 }

@@ -1,6 +1,7 @@
 //! What to run of a case.
 
 use crate::backend::Device;
+use crate::budget::Confidence;
 use crate::case::{Mode, Pattern};
 
 /// What to run of a case.
@@ -12,6 +13,10 @@ pub struct Options {
     pub modes: Modes,
     /// Which stages are compared.
     pub stages: Pattern,
+    /// How sure rounding budgets are.
+    pub confidence: Confidence,
+    /// Whether both sides are held against the same plan in fp64.
+    pub oracle: bool,
     /// Whether to stop at the first stage that fails.
     pub fail_fast: bool,
 }
@@ -44,6 +49,8 @@ impl Default for Options {
             device: Device::Cpu,
             modes: Modes::Both,
             stages: Pattern::all(),
+            confidence: Confidence::default(),
+            oracle: false,
             fail_fast: false,
         }
     }

@@ -2,9 +2,10 @@
 
 use crate::backend::Device;
 use crate::case::{InForce, Mode};
-use crate::compare::{Judgement, Metrics};
+use crate::compare::{Judgement, Metrics, Spec, compare};
+use crate::error::Result;
 use crate::plan::{Departure, StageId};
-use crate::tensor::DType;
+use crate::tensor::{DType, Tensor};
 use serde::Serialize;
 use std::fmt;
 
@@ -39,8 +40,19 @@ pub struct StageResult {
     pub judgements: Vec<Judgement>,
     /// How the candidate's plan computes the stage otherwise than the reference did, if it does.
     pub departure: Option<Departure>,
+    /// How far both sides are from the exact result, if the oracle was asked.
+    pub oracle: Option<OracleErrors>,
     /// What was done to the recorded value to make it comparable: "bias added".
     pub completed: Option<&'static str>,
+}
+
+/// Relative Frobenius distances from what the same plan gives in fp64.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct OracleErrors {
+    /// The reference's.
+    pub reference: f64,
+    /// The candidate's.
+    pub candidate: f64,
 }
 
 /// What was and was not compared.
@@ -67,6 +79,31 @@ pub struct CaseOutcome {
     pub coverage: Coverage,
     /// Facts that a reader should know: settings that differ, modes that could not run.
     pub notes: Vec<String>,
+}
+
+impl OracleErrors {
+    /// Of the values of one stage.
+    ///
+    /// # Errors
+    /// If their shapes differ.
+    pub(super) fn of(exact: &Tensor, reference: &Tensor, candidate: &Tensor) -> Result<Self> {
+        let distance = |of: &Tensor| {
+            let metrics = compare(exact, of, &Spec::default());
+            metrics.map(|metrics| metrics.relative_frobenius)
+        };
+        Ok(Self {
+            reference: distance(reference)?,
+            candidate: distance(candidate)?,
+        })
+    }
+
+    /// The candidate's error in units of the reference's; 1 if neither has one.
+    pub fn ratio(&self) -> f64 {
+        match self.candidate == self.reference {
+            true => 1.0,
+            false => self.candidate / self.reference,
+        }
+    }
 }
 
 impl StageResult {

@@ -1,24 +1,138 @@
 //! Which step a recorded stage is compared with, and what makes the two comparable.
 
 use crate::backend::Backend;
+use crate::budget::{self, Confidence, Deviation, Operand};
 use crate::checkpoint::Weights;
-use crate::error::{Error, Result};
+use crate::error::{BadInput, Result};
 use crate::golden::{Content, Golden, Manifest, Reference, StageRecord};
 use crate::plan::{Form, Numerics, Op, Param, Plan, Rounding, StageId, Step};
-use crate::tensor::{DType, Float, Tensor, with_float};
-use std::collections::BTreeMap;
+use crate::tensor::Tensor;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+/// The recorded values of a golden, as the steps of one plan compute them.
+pub(super) struct Recordings<'a> {
+    golden: &'a Golden,
+    plan: &'a Plan,
+    weights: &'a dyn Weights,
+    backend: &'a dyn Backend,
+    shapes: &'a HashMap<StageId, Vec<usize>>,
+    /// By index of the step. A stage that the plan passes through in several forms is compared in
+    /// the one that was recorded.
+    steps: BTreeMap<usize, Recorded<'a>>,
+}
 
 /// A step whose value the golden holds, in the step's form or in one that leads to it.
-#[derive(Clone, Copy)]
-pub(super) struct Recorded<'a> {
-    pub(super) record: &'a StageRecord,
+struct Recorded<'a> {
+    record: &'a StageRecord,
     bias_missing: bool,
     factor: f32,
 }
 
-/// The steps of `plan` that can be compared, by index. A stage that the plan passes through in
-/// several forms is compared in the one that was recorded.
-pub(super) fn recorded<'a>(plan: &Plan, manifest: &'a Manifest) -> BTreeMap<usize, Recorded<'a>> {
+impl<'a> Recordings<'a> {
+    pub(super) fn new(
+        golden: &'a Golden,
+        plan: &'a Plan,
+        weights: &'a dyn Weights,
+        backend: &'a dyn Backend,
+        shapes: &'a HashMap<StageId, Vec<usize>>,
+    ) -> Self {
+        Self {
+            golden,
+            plan,
+            weights,
+            backend,
+            shapes,
+            steps: recorded(plan, golden.manifest()),
+        }
+    }
+
+    /// The recorded steps and their stages.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (usize, &'a StageId)> {
+        let steps = self.steps.iter();
+        steps.map(|(index, recorded)| (*index, &recorded.record.stage))
+    }
+
+    /// The steps of which all values were recorded, not statistics of them.
+    pub(super) fn full(&self) -> BTreeSet<usize> {
+        let full = self.steps.iter().filter(|(_, recorded)| recorded.is_full());
+        full.map(|(index, _)| *index).collect()
+    }
+
+    /// Whether all values of a step were recorded.
+    pub(super) fn is_full(&self, index: usize) -> bool {
+        self.steps.get(&index).is_some_and(Recorded::is_full)
+    }
+
+    /// The recorded value of a step, in its form and of its shape, or its statistics.
+    pub(super) fn value(&self, index: usize) -> Result<Option<Reference>> {
+        let Some(recorded) = self.steps.get(&index) else {
+            return Ok(None);
+        };
+        let step = &self.plan.steps()[index];
+        let mut value = match self.golden.reference(&recorded.record.stage)? {
+            Some(Reference::Full(value)) => value,
+            other => return Ok(other),
+        };
+        for step in recorded.completion(step, self.weights)? {
+            let params = self.params(&step)?;
+            let params: Vec<&Tensor> = params.iter().collect();
+            value = self.backend.run(&step, &[&value], &params)?;
+        }
+        if value.shape() != self.shapes[&step.id] {
+            let file = self.golden.file_of(&step.stage);
+            let expected = format!("shape {:?}", self.shapes[&step.id]);
+            let fault = BadInput::new(file, expected, format!("shape {:?}", value.shape()));
+            return Err(fault.at(step.stage.as_str()).into());
+        }
+        Ok(Some(Reference::Full(value)))
+    }
+
+    /// The deviation of [`Self::value`], given that of what was recorded.
+    pub(super) fn completed(
+        &self,
+        index: usize,
+        deviation: Deviation,
+        confidence: Confidence,
+    ) -> Result<Deviation> {
+        let (recorded, step) = (&self.steps[&index], &self.plan.steps()[index]);
+        let completion = recorded.completion(step, self.weights)?;
+        if completion.is_empty() {
+            return Ok(deviation);
+        }
+        let Some(Reference::Full(mut value)) = self.golden.reference(&step.stage)? else {
+            return Ok(deviation);
+        };
+        let mut deviation = deviation;
+        for step in completion {
+            let params = self.params(&step)?;
+            let given: Vec<Operand<'_>> = params.iter().map(Operand::given).collect();
+            let params: Vec<&Tensor> = params.iter().collect();
+            let completed = self.backend.run(&step, &[&value], &params)?;
+            let input = Operand {
+                value: &value,
+                deviation: Some(&deviation),
+            };
+            deviation = budget::deviation(&step, &[input], &given, &completed, confidence)?;
+            value = completed;
+        }
+        Ok(deviation)
+    }
+
+    /// What [`Self::value`] does to the recorded value, if anything.
+    pub(super) fn completion(&self, index: usize) -> Option<&'static str> {
+        self.steps[&index].completed()
+    }
+
+    /// The weights that a step needs.
+    pub(super) fn params(&self, step: &Step) -> Result<Vec<Tensor>> {
+        let params = step.params.iter();
+        params
+            .map(|param| self.weights.load(&param.name))
+            .collect()
+    }
+}
+
+fn recorded<'a>(plan: &Plan, manifest: &'a Manifest) -> BTreeMap<usize, Recorded<'a>> {
     let mut steps: BTreeMap<&StageId, Vec<(usize, &Step)>> = BTreeMap::new();
     for (index, step) in plan.steps().iter().enumerate() {
         steps.entry(&step.stage).or_default().push((index, step));
@@ -38,43 +152,18 @@ pub(super) fn recorded<'a>(plan: &Plan, manifest: &'a Manifest) -> BTreeMap<usiz
             factor: record.form.divided_by / step.form.divided_by,
         };
         // Statistics of another form are not statistics of this one.
-        let usable = recorded.is_full() || recorded.completion().is_none();
+        let usable = recorded.is_full() || recorded.completed().is_none();
         usable.then_some((*index, recorded))
     });
     matched.collect()
 }
 
 impl Recorded<'_> {
-    /// Whether all values were recorded, not statistics of them.
-    pub(super) fn is_full(&self) -> bool {
+    fn is_full(&self) -> bool {
         matches!(self.record.content, Content::Full { .. })
     }
 
-    /// The recorded value in the form that `step` computes, or its statistics.
-    pub(super) fn value(
-        &self,
-        golden: &Golden,
-        step: &Step,
-        weights: &dyn Weights,
-        backend: &dyn Backend,
-    ) -> Result<Option<Reference>> {
-        let value = match golden.reference(&self.record.stage)? {
-            Some(Reference::Full(value)) => value,
-            other => return Ok(other),
-        };
-        let value = match self.factor {
-            1.0 => value,
-            factor => scaled(&value, factor)?,
-        };
-        let value = match self.bias_missing {
-            false => value,
-            true => add_bias(&value, step, weights, backend)?,
-        };
-        Ok(Some(Reference::Full(value)))
-    }
-
-    /// What [`Self::value`] does to the recorded value, if anything.
-    pub(super) fn completion(&self) -> Option<&'static str> {
+    fn completed(&self) -> Option<&'static str> {
         match (self.bias_missing, self.factor == 1.0) {
             (false, true) => None,
             (true, true) => Some("bias added"),
@@ -82,41 +171,30 @@ impl Recorded<'_> {
             (true, false) => Some("rescaled, bias added"),
         }
     }
-}
 
-/// Adds the model's bias as the framework that left it out does in its next step: one rounding.
-fn add_bias(
-    value: &Tensor,
-    step: &Step,
-    weights: &dyn Weights,
-    backend: &dyn Backend,
-) -> Result<Tensor> {
-    let name = format!("{}.bias", step.stage);
-    let bias = weights.load(&name)?;
-    let add = Step {
-        id: step.id.clone(),
-        stage: step.stage.clone(),
-        form: Form::PLAIN,
-        op: Op::AddBias,
-        inputs: vec![step.id.clone()],
-        params: vec![Param {
-            name,
-            shape: bias.shape().to_vec(),
-        }],
-        numerics: Numerics::elementwise(value.dtype(), Rounding::Once),
-    };
-    backend.run(&add, &[value], &[&bias])
-}
-
-/// `value · factor`, in fp32, rounded to the type of the values.
-fn scaled(value: &Tensor, factor: f32) -> Result<Tensor> {
-    let dtype = value.dtype();
-    with_float!(dtype, T => {
-        let scaled = value.as_slice::<T>()?.iter().map(|x| T::from_f32(x.to_f32() * factor));
-        Tensor::from_vec(value.shape(), scaled.collect())
-    }, else Err(Error::Mismatch {
-        at: "scaled value".into(),
-        expected: DType::F32.to_string(),
-        found: dtype.to_string(),
-    }))
+    /// The steps that make a recorded value the one that `step` computes. The model's bias is added
+    /// as the framework that left it out does in its next step: one rounding.
+    fn completion(&self, step: &Step, weights: &dyn Weights) -> Result<Vec<Step>> {
+        let numerics = Numerics::elementwise(step.numerics.out, Rounding::Once);
+        let with = |op, params| Step {
+            id: step.id.clone(),
+            stage: step.stage.clone(),
+            form: Form::PLAIN,
+            op,
+            inputs: vec![step.id.clone()],
+            params,
+            numerics,
+        };
+        let mut steps = Vec::new();
+        if self.factor != 1.0 {
+            let factor = self.factor;
+            steps.push(with(Op::Scale { factor }, Vec::new()));
+        }
+        if self.bias_missing {
+            let name = format!("{}.bias", step.stage);
+            let shape = weights.load(&name)?.shape().to_vec();
+            steps.push(with(Op::AddBias, vec![Param { name, shape }]));
+        }
+        Ok(steps)
+    }
 }

@@ -222,7 +222,11 @@ fn statistics(difference: &StatisticsDifference) -> Statistics {
 fn judged(judgement: &crate::compare::Judgement) -> Judged {
     let (allowed, close) = match judgement.bound {
         Bound::Exact => (Some(0.0), None),
-        Bound::Abs(allowed) | Bound::Rel(allowed) | Bound::Stat(allowed) => (Some(allowed), None),
+        Bound::Rounding => (Some(1.0), None),
+        Bound::Abs(allowed)
+        | Bound::Rel(allowed)
+        | Bound::Stat(allowed)
+        | Bound::Flips(allowed) => (Some(allowed), None),
         Bound::Ulp(allowed) => (Some(allowed as f64), None),
         Bound::Close(close) => (None, Some(close)),
     };

@@ -59,6 +59,22 @@ fn broken_bound(result: &StageResult, judgement: &Judgement) -> Option<String> {
                 judgement.bound.kind()
             )
         }
+        Bound::Rounding => {
+            let spent = result.metrics.spent.as_ref()?;
+            format!(
+                "diff / budget {} at {:?}, where {:.1e} is allowed",
+                figure(spent.ratio),
+                spent.worst.position,
+                spent.allowed
+            )
+        }
+        Bound::Flips(_) => {
+            let flips = result.metrics.flips.as_ref()?;
+            format!(
+                "{} of {} elements differ where {:.1} are expected (p = 1e{:.0})",
+                flips.observed, flips.elements, flips.expected, flips.log10_p
+            )
+        }
         Bound::Ulp(allowed) => format!("{measured} ulp where {allowed} are allowed"),
     })
 }

@@ -1,0 +1,108 @@
+//! The candidate's model in the reference's arithmetic.
+//!
+//! Where the candidate rounds elsewhere than the reference did, the reference's own deviation is
+//! that of the reference's steps; and how many half-precision elements may differ at all can only
+//! be said of the same steps. The witness runs them: on the reference's values, for the stages
+//! where the two plans part.
+
+use super::lane::{Lane, Value};
+use super::reference::Recordings;
+use crate::backend::Backend;
+use crate::budget::{Confidence, Deviation};
+use crate::error::Result;
+use crate::golden::Reference;
+use crate::plan::{Plan, StageId};
+use crate::tensor::Tensor;
+use std::collections::{BTreeMap, BTreeSet};
+
+pub(super) struct Witness<'a> {
+    plan: &'a Plan,
+    recordings: &'a Recordings<'a>,
+    lane: Lane<'a>,
+    /// Its step for every stage that it is asked about.
+    steps: BTreeMap<&'a StageId, usize>,
+    /// Steps still to visit, in order.
+    ahead: std::vec::IntoIter<usize>,
+    confidence: Confidence,
+}
+
+/// A stage in the reference's arithmetic.
+pub(super) struct Testimony {
+    /// What was recorded, in the form it was recorded in.
+    pub(super) recorded: Tensor,
+    /// What the candidate's weights give; of half types only, where it is counted.
+    pub(super) value: Option<Tensor>,
+    /// How far either may be from exact.
+    pub(super) deviation: Deviation,
+}
+
+impl<'a> Witness<'a> {
+    /// A witness of those of `stages` that it has recorded values for.
+    pub(super) fn new(
+        plan: &'a Plan,
+        recordings: &'a Recordings<'a>,
+        backend: &'a dyn Backend,
+        tokens: &Tensor,
+        stages: &BTreeSet<&StageId>,
+        confidence: Confidence,
+    ) -> Self {
+        let known = recordings.full();
+        let asked = recordings
+            .iter()
+            .filter(|(index, stage)| known.contains(index) && stages.contains(stage));
+        let steps: BTreeMap<&StageId, usize> = asked.map(|(index, stage)| (stage, index)).collect();
+        let wanted = steps.values().copied().collect();
+        let lane = Lane::new(plan, backend, tokens, &wanted, &known);
+        let ahead: Vec<usize> = lane.visited().collect();
+        Self {
+            plan,
+            recordings,
+            lane,
+            steps,
+            ahead: ahead.into_iter(),
+            confidence,
+        }
+    }
+
+    /// What the witness says of a stage. Stages are asked about in execution order.
+    pub(super) fn at(&mut self, stage: &StageId) -> Result<Option<Testimony>> {
+        let Some(asked) = self.steps.get(stage).copied() else {
+            return Ok(None);
+        };
+        while let Some(index) = self.ahead.next() {
+            let recorded = match self.recordings.value(index)? {
+                Some(Reference::Full(value)) => Some(value),
+                _ => None,
+            };
+            let mut testimony = None;
+            let mut own = None;
+            if self.lane.runs(index) {
+                let step = &self.plan.steps()[index];
+                let params = self.recordings.params(step)?;
+                let value = match &recorded {
+                    Some(_) if !step.numerics.out.is_half() => None,
+                    _ => Some(self.lane.run(index, &params)?),
+                };
+                if let Some(output) = value.as_ref().or(recorded.as_ref()) {
+                    let lane = &self.lane;
+                    let deviation = lane.deviation(index, &params, output, self.confidence)?;
+                    match &recorded {
+                        Some(recorded) => {
+                            testimony = Some(Testimony {
+                                recorded: recorded.clone(),
+                                value,
+                                deviation,
+                            });
+                        }
+                        None => own = value.map(|v| Value::computed(v, Some(deviation))),
+                    }
+                }
+            }
+            self.lane.keep(index, recorded.map(Value::given).or(own));
+            if index == asked {
+                return Ok(testimony);
+            }
+        }
+        Ok(None)
+    }
+}
