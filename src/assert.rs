@@ -2,7 +2,7 @@
 
 use crate::case::Case;
 use crate::diff::{Options, Verdict, diff};
-use crate::report::Format;
+use crate::report::{Detail, Format};
 use std::path::Path;
 
 /// Panics, with the report, unless the case holds on the CPU in both modes.
@@ -30,7 +30,7 @@ pub fn assert_parity_with(case: impl AsRef<Path>, options: &Options) {
     match outcome {
         Ok(outcome) if outcome.verdict() == Verdict::Pass => {}
         Ok(outcome) => {
-            let report = Format::Terminal.render(&[outcome]);
+            let report = Format::Terminal.render(&[outcome], Detail::Stages);
             panic!("no parity\n{}", anstream::adapter::strip_str(&report));
         }
         Err(error) => panic!("{} cannot be run: {error}", case.display()),

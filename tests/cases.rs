@@ -6,7 +6,7 @@ use libtest_mimic::{Arguments, Failed, Trial};
 use parity::backend::{self, Device};
 use parity::case::Case;
 use parity::diff::{Modes, Options, Verdict, diff};
-use parity::report::Format;
+use parity::report::{Detail, Format};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -52,7 +52,7 @@ fn run(case: &Path, device: Device, modes: Modes) -> Result<(), Failed> {
     match outcome.verdict() {
         Verdict::Pass => Ok(()),
         Verdict::Fail => {
-            let report = Format::Terminal.render(&[outcome]);
+            let report = Format::Terminal.render(&[outcome], Detail::Stages);
             Err(anstream::adapter::strip_str(&report).to_string().into())
         }
     }

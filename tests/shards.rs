@@ -8,7 +8,7 @@ use parity::case::{ArithmeticName, Case, Mode};
 use parity::checkpoint::{SafetensorsFiles, Weights};
 use parity::diff::{CaseOutcome, Verdict};
 use parity::golden::import;
-use parity::report::Format;
+use parity::report::{Detail, Format};
 use std::fs;
 use std::num::NonZeroUsize;
 
@@ -109,7 +109,7 @@ fn slow_but_exact_drops_biases_and_that_is_said() {
         .find(|result| result.verdict() == Verdict::Fail);
     let first = first.expect("a failing stage");
     assert_eq!(first.stage.as_str(), "h.0.self_attention.dense");
-    let report = Format::Terminal.render(&[outcome]);
+    let report = Format::Terminal.render(&[outcome], Detail::Stages);
     let report = anstream::adapter::strip_str(&report).to_string();
     let line = report
         .lines()

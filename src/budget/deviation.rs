@@ -11,7 +11,9 @@ use std::fmt;
 const SPREADS: f64 = 3.0;
 
 /// How sure a budget is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, clap::ValueEnum,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum Confidence {
     /// Roundings are independent and terms come in no order that favours one sign (Higham & Mary
@@ -67,15 +69,12 @@ impl Deviation {
         }
     }
 
-    /// Of values that were each rounded by this relative amount: weights that went through a
-    /// narrower type.
-    pub fn relative(values: &[f32], amount: f64) -> Self {
+    /// Of values that are known up to these amounts, as spread: weights that went through a narrower
+    /// type.
+    pub fn spread(amounts: Vec<f32>) -> Self {
         Self {
-            rounding: values
-                .iter()
-                .map(|x| (amount * f64::from(x.abs())) as f32)
-                .collect(),
-            spread: vec![0.0; values.len()],
+            rounding: vec![0.0; amounts.len()],
+            spread: amounts,
         }
     }
 

@@ -151,15 +151,17 @@ mod tests {
             "stat 1e-6, rel 1.1e-5"
         );
         assert_eq!(of("h.0.mlp.gelu", Device::Cpu, Mode::Isolated), "rounding");
-        let against_statistics =
-            in_force_of("h.0", Device::Cpu, Mode::Isolated, DType::F32, false);
+        let against_statistics = in_force_of("h.0", Device::Cpu, Mode::Isolated, DType::F32, false);
         assert_eq!(against_statistics, "rel 2e-6");
     }
 
     #[test]
     fn half_types_are_bounded_in_their_unit_roundoff() {
         let of = |stage, mode, dtype| in_force(stage, Device::Cpu, mode, dtype);
-        assert_eq!(of("h.0", Mode::Isolated, DType::Bf16), "rounding, flips 1e-6");
+        assert_eq!(
+            of("h.0", Mode::Isolated, DType::Bf16),
+            "rounding, flips 1e-6"
+        );
         assert_eq!(of("h.0", Mode::Chained, DType::F16), "rel 2.8e-3");
         assert_eq!(
             of("logits", Mode::Isolated, DType::Bf16),

@@ -1,8 +1,10 @@
 //! The arguments, as typed.
 
 use crate::backend::Device;
+use crate::budget::Confidence;
 use crate::case::{ArithmeticName, Pattern};
 use crate::checkpoint::megatron::Arg;
+use crate::compare::Bound;
 use crate::convert::{Architecture, ByteSize};
 use crate::diff::Modes;
 use crate::golden::Source;
@@ -27,6 +29,8 @@ pub(super) struct Args {
 pub(super) enum Command {
     /// Compare a converted model with reference activations, or two dumps with each other
     Diff(Box<DiffArgs>),
+    /// Say why a converted model differs
+    Explain(ExplainArgs),
     /// Make a transformers folder from a Megatron checkpoint
     Convert(ConvertArgs),
     /// Make a golden from a folder of raw dumps
@@ -40,9 +44,63 @@ pub(super) enum Command {
 /// Without arguments, runs every case in cases/.
 #[derive(Debug, clap::Args)]
 pub(super) struct DiffArgs {
+    #[command(flatten)]
+    pub(super) cases: CaseArgs,
+
+    /// A golden to compare another with; no model is run
+    #[arg(
+        long,
+        value_name = "DIR",
+        requires = "candidate",
+        conflicts_with_all = ["golden", "files"]
+    )]
+    pub(super) reference: Option<PathBuf>,
+    /// The golden that is compared with the reference
+    #[arg(long, value_name = "DIR", requires = "reference")]
+    pub(super) candidate: Option<PathBuf>,
+
+    /// Feed every stage from the reference, from our own earlier stages, or do both
+    #[arg(long, value_enum, default_value_t = Modes::Both)]
+    pub(super) mode: Modes,
+    /// Compare only stages that match, such as 'h.0.*'
+    #[arg(long, value_name = "PATTERN", default_value = "*")]
+    pub(super) stages: Pattern,
+    /// Stop at the first stage that fails
+    #[arg(long)]
+    pub(super) fail_fast: bool,
+
+    /// How both sides compare with the same plan in fp64
+    #[arg(long, conflicts_with = "reference")]
+    pub(super) oracle: bool,
+    /// Say why stages fail on the reference's own inputs
+    #[arg(long, conflicts_with = "reference")]
+    pub(super) explain: bool,
+
+    #[command(flatten)]
+    pub(super) report: ReportArgs,
+}
+
+/// Say why a converted model differs: what was done wrong in the conversion.
+///
+/// Every failing stage is run again on the reference's inputs with its weights reordered, another
+/// epsilon, another mask, until the difference is what rounding explains.
+#[derive(Debug, clap::Args)]
+pub(super) struct ExplainArgs {
+    #[command(flatten)]
+    pub(super) cases: CaseArgs,
+    /// Explain only stages that match, such as 'h.0.*'
+    #[arg(long, value_name = "PATTERN", default_value = "*")]
+    pub(super) stage: Pattern,
+    #[command(flatten)]
+    pub(super) report: ReportArgs,
+}
+
+/// What is compared, and how.
+#[derive(Debug, clap::Args)]
+pub(super) struct CaseArgs {
     /// Case files; every .toml in cases/ if none is named
-    #[arg(conflicts_with_all = ["golden", "model", "reference", "candidate"])]
-    pub(super) cases: Vec<PathBuf>,
+    #[arg(value_name = "CASES", conflicts_with_all = ["golden", "model"])]
+    pub(super) files: Vec<PathBuf>,
 
     /// A golden, in place of a case file
     #[arg(long, value_name = "DIR", requires = "model")]
@@ -50,18 +108,6 @@ pub(super) struct DiffArgs {
     /// A converted model, or a Megatron checkpoint as it is, in place of a case file
     #[arg(long, value_name = "DIR", requires = "golden")]
     pub(super) model: Option<PathBuf>,
-
-    /// A golden to compare another with; no model is run
-    #[arg(
-        long,
-        value_name = "DIR",
-        requires = "candidate",
-        conflicts_with = "golden"
-    )]
-    pub(super) reference: Option<PathBuf>,
-    /// The golden that is compared with the reference
-    #[arg(long, value_name = "DIR", requires = "reference")]
-    pub(super) candidate: Option<PathBuf>,
 
     /// Where to run the model
     #[arg(long, value_enum, default_value_t = Device::Cpu)]
@@ -74,16 +120,18 @@ pub(super) struct DiffArgs {
     /// shards or the golden have]
     #[arg(long, value_name = "N", conflicts_with = "arithmetic")]
     pub(super) tp: Option<NonZeroUsize>,
-    /// Feed every stage from the reference, from our own earlier stages, or do both
-    #[arg(long, value_enum, default_value_t = Modes::Both)]
-    pub(super) mode: Modes,
-    /// Compare only stages that match, such as 'h.0.*'
-    #[arg(long, value_name = "PATTERN", default_value = "*")]
-    pub(super) stages: Pattern,
-    /// Stop at the first stage that fails
-    #[arg(long)]
-    pub(super) fail_fast: bool,
+    /// Hold every stage to this instead of the case file's and the built-in tolerances; may be given
+    /// several times: exact, abs=X, rel=X, ulp=N, stat=X, and of isolated stages rounding, flips=P
+    #[arg(long, value_name = "BOUND")]
+    pub(super) tolerance: Vec<Bound>,
+    /// How sure rounding budgets are: errors add up as independent ones do, or as the worst do
+    #[arg(long, value_enum, default_value_t = Confidence::Probabilistic)]
+    pub(super) confidence: Confidence,
+}
 
+/// Where the report goes.
+#[derive(Debug, clap::Args)]
+pub(super) struct ReportArgs {
     /// Format of the report on standard output
     #[arg(long, value_enum, default_value_t = Format::Terminal)]
     pub(super) format: Format,

@@ -1,15 +1,16 @@
 //! `parity diff`.
 
-use super::args::DiffArgs;
+use super::args::{CaseArgs, DiffArgs, ReportArgs};
 use super::print::print;
 use super::progress::Progress;
 use crate::backend;
-use crate::case::{ArithmeticName, Case, Rules};
+use crate::case::{ArithmeticName, Case, Pattern, Rule, Rules};
+use crate::compare::Tolerance;
 use crate::diff::{CaseOutcome, Options, Verdict, diff, diff_dumps};
 use crate::error::{BadInput, Error};
 use crate::golden::Golden;
 use crate::output::OutputFile;
-use crate::report::overall;
+use crate::report::{Detail, Format, overall};
 use anyhow::Result;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -19,42 +20,44 @@ const CASES: &str = "cases";
 
 pub(super) fn run(args: &DiffArgs) -> Result<Verdict> {
     let options = Options {
-        device: args.device,
+        device: args.cases.device,
         modes: args.mode,
         stages: args.stages.clone(),
+        confidence: args.cases.confidence,
+        oracle: args.oracle,
+        explain: args.explain,
         fail_fast: args.fail_fast,
-        ..Options::default()
     };
-    // What is wrong with the arguments shows before any work is done.
-    backend::open(args.device)?;
-    let mut outputs = Vec::new();
-    for output in &args.output {
-        outputs.push((output.format, OutputFile::create(&output.path)?));
-    }
-    let outcomes = outcomes(args, &options)?;
-    for (format, mut file) in outputs {
-        let text = anstream::adapter::strip_str(&format.render(&outcomes)).to_string();
-        file.write_all(text.as_bytes())?;
-        file.commit()?;
-    }
-    print(&args.format.render(&outcomes))?;
-    Ok(overall(&outcomes))
+    let report = Report::open(&args.report, Detail::Stages)?;
+    let outcomes = match (&args.reference, &args.candidate) {
+        (Some(reference), Some(candidate)) => {
+            let mut progress = Progress::new();
+            let (reference, candidate) = (Golden::open(reference)?, Golden::open(candidate)?);
+            let mut on = |event: crate::diff::Event<'_>| progress.on(&event);
+            let rules = rules(&args.cases).unwrap_or_default();
+            vec![diff_dumps(
+                &reference, &candidate, &rules, &options, &mut on,
+            )?]
+        }
+        _ => outcomes(&args.cases, &options)?,
+    };
+    report.write(&outcomes)
 }
 
-fn outcomes(args: &DiffArgs, options: &Options) -> Result<Vec<CaseOutcome>> {
+/// Runs the cases that arguments name.
+pub(super) fn outcomes(args: &CaseArgs, options: &Options) -> Result<Vec<CaseOutcome>> {
+    // What is wrong with the arguments shows before any work is done.
+    backend::open(args.device)?;
     let mut progress = Progress::new();
-    if let (Some(reference), Some(candidate)) = (&args.reference, &args.candidate) {
-        let (reference, candidate) = (Golden::open(reference)?, Golden::open(candidate)?);
-        let mut on = |event: crate::diff::Event<'_>| progress.on(&event);
-        let outcome = diff_dumps(&reference, &candidate, &Rules::default(), options, &mut on)?;
-        return Ok(vec![outcome]);
-    }
     let mut outcomes: Vec<CaseOutcome> = Vec::new();
     for mut case in cases(args)? {
         case.arithmetic = args.arithmetic.or(case.arithmetic);
         if args.tp.is_some() {
             case.arithmetic = Some(ArithmeticName::Megatron);
             case.tensor_parallel = args.tp;
+        }
+        if let Some(rules) = rules(args) {
+            case.rules = rules;
         }
         let outcome = diff(&case, options, &mut |event| progress.on(&event))?;
         let failed = outcome.verdict() == Verdict::Fail;
@@ -66,7 +69,54 @@ fn outcomes(args: &DiffArgs, options: &Options) -> Result<Vec<CaseOutcome>> {
     Ok(outcomes)
 }
 
-fn cases(args: &DiffArgs) -> Result<Vec<Case>> {
+/// Where a report goes: files that are opened before any work is done, and standard output.
+pub(super) struct Report {
+    format: Format,
+    detail: Detail,
+    files: Vec<(Format, OutputFile)>,
+}
+
+impl Report {
+    pub(super) fn open(args: &ReportArgs, detail: Detail) -> Result<Self> {
+        let mut files = Vec::new();
+        for output in &args.output {
+            files.push((output.format, OutputFile::create(&output.path)?));
+        }
+        Ok(Self {
+            format: args.format,
+            detail,
+            files,
+        })
+    }
+
+    pub(super) fn write(self, outcomes: &[CaseOutcome]) -> Result<Verdict> {
+        for (format, mut file) in self.files {
+            let text = format.render(outcomes, self.detail);
+            let text = anstream::adapter::strip_str(&text).to_string();
+            file.write_all(text.as_bytes())?;
+            file.commit()?;
+        }
+        print(&self.format.render(outcomes, self.detail))?;
+        Ok(overall(outcomes))
+    }
+}
+
+/// The tolerances named on the command line, in place of all others.
+fn rules(args: &CaseArgs) -> Option<Rules> {
+    let rule = Rule {
+        stages: Pattern::all(),
+        device: None,
+        mode: None,
+        tolerance: Tolerance {
+            bounds: args.tolerance.clone(),
+        },
+        origin: "--tolerance".into(),
+    };
+    let rules = vec![rule];
+    (!args.tolerance.is_empty()).then_some(Rules { rules })
+}
+
+fn cases(args: &CaseArgs) -> Result<Vec<Case>> {
     if let (Some(golden), Some(model)) = (&args.golden, &args.model) {
         let name = golden.file_name().unwrap_or(golden.as_os_str());
         return Ok(vec![Case {
@@ -78,7 +128,7 @@ fn cases(args: &DiffArgs) -> Result<Vec<Case>> {
             rules: Rules::default(),
         }]);
     }
-    let paths = match args.cases.as_slice() {
+    let paths = match args.files.as_slice() {
         [] => all_cases(Path::new(CASES))?,
         named => named.to_vec(),
     };

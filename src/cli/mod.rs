@@ -4,6 +4,7 @@ mod args;
 mod convert;
 mod diff;
 mod exit;
+mod explain;
 mod import;
 mod inspect;
 mod print;

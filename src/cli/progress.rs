@@ -31,6 +31,13 @@ impl Progress {
                 self.bar.set_message((*id).to_owned());
                 self.bar.inc(1);
             }
+            Event::Explaining { stage, hypotheses } => {
+                self.bar.reset();
+                self.bar.set_prefix("explaining");
+                self.bar.set_message((*stage).to_owned());
+                self.bar.set_length(*hypotheses as u64);
+            }
+            Event::Tried => self.bar.inc(1),
             Event::Judged(_) => {}
             Event::Finished => self.bar.finish_and_clear(),
         }

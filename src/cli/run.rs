@@ -1,7 +1,7 @@
 //! From arguments to an exit code.
 
 use super::args::{Args, Command};
-use super::{convert, diff, exit, import, inspect};
+use super::{convert, diff, exit, explain, import, inspect};
 use clap::Parser;
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -18,6 +18,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     let done = match args.command {
         Command::Diff(args) => diff::run(&args).map(exit::of_verdict),
+        Command::Explain(args) => explain::run(&args).map(exit::of_verdict),
         Command::Convert(args) => convert::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Import(args) => import::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Inspect(args) => inspect::run(&args).map(|()| ExitCode::SUCCESS),

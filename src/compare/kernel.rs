@@ -122,7 +122,9 @@ pub(super) fn worst_of<T: Element>(
     candidate: &[T],
     allowed: &[f32],
 ) -> Option<(f64, usize)> {
-    let chunks = reference.par_chunks(SEGMENT).zip(candidate.par_chunks(SEGMENT));
+    let chunks = reference
+        .par_chunks(SEGMENT)
+        .zip(candidate.par_chunks(SEGMENT));
     let worst: Vec<Option<(f64, usize)>> = chunks
         .zip(allowed.par_chunks(SEGMENT))
         .enumerate()
@@ -146,7 +148,10 @@ fn largest_ratio<T: Element>(reference: &[T], candidate: &[T], allowed: &[f32]) 
     for (chunk, allowed) in allowed.chunks(LANES).enumerate() {
         for (lane, allowed) in allowed.iter().enumerate() {
             let index = chunk * LANES + lane;
-            lanes[lane] = larger(lanes[lane], ratio(reference[index], candidate[index], *allowed));
+            lanes[lane] = larger(
+                lanes[lane],
+                ratio(reference[index], candidate[index], *allowed),
+            );
         }
     }
     fold(lanes, larger)

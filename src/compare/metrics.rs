@@ -191,11 +191,7 @@ pub fn largest_difference(reference: &Tensor, candidate: &Tensor) -> Result<f64>
     })
 }
 
-fn compare_slices<T: Element>(
-    shape: &Tensor,
-    candidate: &[T],
-    spec: &Spec<'_>,
-) -> Result<Metrics> {
+fn compare_slices<T: Element>(shape: &Tensor, candidate: &[T], spec: &Spec<'_>) -> Result<Metrics> {
     let reference = shape.as_slice::<T>()?;
     let row = shape.row_len();
     let shards = shard_count(row, spec.vocab_shards)?;

@@ -171,9 +171,7 @@ impl FromStr for Bound {
                 ulp if ulp.fract() == 0.0 => Ok(Self::Ulp(ulp as u64)),
                 ulp => Err(format!("expected whole ulps, found {ulp}")),
             },
-            _ => Err(
-                "expected exact, rounding, abs=…, rel=…, ulp=…, stat=… or flips=…".into(),
-            ),
+            _ => Err("expected exact, rounding, abs=…, rel=…, ulp=…, stat=… or flips=…".into()),
         }
     }
 }

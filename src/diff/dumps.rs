@@ -134,6 +134,7 @@ pub fn diff_dumps(
         ),
         stages,
         coverage,
+        explanations: Vec::new(),
         notes,
     })
 }

@@ -18,6 +18,15 @@ pub enum Event<'a> {
         /// Its id.
         id: &'a str,
     },
+    /// The search for the cause of a failing stage begins.
+    Explaining {
+        /// The stage.
+        stage: &'a str,
+        /// How many hypotheses are tried.
+        hypotheses: usize,
+    },
+    /// A hypothesis has been tried.
+    Tried,
     /// A stage has been judged.
     Judged(&'a StageResult),
     /// The case is over.

@@ -5,6 +5,7 @@ mod candidate;
 mod check;
 mod dumps;
 mod event;
+mod explained;
 mod lane;
 mod model;
 mod options;

@@ -2,6 +2,7 @@
 
 use super::candidate::Candidate;
 use super::check;
+use super::explained::Explained;
 use super::lane::{Lane, Value};
 use super::outcome::{CaseOutcome, Coverage, OracleErrors, StageResult, Verdict};
 use super::reference::Recordings;
@@ -120,6 +121,19 @@ pub fn diff_candidate(
     run.steps(&modes, &tokens, &mut witness, on)?;
     let stages = run.stages;
     on(Event::Finished);
+    let explained = Explained {
+        plan: &witness_plan,
+        recordings: &of_witness,
+        weights,
+        tokens: &tokens,
+        parts: &witness.parts,
+        backend,
+        confidence,
+    };
+    let explanations = match options.explain {
+        true => explained.failures(&stages, on)?,
+        false => Vec::new(),
+    };
 
     let held: HashSet<&StageId> = recordings.iter().map(|(_, stage)| stage).collect();
     let judged: BTreeSet<&StageId> = stages.iter().map(|result| &result.stage).collect();
@@ -146,6 +160,7 @@ pub fn diff_candidate(
         ),
         stages,
         coverage,
+        explanations,
         notes,
     })
 }
@@ -221,7 +236,9 @@ impl<'a> Run<'a> {
                 if lane.lane.runs(index) {
                     let found = lane.lane.run(index, &params)?;
                     let oracle = lane.oracle.as_ref();
-                    exact = oracle.map(|oracle| oracle.run(index, &params)).transpose()?;
+                    exact = oracle
+                        .map(|oracle| oracle.run(index, &params))
+                        .transpose()?;
                     let isolated = lane.mode == Mode::Isolated;
                     let judged = selected && self.is_budgeted(index);
                     if budgets && isolated && (judged || reference.is_none()) {

@@ -17,6 +17,8 @@ pub struct Options {
     pub confidence: Confidence,
     /// Whether both sides are held against the same plan in fp64.
     pub oracle: bool,
+    /// Whether stages that fail on the reference's own inputs are explained.
+    pub explain: bool,
     /// Whether to stop at the first stage that fails.
     pub fail_fast: bool,
 }
@@ -51,6 +53,7 @@ impl Default for Options {
             stages: Pattern::all(),
             confidence: Confidence::default(),
             oracle: false,
+            explain: false,
             fail_fast: false,
         }
     }

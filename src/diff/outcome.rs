@@ -4,6 +4,7 @@ use crate::backend::Device;
 use crate::case::{InForce, Mode};
 use crate::compare::{Judgement, Metrics, Spec, compare};
 use crate::error::Result;
+use crate::explain::Explanation;
 use crate::plan::{Departure, StageId};
 use crate::tensor::{DType, Tensor};
 use serde::Serialize;
@@ -77,6 +78,8 @@ pub struct CaseOutcome {
     pub stages: Vec<StageResult>,
     /// What was and was not compared.
     pub coverage: Coverage,
+    /// Why stages fail, if that was asked.
+    pub explanations: Vec<Explanation>,
     /// Facts that a reader should know: settings that differ, modes that could not run.
     pub notes: Vec<String>,
 }

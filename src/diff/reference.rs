@@ -126,9 +126,7 @@ impl<'a> Recordings<'a> {
     /// The weights that a step needs.
     pub(super) fn params(&self, step: &Step) -> Result<Vec<Tensor>> {
         let params = step.params.iter();
-        params
-            .map(|param| self.weights.load(&param.name))
-            .collect()
+        params.map(|param| self.weights.load(&param.name)).collect()
     }
 }
 

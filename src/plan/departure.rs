@@ -18,6 +18,16 @@ pub struct Departure {
     pub lacks: Vec<String>,
 }
 
+impl Departure {
+    /// What it is, in two words.
+    pub fn name(&self) -> &'static str {
+        match self.formula {
+            true => "computes otherwise",
+            false => "rounds elsewhere",
+        }
+    }
+}
+
 impl Plan {
     /// The stages that `other` computes by other steps or with other roundings, as read off the
     /// two plans.
@@ -48,8 +58,11 @@ impl Plan {
 
     fn recipes(&self) -> HashMap<&StageId, Recipe> {
         let mut recipes: HashMap<&StageId, Recipe> = HashMap::new();
-        let forms: HashMap<&StageId, Form> =
-            self.steps().iter().map(|step| (&step.id, step.form)).collect();
+        let forms: HashMap<&StageId, Form> = self
+            .steps()
+            .iter()
+            .map(|step| (&step.id, step.form))
+            .collect();
         let divided_by = |step: &Step| {
             let form = step.inputs.first().and_then(|input| forms.get(input));
             form.map_or(1.0, |form| form.divided_by)

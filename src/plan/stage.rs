@@ -19,6 +19,21 @@ impl StageId {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// The number of its block, if it is in one: 3 of `h.3.mlp.gelu`.
+    pub fn layer(&self) -> Option<usize> {
+        self.0.split('.').find_map(|part| part.parse().ok())
+    }
+
+    /// The name that it shares with the same stage of other blocks: `h.*.mlp.gelu`.
+    pub fn kind(&self) -> String {
+        let number = |part: &str| part.parse::<usize>().is_ok();
+        let parts = self
+            .0
+            .split('.')
+            .map(|part| if number(part) { "*" } else { part });
+        parts.collect::<Vec<_>>().join(".")
+    }
 }
 
 impl From<&str> for StageId {

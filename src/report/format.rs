@@ -15,13 +15,22 @@ pub enum Format {
     Markdown,
 }
 
+/// How much a report for people holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Detail {
+    /// Every stage.
+    Stages,
+    /// Verdicts and explanations.
+    Causes,
+}
+
 impl Format {
-    /// The whole report as text.
-    pub fn render(self, outcomes: &[CaseOutcome]) -> String {
+    /// The report as text; JSON always has everything.
+    pub fn render(self, outcomes: &[CaseOutcome], detail: Detail) -> String {
         match self {
-            Self::Terminal => terminal::render(outcomes),
+            Self::Terminal => terminal::render(outcomes, detail),
             Self::Json => json::render(outcomes),
-            Self::Markdown => markdown::render(outcomes),
+            Self::Markdown => markdown::render(outcomes, detail),
         }
     }
 }

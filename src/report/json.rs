@@ -2,9 +2,11 @@
 
 use super::summary::overall;
 use crate::backend::Device;
+use crate::budget;
 use crate::case::Mode;
-use crate::compare::{Bound, StatisticsDifference};
+use crate::compare::{self, Bound, StatisticsDifference};
 use crate::diff::{CaseOutcome, StageResult, Verdict};
+use crate::explain;
 use crate::tensor::DType;
 use serde::{Serialize, Serializer};
 
@@ -61,7 +63,58 @@ struct Case<'a> {
     compared: usize,
     unrecorded: Vec<&'a str>,
     unmatched: Vec<&'a str>,
+    explanations: Vec<Explained<'a>>,
     notes: &'a [String],
+}
+
+#[derive(Serialize)]
+struct Explained<'a> {
+    stages: Vec<&'a str>,
+    complete: bool,
+    before: Evidence,
+    causes: Vec<Cause<'a>>,
+    facts: &'a [String],
+}
+
+#[derive(Serialize)]
+struct Cause<'a> {
+    finding: &'a str,
+    remedy: &'a str,
+    after: Evidence,
+    alternatives: &'a [String],
+}
+
+#[derive(Serialize)]
+struct Evidence {
+    diff_over_budget: Number,
+    relative_frobenius: Number,
+    unequal: usize,
+    elements: usize,
+    flips: Option<Flips>,
+}
+
+#[derive(Serialize)]
+struct Budget<'a> {
+    diff_over_budget: Number,
+    budget: Number,
+    worst: Extreme<'a>,
+}
+
+/// Elements that differ where both sides round at the same places.
+#[derive(Serialize)]
+struct Flips {
+    observed: usize,
+    expected: Number,
+    observed_fraction: Number,
+    expected_fraction: Number,
+    log10_p: Number,
+}
+
+#[derive(Serialize)]
+struct Oracle {
+    reference_error: Number,
+    candidate_error: Number,
+    ratio: Number,
 }
 
 #[derive(Serialize)]
@@ -84,6 +137,9 @@ struct Stage<'a> {
     inf: [usize; 2],
     non_finite_disagreements: usize,
     statistics: Statistics,
+    budget: Option<Budget<'a>>,
+    flips: Option<Flips>,
+    oracle: Option<Oracle>,
     tolerance: Tolerance<'a>,
     rounds_elsewhere: Option<Departure<'a>>,
     reference_completed: Option<&'static str>,
@@ -129,6 +185,7 @@ struct Judged {
 struct Departure<'a> {
     candidate: &'a str,
     reference: &'a str,
+    same_formula: bool,
     candidate_lacks: &'a [String],
 }
 
@@ -162,7 +219,53 @@ fn case(outcome: &CaseOutcome) -> Case<'_> {
             .iter()
             .map(|s| s.as_str())
             .collect(),
+        explanations: outcome.explanations.iter().map(explained).collect(),
         notes: &outcome.notes,
+    }
+}
+
+fn explained(explanation: &explain::Explanation) -> Explained<'_> {
+    let causes = explanation.causes.iter().map(|cause| Cause {
+        finding: &cause.finding,
+        remedy: &cause.remedy,
+        after: evidence(&cause.after),
+        alternatives: &cause.alternatives,
+    });
+    Explained {
+        stages: explanation.stages.iter().map(|s| s.as_str()).collect(),
+        complete: explanation.complete,
+        before: evidence(&explanation.before),
+        causes: causes.collect(),
+        facts: &explanation.facts,
+    }
+}
+
+fn evidence(evidence: &explain::Evidence) -> Evidence {
+    Evidence {
+        diff_over_budget: Number(evidence.ratio),
+        relative_frobenius: Number(evidence.relative_frobenius),
+        unequal: evidence.unequal,
+        elements: evidence.elements,
+        flips: evidence.flips.as_ref().map(flips),
+    }
+}
+
+fn flips(flips: &budget::Flips) -> Flips {
+    Flips {
+        observed: flips.observed,
+        expected: Number(flips.expected),
+        observed_fraction: Number(flips.fraction()),
+        expected_fraction: Number(flips.expected_fraction()),
+        log10_p: Number(flips.log10_p),
+    }
+}
+
+fn extreme(worst: &compare::Extreme) -> Extreme<'_> {
+    Extreme {
+        difference: Number(worst.difference),
+        position: &worst.position,
+        reference: Number(worst.reference),
+        candidate: Number(worst.candidate),
     }
 }
 
@@ -180,12 +283,7 @@ fn stage<'a>(case: &'a str, result: &'a StageResult) -> Stage<'a> {
         elements: metrics.elements,
         unequal: metrics.unequal,
         unequal_fraction: Number(metrics.unequal_fraction()),
-        max_abs: metrics.max_abs.as_ref().map(|worst| Extreme {
-            difference: Number(worst.difference),
-            position: &worst.position,
-            reference: Number(worst.reference),
-            candidate: Number(worst.candidate),
-        }),
+        max_abs: metrics.max_abs.as_ref().map(extreme),
         mean_abs: Number(metrics.mean_abs),
         relative_frobenius: Number(metrics.relative_frobenius),
         max_ulp: metrics.max_ulp,
@@ -196,6 +294,17 @@ fn stage<'a>(case: &'a str, result: &'a StageResult) -> Stage<'a> {
         ],
         non_finite_disagreements: not_finite.disagreements,
         statistics: statistics(&metrics.statistics),
+        budget: metrics.spent.as_ref().map(|spent| Budget {
+            diff_over_budget: Number(spent.ratio),
+            budget: Number(spent.allowed),
+            worst: extreme(&spent.worst),
+        }),
+        flips: metrics.flips.as_ref().map(flips),
+        oracle: result.oracle.as_ref().map(|oracle| Oracle {
+            reference_error: Number(oracle.reference),
+            candidate_error: Number(oracle.candidate),
+            ratio: Number(oracle.ratio()),
+        }),
         tolerance: Tolerance {
             origin: &result.in_force.origin,
             bounds: result.judgements.iter().map(judged).collect(),
@@ -203,6 +312,7 @@ fn stage<'a>(case: &'a str, result: &'a StageResult) -> Stage<'a> {
         rounds_elsewhere: result.departure.as_ref().map(|departure| Departure {
             candidate: &departure.ours,
             reference: &departure.theirs,
+            same_formula: !departure.formula,
             candidate_lacks: &departure.lacks,
         }),
         reference_completed: result.completed,

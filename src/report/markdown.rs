@@ -1,11 +1,12 @@
 //! Markdown for a pull-request comment: the verdict first, tables folded away.
 
-use super::summary::{coverage, describe_failure, overall};
-use super::table::{HEADER, Table};
+use super::format::Detail;
+use super::summary::{coverage, describe_failure, explanations, overall};
+use super::table::{Table, VERDICT};
 use crate::diff::{CaseOutcome, Verdict};
 use std::fmt::Write;
 
-pub(super) fn render(outcomes: &[CaseOutcome]) -> String {
+pub(super) fn render(outcomes: &[CaseOutcome], detail: Detail) -> String {
     let mut text = String::new();
     let _ = match overall(outcomes) {
         Verdict::Pass => writeln!(text, "### parity holds\n"),
@@ -28,9 +29,28 @@ pub(super) fn render(outcomes: &[CaseOutcome]) -> String {
         let _ = writeln!(text, "| {name} | {verdict} | {} |", escaped(&first));
     }
     for outcome in outcomes {
-        details(&mut text, outcome);
+        causes(&mut text, outcome);
+    }
+    if detail == Detail::Stages {
+        for outcome in outcomes {
+            details(&mut text, outcome);
+        }
     }
     text
+}
+
+fn causes(text: &mut String, outcome: &CaseOutcome) {
+    let explanations = explanations(outcome);
+    if explanations.is_empty() {
+        return;
+    }
+    let _ = writeln!(text, "\n**{}**, why:\n", escaped(&outcome.name));
+    for lines in explanations {
+        for (number, sentence) in lines.iter().enumerate() {
+            let indent = if number == 0 { "" } else { "  " };
+            let _ = writeln!(text, "{indent}- {}", escaped(sentence));
+        }
+    }
 }
 
 fn details(text: &mut String, outcome: &CaseOutcome) {
@@ -46,13 +66,17 @@ fn details(text: &mut String, outcome: &CaseOutcome) {
         html(&outcome.name),
         html(&outcome.title)
     );
-    let _ = writeln!(text, "| {} |", HEADER.join(" | "));
-    let _ = writeln!(text, "|{}", "---|".repeat(HEADER.len()));
+    let _ = writeln!(text, "| {} |", table.header.join(" | "));
+    let _ = writeln!(text, "|{}", "---|".repeat(table.header.len()));
     for row in &table.rows {
-        let mut cells = row.cells.clone();
-        cells[0] = format!("`{}`", cells[0]);
-        cells[7] = bold(row.verdict).to_owned();
-        let cells: Vec<String> = cells.iter().map(|cell| escaped(cell)).collect();
+        let cells = row.cells.iter().zip(&table.header);
+        let cells: Vec<String> = cells
+            .map(|(cell, heading)| match *heading {
+                "stage" => format!("`{cell}`"),
+                VERDICT => bold(row.verdict).to_owned(),
+                _ => escaped(cell),
+            })
+            .collect();
         let _ = writeln!(text, "| {} |", cells.join(" | "));
     }
     text.push('\n');

@@ -7,5 +7,5 @@ mod summary;
 mod table;
 mod terminal;
 
-pub use format::Format;
+pub use format::{Detail, Format};
 pub use summary::{describe_failure, overall};

@@ -2,6 +2,7 @@
 
 use crate::compare::{Bound, Judgement};
 use crate::diff::{CaseOutcome, StageResult, Verdict};
+use crate::explain::{Evidence, Explanation};
 
 /// The verdict on all cases together.
 pub fn overall(outcomes: &[CaseOutcome]) -> Verdict {
@@ -63,7 +64,7 @@ fn broken_bound(result: &StageResult, judgement: &Judgement) -> Option<String> {
             let spent = result.metrics.spent.as_ref()?;
             format!(
                 "diff / budget {} at {:?}, where {:.1e} is allowed",
-                figure(spent.ratio),
+                short(spent.ratio),
                 spent.worst.position,
                 spent.allowed
             )
@@ -71,8 +72,11 @@ fn broken_bound(result: &StageResult, judgement: &Judgement) -> Option<String> {
         Bound::Flips(_) => {
             let flips = result.metrics.flips.as_ref()?;
             format!(
-                "{} of {} elements differ where {:.1} are expected (p = 1e{:.0})",
-                flips.observed, flips.elements, flips.expected, flips.log10_p
+                "{} of {} elements differ where {} are expected (p = 1e{:.0})",
+                flips.observed,
+                flips.elements,
+                short(flips.expected),
+                flips.log10_p
             )
         }
         Bound::Ulp(allowed) => format!("{measured} ulp where {allowed} are allowed"),
@@ -87,6 +91,75 @@ pub(super) fn figure(value: f64) -> String {
         format!("{value}")
     } else {
         format!("{value:.1e}")
+    }
+}
+
+/// A ratio in as few characters as tell it apart from 1.
+pub(super) fn short(value: f64) -> String {
+    if value == 0.0 {
+        "0".into()
+    } else if (0.01..1000.0).contains(&value) {
+        format!("{value:.2}")
+    } else {
+        format!("{value:.1e}")
+    }
+}
+
+/// Why stages fail, in sentences: one an explanation, then what narrows it.
+pub(super) fn explanations(outcome: &CaseOutcome) -> Vec<Vec<String>> {
+    let all = outcome.explanations.iter();
+    all.map(|explanation| {
+        let mut lines = vec![explained(explanation)];
+        for cause in &explanation.causes {
+            if !cause.alternatives.is_empty() {
+                lines.push(format!("also fits: {}", cause.alternatives.join("; ")));
+            }
+        }
+        lines.extend(explanation.facts.iter().cloned());
+        lines
+    })
+    .collect()
+}
+
+fn explained(explanation: &Explanation) -> String {
+    let mut text = explanation.place();
+    if explanation.stages.len() > 1 {
+        text += &format!(" ({} stages)", explanation.stages.len());
+    }
+    let mut before = &explanation.before;
+    let mut separator = ": ";
+    for cause in &explanation.causes {
+        text += &format!("{separator}{}; {} ", cause.finding, cause.remedy);
+        text += &fall(before, &cause.after);
+        before = &cause.after;
+        separator = "; and ";
+    }
+    if !explanation.complete {
+        let rest = match explanation.causes.is_empty() {
+            true => "nothing that parity knows explains the difference",
+            false => "nothing that parity knows explains the rest",
+        };
+        text += &format!("{separator}{rest} ({before})");
+    }
+    text
+}
+
+/// How far the evidence against a stage falls, in the terms that it fails in.
+fn fall(before: &Evidence, after: &Evidence) -> String {
+    match (&before.flips, &after.flips) {
+        _ if before.ratio > 1.0 => format!(
+            "diff/budget falls from {} to {}",
+            short(before.ratio),
+            short(after.ratio)
+        ),
+        (Some(were), Some(are)) => format!(
+            "the elements that differ fall from {} to {} of {} ({} expected)",
+            were.observed,
+            are.observed,
+            are.elements,
+            short(are.expected)
+        ),
+        _ => format!("diff/budget is {}", short(after.ratio)),
     }
 }
 

@@ -1,59 +1,101 @@
 //! The table of stages that terminal and Markdown share, with its footnotes.
 
-use super::summary::figure;
+use super::summary::{figure, short};
+use crate::budget::Flips;
 use crate::diff::{CaseOutcome, StageResult, Verdict};
 
-/// The columns.
-pub(super) const HEADER: [&str; 9] = [
-    "stage",
-    "mode",
-    "max abs",
-    "rel",
-    "ulp",
-    "unequal",
-    "tolerance",
-    "verdict",
-    "note",
-];
-
-/// Rows of cells and the footnotes they refer to.
+/// Column headings, their cells and the footnotes they refer to.
 pub(super) struct Table {
+    pub(super) header: Vec<&'static str>,
     pub(super) rows: Vec<Row>,
     /// Where tolerances come from and what departures are, by their marks.
     pub(super) footnotes: Vec<(String, String)>,
 }
 
 pub(super) struct Row {
-    pub(super) cells: [String; 9],
+    pub(super) cells: Vec<String>,
     pub(super) verdict: Verdict,
 }
 
+/// Heading of the column that says whether a stage passes.
+pub(super) const VERDICT: &str = "verdict";
+
 impl Table {
+    /// Columns that no stage has anything to say in are left out.
     pub(super) fn new(outcome: &CaseOutcome) -> Self {
         let mut origins = Marks::new(('a'..='z').map(String::from));
         let mut notes = Marks::new((1..).map(|n: u32| n.to_string()));
-        let rows = outcome
+        let all: Vec<[(&'static str, Option<String>); 14]> = outcome
             .stages
             .iter()
-            .map(|result| Row {
-                cells: cells(result, &mut origins, &mut notes),
-                verdict: result.verdict(),
-            })
+            .map(|result| cells(result, &mut origins, &mut notes))
             .collect();
-        let footnotes = origins.texts.into_iter().chain(notes.texts).collect();
-        Self { rows, footnotes }
+        let headings = all
+            .first()
+            .map(|row| row.each_ref().map(|(heading, _)| *heading));
+        let used = |column: &usize| all.iter().any(|row| row[*column].1.is_some());
+        let columns: Vec<usize> = (0..headings.map_or(0, |row| row.len()))
+            .filter(used)
+            .collect();
+        let rows = all.iter().zip(&outcome.stages).map(|(row, result)| Row {
+            cells: columns
+                .iter()
+                .map(|column| row[*column].1.clone().unwrap_or_else(|| "-".into()))
+                .collect(),
+            verdict: result.verdict(),
+        });
+        Self {
+            header: headings.map_or_else(Vec::new, |row| {
+                columns.iter().map(|column| row[*column]).collect()
+            }),
+            rows: rows.collect(),
+            footnotes: origins.texts.into_iter().chain(notes.texts).collect(),
+        }
     }
 }
 
-fn cells(result: &StageResult, origins: &mut Marks, notes: &mut Marks) -> [String; 9] {
+fn cells(
+    result: &StageResult,
+    origins: &mut Marks,
+    notes: &mut Marks,
+) -> [(&'static str, Option<String>); 14] {
     let metrics = &result.metrics;
+    let origin = origins.mark(format!("tolerance: {}", result.in_force.origin));
+    let oracle = result.oracle.as_ref();
+    [
+        ("stage", Some(result.stage.to_string())),
+        ("mode", Some(result.mode.to_string())),
+        ("max abs", Some(figure(metrics.max_abs_difference()))),
+        ("rel", Some(figure(metrics.relative_frobenius))),
+        ("ulp", metrics.max_ulp.map(|ulp| ulp.to_string())),
+        ("unequal", Some(unequal(metrics.unequal, metrics.elements))),
+        (
+            "diff/budget",
+            metrics.spent.as_ref().map(|spent| short(spent.ratio)),
+        ),
+        ("flips/expected", metrics.flips.as_ref().map(flips)),
+        ("reference error", oracle.map(|of| figure(of.reference))),
+        ("candidate error", oracle.map(|of| figure(of.candidate))),
+        ("ratio", oracle.map(|of| short(of.ratio()))),
+        (
+            "tolerance",
+            Some(format!("{} [{origin}]", result.in_force.tolerance)),
+        ),
+        (VERDICT, Some(result.verdict().to_string())),
+        ("note", remarks(result, notes)),
+    ]
+}
+
+fn remarks(result: &StageResult, notes: &mut Marks) -> Option<String> {
     let mut remarks = Vec::new();
     if let Some(departure) = &result.departure {
         let text = format!(
-            "rounds elsewhere: {}; the reference: {}",
-            departure.ours, departure.theirs
+            "{}: {}; the reference: {}",
+            departure.name(),
+            departure.ours,
+            departure.theirs
         );
-        remarks.push(format!("rounds elsewhere [{}]", notes.mark(text)));
+        remarks.push(format!("{} [{}]", departure.name(), notes.mark(text)));
         let lacks = departure.lacks.iter();
         remarks.extend(lacks.map(|name| format!("candidate lacks {name}")));
     }
@@ -62,22 +104,16 @@ fn cells(result: &StageResult, origins: &mut Marks, notes: &mut Marks) -> [Strin
             .completed
             .map(|what| format!("reference with {what}")),
     );
-    let nans = metrics.non_finite.candidate_nans;
+    let nans = result.metrics.non_finite.candidate_nans;
     if nans > 0 {
         remarks.push(format!("{nans} NaN"));
     }
-    let origin = origins.mark(format!("tolerance: {}", result.in_force.origin));
-    [
-        result.stage.to_string(),
-        result.mode.to_string(),
-        figure(metrics.max_abs_difference()),
-        figure(metrics.relative_frobenius),
-        metrics.max_ulp.map_or("-".into(), |ulp| ulp.to_string()),
-        unequal(metrics.unequal, metrics.elements),
-        format!("{} [{origin}]", result.in_force.tolerance),
-        result.verdict().to_string(),
-        remarks.join(", "),
-    ]
+    (!remarks.is_empty()).then(|| remarks.join(", "))
+}
+
+/// Elements that differ against those expected to, where both sides round at the same places.
+fn flips(flips: &Flips) -> String {
+    format!("{}/{}", flips.observed, short(flips.expected))
 }
 
 fn unequal(unequal: usize, elements: usize) -> String {

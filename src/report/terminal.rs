@@ -1,7 +1,8 @@
 //! Tables for people. Colours are in the text; who prints it strips them where they do not belong.
 
-use super::summary::{coverage, describe_failure, overall};
-use super::table::{HEADER, Table};
+use super::format::Detail;
+use super::summary::{coverage, describe_failure, explanations, overall};
+use super::table::Table;
 use crate::diff::{CaseOutcome, Verdict};
 use anstyle::{AnsiColor, Style};
 use comfy_table::{ContentArrangement, presets};
@@ -11,12 +12,15 @@ const PASS: Style = AnsiColor::Green.on_default();
 const FAIL: Style = AnsiColor::Red.on_default().bold();
 const DIM: Style = Style::new().dimmed();
 
-pub(super) fn render(outcomes: &[CaseOutcome]) -> String {
+pub(super) fn render(outcomes: &[CaseOutcome], detail: Detail) -> String {
     let mut text = String::new();
     for outcome in outcomes {
         // Of many cases only those with something to see are shown in full.
         let full = outcomes.len() == 1 || outcome.verdict() == Verdict::Fail;
-        case(&mut text, outcome, full);
+        case(&mut text, outcome);
+        if full && detail == Detail::Stages {
+            text.push_str(&table(outcome));
+        }
     }
     if outcomes.len() > 1 {
         let passed = outcomes
@@ -33,7 +37,7 @@ pub(super) fn render(outcomes: &[CaseOutcome]) -> String {
     text
 }
 
-fn case(text: &mut String, outcome: &CaseOutcome, full: bool) {
+fn case(text: &mut String, outcome: &CaseOutcome) {
     let verdict = styled(outcome.verdict());
     let _ = writeln!(text, "{verdict} {}: {}", outcome.name, outcome.title);
     let mut line = |what: String| {
@@ -58,11 +62,14 @@ fn case(text: &mut String, outcome: &CaseOutcome, full: bool) {
             outcome.coverage.compared
         ));
     }
+    for lines in explanations(outcome) {
+        for (number, sentence) in lines.iter().enumerate() {
+            let lead = if number == 0 { "why: " } else { "     " };
+            line(format!("{lead}{sentence}"));
+        }
+    }
     for note in outcome.notes.iter().chain(&coverage(outcome)) {
         line(note.clone());
-    }
-    if full {
-        text.push_str(&table(outcome));
     }
 }
 
@@ -73,7 +80,7 @@ fn table(outcome: &CaseOutcome) -> String {
         .load_style(presets::NOTHING)
         // Rows stay whole lines: they are searched, cut and pasted.
         .set_content_arrangement(ContentArrangement::Disabled)
-        .set_header(HEADER);
+        .set_header(&table.header);
     for row in &table.rows {
         drawn.add_row(&row.cells);
     }

@@ -1,0 +1,83 @@
+//! The bias: not added by the reference, added twice, or rounded on its own.
+
+use crate::error::Result;
+use crate::explain::rearrange::mapped;
+use crate::explain::rewrite::Rewrite;
+use crate::explain::subject::Subject;
+use crate::plan::{Form, Numerics, Op, Rounding, Step};
+use crate::tensor::Tensor;
+
+pub(super) fn rewrites<'a>(subject: &Subject<'a>) -> Result<Vec<Rewrite<'a>>> {
+    let mut all = Vec::new();
+    for step in subject.steps() {
+        let Some(name) = bias_of(step) else {
+            continue;
+        };
+        let scaled = |factor: f64| move |bias: &Tensor| mapped(bias, |x| factor * x);
+        for (factor, finding, remedy) in [
+            (0.0, "the reference does not add the bias", "without the bias"),
+            (0.5, "the bias is twice the reference's", "with half the bias"),
+            (2.0, "the reference adds the bias twice", "with twice the bias"),
+            (-1.0, "the bias has the wrong sign", "with its sign changed"),
+        ] {
+            all.push(Rewrite::of_param(name, finding, remedy, scaled(factor)));
+        }
+        if matches!(step.op, Op::Linear { bias: true, .. }) {
+            let finding = "the reference adds the bias to the rounded product";
+            let id = step.id.clone();
+            let rewrite = Rewrite::new(finding, "with two roundings", move |segment| {
+                if let Some(index) = segment.steps.iter().position(|step| step.id == id) {
+                    let steps = split(&segment.steps[index]);
+                    segment.steps.splice(index..=index, steps);
+                }
+                Ok(())
+            });
+            all.push(rewrite);
+        }
+    }
+    Ok(all)
+}
+
+/// Biases that look as if they had never been written.
+pub(super) fn zeros(subject: &Subject<'_>) -> Result<Vec<String>> {
+    let names = subject.steps().iter().filter_map(bias_of);
+    let mut all = Vec::new();
+    for name in names {
+        let bias = subject.segment.params[name].widened()?;
+        if bias.as_slice::<f64>()?.iter().all(|x| *x == 0.0) {
+            all.push(format!("{name} is all zeros"));
+        }
+    }
+    Ok(all)
+}
+
+/// The bias that a step adds.
+pub(super) fn bias_of(step: &Step) -> Option<&str> {
+    let name = match step.op {
+        Op::AddBias => step.params.first(),
+        Op::Linear { bias: true, .. } | Op::LayerNorm { .. } | Op::RmsNorm { .. } => {
+            step.params.get(1)
+        }
+        _ => None,
+    };
+    name.map(|param| param.name.as_str())
+}
+
+/// A product with its bias, as a rounded product and an addition.
+fn split(step: &Step) -> [Step; 2] {
+    let mut product = step.clone();
+    let bias = product.params.pop();
+    if let Op::Linear { bias, .. } = &mut product.op {
+        *bias = false;
+    }
+    product.form = Form::WITHOUT_BIAS;
+    product.id = format!("{}.product", step.id).into();
+    let add = Step {
+        op: Op::AddBias,
+        inputs: vec![product.id.clone()],
+        params: bias.into_iter().collect(),
+        numerics: Numerics::elementwise(step.numerics.out, Rounding::Once),
+        ..step.clone()
+    };
+    [product, add]
+}

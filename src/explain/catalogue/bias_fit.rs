@@ -1,0 +1,50 @@
+//! A bias that is not the reference's: missing, left at its initial zeros, or another.
+
+use super::bias::bias_of;
+use crate::error::Result;
+use crate::explain::fit::fit;
+use crate::explain::rewrite::{Certainty, Rewrite};
+use crate::explain::subject::Subject;
+use crate::plan::Op;
+
+pub(super) fn rewrites<'a>(subject: &Subject<'a>) -> Result<Vec<Rewrite<'a>>> {
+    let width = subject.segment.reference.row_len();
+    let mut all = Vec::new();
+    for step in subject.steps() {
+        let Some(name) = bias_of(step) else {
+            continue;
+        };
+        let bias = &subject.segment.params[name];
+        // A bias that does not map to the columns of the result one to one cannot be fitted.
+        let mixed = subject.steps().iter().skip_while(|other| other.id != step.id).skip(1);
+        let mixed = mixed.into_iter().any(|later| !column_wise(&later.op));
+        if bias.len() != width || mixed {
+            continue;
+        }
+        let zeros = bias.widened()?.as_slice::<f64>()?.iter().all(|x| *x == 0.0);
+        let finding = match zeros {
+            true => format!("{name} is all zeros where the reference has a bias: left out, or left at init"),
+            false => format!("{} is not the reference's", kind(name)),
+        };
+        let fitted = name.to_owned();
+        let rewrite = Rewrite::new(
+            finding.replace(name, &kind(name)),
+            "with a bias fitted to the reference",
+            move |segment| fit(segment, &fitted),
+        );
+        all.push(rewrite.certain(Certainty::Fitted));
+    }
+    Ok(all)
+}
+
+fn kind(name: &str) -> String {
+    crate::plan::StageId::from(name).kind()
+}
+
+/// Whether a column of the result depends on the same column of the input alone.
+pub(super) fn column_wise(op: &Op) -> bool {
+    matches!(
+        op,
+        Op::AddBias | Op::Add | Op::Activation(_) | Op::Scale { .. } | Op::SoftCap { .. }
+    )
+}

@@ -1,0 +1,61 @@
+//! Embeddings: scaled, of a shifted vocabulary, or with vocabulary shards in another order.
+
+use crate::error::Result;
+use crate::explain::rearrange;
+use crate::explain::rewrite::Rewrite;
+use crate::explain::subject::Subject;
+use crate::plan::{Form, Numerics, Op, Rounding, Step};
+
+pub(super) fn rewrites<'a>(subject: &Subject<'a>) -> Result<Vec<Rewrite<'a>>> {
+    let mut all = Vec::new();
+    for step in subject.steps() {
+        if step.op != Op::Embedding {
+            continue;
+        }
+        let name = &step.params[0].name;
+        let &[vocabulary, hidden] = step.params[0].shape.as_slice() else {
+            continue;
+        };
+        for shift in [1, -1, 2, -2_isize, 3, -3, 4, -4] {
+            let direction = if shift > 0 { "later" } else { "earlier" };
+            let count = shift.unsigned_abs();
+            let finding =
+                format!("rows of the embedding lie {count} {direction} than their tokens");
+            let order: Vec<usize> = (0..vocabulary as isize)
+                .map(|row| (row + shift).rem_euclid(vocabulary as isize) as usize)
+                .collect();
+            let edit = move |weight: &_| rearrange::rows(weight, &order);
+            all.push(Rewrite::of_param(name, finding, "with the rows shifted back", edit));
+        }
+        let root = (hidden as f32).sqrt();
+        for (factor, what) in [(root, "times"), (1.0 / root, "over")] {
+            let finding = format!("the reference's embeddings are {what} the root of the hidden size");
+            let id = step.id.clone();
+            let rewrite = Rewrite::new(finding, "with them scaled", move |segment| {
+                let last = segment.steps.iter().position(|step| step.id == id);
+                if let Some(index) = last {
+                    let scaled = scaled(&mut segment.steps[index], factor);
+                    segment.steps.insert(index + 1, scaled);
+                }
+                Ok(())
+            });
+            all.push(rewrite);
+        }
+    }
+    Ok(all)
+}
+
+/// A step that scales the value of `step` and takes over its name.
+pub(super) fn scaled(step: &mut Step, factor: f32) -> Step {
+    let id = step.id.clone();
+    step.id = format!("{id}.unscaled").into();
+    Step {
+        inputs: vec![step.id.clone()],
+        stage: step.stage.clone(),
+        id,
+        form: Form::PLAIN,
+        op: Op::Scale { factor },
+        params: Vec::new(),
+        numerics: Numerics::elementwise(step.numerics.out, Rounding::Once),
+    }
+}

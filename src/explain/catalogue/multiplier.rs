@@ -1,0 +1,36 @@
+//! A factor that the reference's values have and the candidate's have not.
+
+use super::embedding::scaled;
+use crate::error::Result;
+use crate::explain::rewrite::{Certainty, Rewrite};
+use crate::explain::subject::Subject;
+use crate::backend::Oracle;
+use crate::plan::Op;
+
+pub(super) fn rewrites<'a>(subject: &Subject<'a>) -> Result<Vec<Rewrite<'a>>> {
+    let Some(last) = subject.steps().last() else {
+        return Ok(Vec::new());
+    };
+    if !matches!(last.op, Op::Linear { .. } | Op::Add | Op::Embedding | Op::AddBias) {
+        return Ok(Vec::new());
+    }
+    let rewrite = Rewrite::new(
+        "the reference's values are the model's times one factor",
+        "with that factor, fitted to the reference",
+        |segment| {
+            let found = segment.result(&Oracle)?.widened()?;
+            let reference = segment.reference.widened()?;
+            let pairs = found.as_slice::<f64>()?.iter().zip(reference.as_slice::<f64>()?);
+            let (squares, products) = pairs.fold((0.0, 0.0), |(squares, products), (a, b)| {
+                (squares + a * a, products + a * b)
+            });
+            let factor = (products / squares) as f32;
+            if let Some(last) = segment.steps.last_mut() {
+                let scaled = scaled(last, factor);
+                segment.steps.push(scaled);
+            }
+            Ok(())
+        },
+    );
+    Ok(vec![rewrite.certain(Certainty::Fitted)])
+}

@@ -1,0 +1,37 @@
+//! A norm's weight: stored less one, left at init, or another.
+
+use crate::error::Result;
+use crate::explain::fit::fit;
+use crate::explain::rearrange::mapped;
+use crate::explain::rewrite::{Certainty, Rewrite};
+use crate::explain::subject::Subject;
+use crate::plan::{Op, StageId};
+use crate::tensor::Tensor;
+
+pub(super) fn rewrites<'a>(subject: &Subject<'a>) -> Result<Vec<Rewrite<'a>>> {
+    let mut all = Vec::new();
+    for step in subject.steps() {
+        let (Op::LayerNorm { .. } | Op::RmsNorm { .. }) = step.op else {
+            continue;
+        };
+        let name = &step.params[0].name;
+        for (shift, finding) in [
+            (1.0, "the norm's weight is stored as gamma − 1"),
+            (-1.0, "the norm's weight is gamma + 1: the reference adds the 1 itself"),
+        ] {
+            let edit = move |weight: &Tensor| mapped(weight, |x| x + shift);
+            all.push(Rewrite::of_param(name, finding, "with the 1 put right", edit));
+        }
+        let weight = subject.segment.params[name].widened()?;
+        let ones = weight.as_slice::<f64>()?.iter().all(|x| *x == 1.0);
+        let finding = match ones {
+            true => "the norm's weight is all ones where the reference's is not: left at init".into(),
+            false => format!("{} is not the reference's", StageId::from(name.as_str()).kind()),
+        };
+        let fitted = name.clone();
+        let remedy = "with a weight fitted to the reference";
+        let rewrite = Rewrite::new(finding, remedy, move |segment| fit(segment, &fitted));
+        all.push(rewrite.certain(Certainty::Fitted));
+    }
+    Ok(all)
+}

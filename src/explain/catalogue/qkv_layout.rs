@@ -1,0 +1,113 @@
+//! The order of the rows of a fused query-key-value projection: per head, per part, per query group
+//! or rank; parts swapped; weight and bias in different orders.
+
+use crate::error::Result;
+use crate::explain::rearrange::rows;
+use crate::explain::rewrite::Rewrite;
+use crate::explain::subject::Subject;
+use crate::plan::Op;
+
+/// Axes of the row index: head, part (query, key, value), dimension within the head.
+const AXES: [&str; 3] = ["heads", "3", "d"];
+/// Other orders of the three axes.
+const ORDERS: [[usize; 3]; 5] = [[1, 0, 2], [0, 2, 1], [1, 2, 0], [2, 0, 1], [2, 1, 0]];
+
+pub(super) fn rewrites<'a>(subject: &Subject<'a>) -> Result<Vec<Rewrite<'a>>> {
+    let heads = subject.readers().find_map(|step| match step.op {
+        Op::SplitHeads { heads, .. } => Some(heads),
+        _ => None,
+    });
+    let Some((step, heads)) = subject.steps().last().zip(heads) else {
+        return Ok(Vec::new());
+    };
+    let Op::Linear { .. } = step.op else {
+        return Ok(Vec::new());
+    };
+    let width = step.params[0].shape[0];
+    let names: Vec<String> = step.params.iter().map(|param| param.name.clone()).collect();
+    let mut all = Vec::new();
+    for (what, order) in orders(heads, width / (3 * heads).max(1)) {
+        if order.iter().enumerate().all(|(row, from)| row == *from) {
+            continue;
+        }
+        let mut groups = vec![(names.clone(), "weight and bias")];
+        if let [weight, bias] = names.as_slice() {
+            groups.push((vec![weight.clone()], "weight"));
+            groups.push((vec![bias.clone()], "bias"));
+        } else {
+            groups[0].1 = "weight";
+        }
+        for (names, which) in groups {
+            let order = order.clone();
+            let rewrite = Rewrite::of_params(
+                names,
+                format!("{which} rows {what}"),
+                "with the rows reordered",
+                move |param| rows(param, &order),
+            );
+            all.push(rewrite);
+        }
+    }
+    Ok(all)
+}
+
+/// What may be the matter with rows, and the row that every row of the right order is found at.
+fn orders(heads: usize, d: usize) -> Vec<(String, Vec<usize>)> {
+    let mut all = Vec::new();
+    let extents = [heads, 3, d];
+    for order in ORDERS {
+        let found = order.map(|axis| AXES[axis]).join(", ");
+        let strides = strides(extents, order);
+        let expected = "the model expects [heads, 3, d]";
+        let forward: Vec<usize> = indices(extents).map(|index| dot(index, strides)).collect();
+        let mut back = vec![0; forward.len()];
+        for (row, from) in forward.iter().enumerate() {
+            back[*from] = row;
+        }
+        let reordered = format!(
+            "were reordered from [{found}] to [heads, 3, d] although they had that order already"
+        );
+        all.push((format!("are ordered [{found}], {expected}"), forward));
+        all.push((reordered, back));
+    }
+    for groups in (2..heads).filter(|groups| heads.is_multiple_of(*groups)) {
+        let local = heads / groups;
+        let order = indices(extents).map(|[head, part, at]| {
+            let (group, head) = (head / local, head % local);
+            ((group * 3 + part) * local + head) * d + at
+        });
+        let found = format!(
+            "are ordered [{groups}, 3, heads/{groups}, d] (query groups or ranks), the model expects [heads, 3, d]"
+        );
+        all.push((found, order.collect()));
+    }
+    for (parts, names) in [
+        ([0, 2, 1], "keys and values"),
+        ([1, 0, 2], "queries and keys"),
+        ([2, 1, 0], "queries and values"),
+    ] {
+        let order = indices(extents).map(|[head, part, at]| (head * 3 + parts[part]) * d + at);
+        all.push((format!("of {names} are swapped"), order.collect()));
+    }
+    all
+}
+
+fn indices(extents: [usize; 3]) -> impl Iterator<Item = [usize; 3]> {
+    let [heads, parts, d] = extents;
+    (0..heads * parts * d).map(move |row| [row / (parts * d), row / d % parts, row % d])
+}
+
+/// Stride of every axis where they are stored in this order.
+fn strides(extents: [usize; 3], order: [usize; 3]) -> [usize; 3] {
+    let mut strides = [0; 3];
+    let mut stride = 1;
+    for axis in order.into_iter().rev() {
+        strides[axis] = stride;
+        stride *= extents[axis];
+    }
+    strides
+}
+
+fn dot(index: [usize; 3], strides: [usize; 3]) -> usize {
+    index.iter().zip(strides).map(|(index, stride)| index * stride).sum()
+}

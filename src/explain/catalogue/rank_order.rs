@@ -1,0 +1,61 @@
+//! Tensor-parallel shards joined in another order of ranks: along the outputs, the inputs or the
+//! vocabulary.
+
+use crate::error::Result;
+use crate::explain::rearrange::{columns, rows};
+use crate::explain::rewrite::Rewrite;
+use crate::explain::subject::Subject;
+use crate::plan::Op;
+use crate::tensor::Tensor;
+
+pub(super) fn rewrites<'a>(subject: &Subject<'a>) -> Result<Vec<Rewrite<'a>>> {
+    let mut all = Vec::new();
+    for step in subject.steps() {
+        let (Op::Linear { .. } | Op::Embedding | Op::AddBias) = step.op else {
+            continue;
+        };
+        let names: Vec<String> = step.params.iter().map(|param| param.name.clone()).collect();
+        let shape = &step.params[0].shape;
+        for ranks in [2, 4, 8] {
+            for (order, how) in orders(ranks) {
+                if shape[0] % ranks == 0 {
+                    let rows_of = blocks(&order, shape[0] / ranks);
+                    let finding = format!("shards of {ranks} ranks are joined {how}");
+                    let edit = move |param: &Tensor| rows(param, &rows_of);
+                    let remedy = "with the shards in rank order";
+                    all.push(Rewrite::of_params(names.clone(), finding, remedy, edit));
+                }
+                if shape.len() == 2 && shape[1] % ranks == 0 && step.op != Op::Embedding {
+                    let columns_of = blocks(&order, shape[1] / ranks);
+                    let finding =
+                        format!("shards of {ranks} ranks are joined {how} along the inputs");
+                    let edit = move |param: &Tensor| columns(param, &columns_of);
+                    let remedy = "with the shards in rank order";
+                    all.push(Rewrite::of_param(&names[0], finding, remedy, edit));
+                }
+            }
+        }
+    }
+    Ok(all)
+}
+
+/// Where every rank's shard is found.
+fn orders(ranks: usize) -> Vec<(Vec<usize>, &'static str)> {
+    let mut all = vec![((0..ranks).rev().collect(), "in reverse order")];
+    if ranks > 2 {
+        let rotated = |by: usize| (0..ranks).map(|rank| (rank + by) % ranks).collect();
+        all.push((rotated(1), "starting with the last rank"));
+        all.push((rotated(ranks - 1), "starting with the second rank"));
+        let half = ranks / 2;
+        let interleaved = (0..ranks).map(|rank| rank / 2 + rank % 2 * half).collect();
+        all.push((interleaved, "even ranks first"));
+        let interleaved = (0..ranks).map(|rank| rank % half * 2 + rank / half).collect();
+        all.push((interleaved, "interleaved"));
+    }
+    all
+}
+
+fn blocks(order: &[usize], len: usize) -> Vec<usize> {
+    let blocks = order.iter();
+    blocks.flat_map(|block| block * len..(block + 1) * len).collect()
+}

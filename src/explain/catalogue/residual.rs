@@ -1,0 +1,65 @@
+//! The residual: taken after the norm instead of before it (or the other way round), or left out.
+
+use crate::error::Result;
+use crate::explain::rewrite::Rewrite;
+use crate::explain::subject::Subject;
+use crate::plan::{Op, StageId, Step};
+
+pub(super) fn rewrites<'a>(subject: &Subject<'a>) -> Result<Vec<Rewrite<'a>>> {
+    let subject = *subject;
+    let mut all = Vec::new();
+    for step in subject.steps() {
+        let (Op::Add, [residual, branch]) = (&step.op, step.inputs.as_slice()) else {
+            continue;
+        };
+        for (other, finding) in candidates(&subject, residual) {
+            let (id, from) = (step.id.clone(), residual.clone());
+            let rewrite = Rewrite::new(finding, "with that residual", move |segment| {
+                if let Some(value) = (subject.recorded)(&other)? {
+                    let value = segment.cut(&value)?;
+                    segment.given.insert(other.clone(), value);
+                    replace(&mut segment.steps, &id, &from, &other);
+                }
+                Ok(())
+            });
+            all.push(rewrite);
+        }
+        for (kept, finding) in [
+            (branch, "the reference does not add the residual"),
+            (residual, "the reference adds nothing to the residual"),
+        ] {
+            let kept = kept.clone();
+            let set = move |step: &mut Step| {
+                step.op = Op::Scale { factor: 1.0 };
+                step.inputs = vec![kept.clone()];
+            };
+            all.push(Rewrite::of_step(&step.id, finding, "without the addition", set));
+        }
+    }
+    Ok(all)
+}
+
+/// Values that may be meant: what the norm makes of the residual, and what the residual is a norm
+/// of.
+fn candidates(subject: &Subject<'_>, residual: &StageId) -> Vec<(StageId, &'static str)> {
+    let mut all = Vec::new();
+    for step in subject.plan.steps() {
+        let norm = matches!(step.op, Op::LayerNorm { .. } | Op::RmsNorm { .. });
+        if norm && step.inputs.contains(residual) {
+            all.push((step.id.clone(), "the reference takes the residual after the norm"));
+        }
+        if norm && step.id == *residual {
+            let before = step.inputs[0].clone();
+            all.push((before, "the reference takes the residual before the norm"));
+        }
+    }
+    all
+}
+
+fn replace(steps: &mut [Step], id: &StageId, from: &StageId, to: &StageId) {
+    for step in steps.iter_mut().filter(|step| step.id == *id) {
+        for input in step.inputs.iter_mut().filter(|input| *input == from) {
+            *input = to.clone();
+        }
+    }
+}

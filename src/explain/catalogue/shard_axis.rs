@@ -1,0 +1,38 @@
+//! Tensor-parallel shards joined along the wrong axis.
+
+use crate::error::Result;
+use crate::explain::rearrange::axes;
+use crate::explain::rewrite::Rewrite;
+use crate::explain::subject::Subject;
+use crate::plan::Op;
+use crate::tensor::Tensor;
+
+pub(super) fn rewrites<'a>(subject: &Subject<'a>) -> Result<Vec<Rewrite<'a>>> {
+    let mut all = Vec::new();
+    for step in subject.steps() {
+        let Op::Linear { .. } = step.op else {
+            continue;
+        };
+        let (name, shape) = (&step.params[0].name, &step.params[0].shape);
+        let &[m, k] = shape.as_slice() else {
+            continue;
+        };
+        for ranks in [2, 4, 8] {
+            if k % ranks == 0 {
+                let finding = format!(
+                    "shards of {ranks} ranks are joined along the outputs, they belong side by side along the inputs"
+                );
+                let edit = move |weight: &Tensor| axes(weight, &[ranks, m, k / ranks], &[1, 0, 2]);
+                all.push(Rewrite::of_param(name, finding, "joined along the inputs", edit));
+            }
+            if m % ranks == 0 {
+                let finding = format!(
+                    "shards of {ranks} ranks are joined along the inputs, they belong below each other along the outputs"
+                );
+                let edit = move |weight: &Tensor| axes(weight, &[m / ranks, ranks, k], &[1, 0, 2]);
+                all.push(Rewrite::of_param(name, finding, "joined along the outputs", edit));
+            }
+        }
+    }
+    Ok(all)
+}

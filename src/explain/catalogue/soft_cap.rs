@@ -1,0 +1,40 @@
+//! A soft cap on logits or scores.
+
+use crate::error::Result;
+use crate::explain::rewrite::Rewrite;
+use crate::explain::subject::Subject;
+use crate::plan::{Form, Numerics, Op, Rounding, Step};
+
+/// Those in use: Gemma 2 has 30 on logits and 50 on scores.
+const CAPS: [f32; 4] = [30.0, 50.0, 15.0, 20.0];
+
+pub(super) fn rewrites<'a>(subject: &Subject<'a>) -> Result<Vec<Rewrite<'a>>> {
+    let Some(last) = subject.steps().last() else {
+        return Ok(Vec::new());
+    };
+    let is_head = matches!(last.op, Op::Linear { .. }) && subject.readers().next().is_none();
+    if !is_head && !matches!(last.op, Op::AttentionScores { .. }) {
+        return Ok(Vec::new());
+    }
+    let capped = CAPS.map(|cap| {
+        let finding = format!("the reference caps these values softly at {cap}");
+        Rewrite::new(finding, "with that cap", move |segment| {
+            if let Some(last) = segment.steps.last_mut() {
+                let id = last.id.clone();
+                last.id = format!("{id}.uncapped").into();
+                let step = Step {
+                    inputs: vec![last.id.clone()],
+                    stage: last.stage.clone(),
+                    id,
+                    form: Form::PLAIN,
+                    op: Op::SoftCap { cap },
+                    params: Vec::new(),
+                    numerics: Numerics::elementwise(last.numerics.out, Rounding::EachOperation),
+                };
+                segment.steps.push(step);
+            }
+            Ok(())
+        })
+    });
+    Ok(capped.into())
+}

@@ -1,0 +1,25 @@
+//! A weight that is stored transposed.
+
+use crate::error::Result;
+use crate::explain::rearrange::axes;
+use crate::explain::rewrite::Rewrite;
+use crate::explain::subject::Subject;
+use crate::plan::Op;
+use crate::tensor::Tensor;
+
+pub(super) fn rewrites<'a>(subject: &Subject<'a>) -> Result<Vec<Rewrite<'a>>> {
+    let mut all = Vec::new();
+    for step in subject.steps() {
+        let Op::Linear { .. } = step.op else {
+            continue;
+        };
+        let &[m, k] = step.params[0].shape.as_slice() else {
+            continue;
+        };
+        // The bytes are those of [in, out] under the shape [out, in].
+        let edit = move |weight: &Tensor| axes(weight, &[k, m], &[1, 0]);
+        let finding = "weight is stored [in, out], the model expects [out, in]";
+        all.push(Rewrite::of_param(&step.params[0].name, finding, "transposed", edit));
+    }
+    Ok(all)
+}

@@ -1,0 +1,106 @@
+//! Weights that went through a narrower type: the candidate's, which then hold few different
+//! values, or the reference's.
+
+use crate::budget::Deviation;
+use crate::error::Result;
+use crate::explain::rearrange::cast;
+use crate::explain::rewrite::{Certainty, Rewrite};
+use crate::explain::subject::Subject;
+use crate::tensor::{DType, Tensor};
+use std::collections::BTreeSet;
+
+/// Magnitudes that an 8-bit type has at most.
+const EIGHT_BIT: usize = 128;
+
+pub(super) fn rewrites<'a>(subject: &Subject<'a>) -> Result<Vec<Rewrite<'a>>> {
+    let mut all = Vec::new();
+    for (name, param) in &subject.segment.params {
+        for narrow in [DType::Bf16, DType::F16] {
+            if param.dtype() != DType::F32 {
+                continue;
+            }
+            match param.narrowed_exactly(narrow) {
+                Ok(_) => {
+                    let unit = narrow.unit_roundoff().unwrap_or(0.0);
+                    let amounts = amounts(param, |x| unit * x.abs())?;
+                    all.push(rounded(name, &narrow.to_string(), amounts));
+                }
+                Err(_) => {
+                    let finding = format!("the reference's weights are rounded to {narrow}");
+                    let edit = move |param: &Tensor| cast(&cast(param, narrow)?, DType::F32);
+                    let remedy = "with weights rounded so";
+                    all.push(Rewrite::of_param(name, finding, remedy, edit));
+                }
+            }
+        }
+        if let Some((kind, amounts)) = eight_bit(param)? {
+            all.push(rounded(name, kind, amounts));
+        }
+    }
+    Ok(all)
+}
+
+fn rounded<'a>(name: &str, through: &str, amounts: Vec<f32>) -> Rewrite<'a> {
+    let name = name.to_owned();
+    let which = name.rsplit('.').next().unwrap_or_default().to_owned();
+    let rewrite = Rewrite::new(
+        format!("{which} was rounded through {through}: it holds no finer values"),
+        "with values known to that precision only",
+        move |segment| {
+            let deviation = Deviation::spread(amounts.clone());
+            segment.uncertain.insert(name.clone(), deviation);
+            Ok(())
+        },
+    );
+    rewrite.certain(Certainty::Range)
+}
+
+fn amounts(param: &Tensor, of: impl Fn(f64) -> f64) -> Result<Vec<f32>> {
+    let wide = param.widened()?;
+    let values = wide.as_slice::<f64>()?.iter();
+    Ok(values.map(|x| of(*x) as f32).collect())
+}
+
+/// The 8-bit type that values went through, if they are so few, and how far each may be off: half
+/// the distance to its neighbours.
+fn eight_bit(param: &Tensor) -> Result<Option<(&'static str, Vec<f32>)>> {
+    let wide = param.widened()?;
+    let mut magnitudes = BTreeSet::new();
+    for value in wide.as_slice::<f64>()? {
+        // Not negative: ordered as their bits are.
+        magnitudes.insert(value.abs().to_bits());
+        if magnitudes.len() > EIGHT_BIT {
+            return Ok(None);
+        }
+    }
+    // Few values among few elements say nothing.
+    if magnitudes.len() < 8 || param.len() < 8 * magnitudes.len() {
+        return Ok(None);
+    }
+    let sorted: Vec<f64> = magnitudes.into_iter().map(f64::from_bits).collect();
+    let gap = |at: usize| {
+        let below = at.checked_sub(1).map_or(0.0, |below| sorted[at] - sorted[below]);
+        let above = sorted.get(at + 1).map_or(0.0, |above| above - sorted[at]);
+        below.max(above)
+    };
+    let finest = sorted.windows(2).filter(|pair| pair[0] > 0.0);
+    let finest = finest.map(|pair| pair[1] / pair[0] - 1.0).fold(f64::INFINITY, f64::min);
+    let even = {
+        let smallest = (1..sorted.len()).map(gap).fold(f64::INFINITY, f64::min);
+        sorted.windows(2).all(|pair| {
+            let steps = (pair[1] - pair[0]) / smallest;
+            (steps - steps.round()).abs() < 0.05
+        }) && finest < 0.05
+    };
+    // A binade of e4m3 has 8 values, the last step of which is 1/15; of e5m2 4, and 1/7.
+    let kind = match finest {
+        _ if even => "int8",
+        finest if finest < 0.1 => "fp8 (e4m3)",
+        _ => "fp8 (e5m2)",
+    };
+    let amounts = amounts(param, |x| {
+        let at = sorted.partition_point(|magnitude| *magnitude < x.abs());
+        gap(at.min(sorted.len() - 1)) / 2.0
+    })?;
+    Ok(Some((kind, amounts)))
+}

@@ -1,0 +1,238 @@
+//! The search for causes.
+
+use super::catalogue::{HYPOTHESES, OBSERVATIONS};
+use super::rewrite::{Certainty, Rewrite};
+use super::{Cause, Evidence, Explanation, Segment, Subject, facts};
+use crate::backend::Backend;
+use crate::budget::Confidence;
+use crate::error::Result;
+use crate::plan::Departure;
+
+/// Most causes that are looked for at one stage.
+const CAUSES: usize = 4;
+/// A cause that does not explain everything has to take away this share of the difference.
+const PARTIAL: f64 = 1.0 / 3.0;
+/// Most other findings that are named beside a cause.
+const ALTERNATIVES: usize = 3;
+
+/// How many hypotheses there are.
+pub fn hypotheses() -> usize {
+    HYPOTHESES.len()
+}
+
+/// Explains why a segment's result is not the recorded one.
+///
+/// Hypotheses are refuted on a sample of rows and confirmed on all. Of those that bring the
+/// difference back within the budget, a definite one goes before one that is fitted to the
+/// reference, and among equals the one that leaves the least difference. If none does, the one that
+/// takes away most is kept, and the search goes on from there.
+///
+/// `departure` is where the candidate's own arithmetic parts from the reference's at this stage;
+/// `known` are explanations of other stages of this kind, whose findings are tried first; `on` is
+/// told of every hypothesis.
+///
+/// # Errors
+/// If the segment cannot be run as it is.
+pub fn explain(
+    subject: &Subject<'_>,
+    departure: Option<&Departure>,
+    known: &[Explanation],
+    backend: &dyn Backend,
+    confidence: Confidence,
+    on: &mut dyn FnMut(),
+) -> Result<Explanation> {
+    let before = subject.segment.evidence(backend, confidence)?;
+    let stage = subject.steps().last().map(|step| step.stage.clone());
+    let mut explanation = Explanation {
+        stages: stage.into_iter().collect(),
+        before: before.clone(),
+        causes: Vec::new(),
+        complete: true,
+        facts: Vec::new(),
+    };
+    if before.holds() {
+        explanation.causes.push(arithmetic(departure, before));
+        return Ok(explanation);
+    }
+    let mut search = Search {
+        backend,
+        confidence,
+        on,
+    };
+    let mut segment = subject.segment.clone();
+    let mut left = before;
+    while explanation.causes.len() < CAUSES {
+        let subject = Subject {
+            segment: &segment,
+            ..*subject
+        };
+        let found = match search.recognise(&subject, known, explanation.causes.len())? {
+            Some(found) => Some(found),
+            None => search.next(&subject, &left)?,
+        };
+        let Some((cause, rewritten)) = found else {
+            break;
+        };
+        left = cause.after.clone();
+        explanation.causes.push(cause);
+        segment = rewritten;
+        if left.holds() {
+            return Ok(explanation);
+        }
+    }
+    explanation.complete = false;
+    let subject = Subject {
+        segment: &segment,
+        ..*subject
+    };
+    for observation in OBSERVATIONS {
+        explanation.facts.extend(observation(&subject)?);
+    }
+    explanation.facts.extend(facts::of(&segment, backend)?);
+    Ok(explanation)
+}
+
+/// The reference's arithmetic alone brings the difference back.
+fn arithmetic(departure: Option<&Departure>, after: Evidence) -> Cause {
+    let finding = match departure {
+        None => "within rounding: the bound in force is tighter than correct implementations keep"
+            .to_owned(),
+        Some(departure) => {
+            let lacks = departure.lacks.iter();
+            let lacks: Vec<String> = lacks.map(|name| format!("lacks {name}")).collect();
+            match lacks.is_empty() {
+                true => format!(
+                    "computed otherwise than the reference: {}; the reference: {}",
+                    departure.ours, departure.theirs
+                ),
+                false => format!("the candidate {}", lacks.join(", ")),
+            }
+        }
+    };
+    Cause {
+        finding,
+        remedy: "in the reference's arithmetic".into(),
+        after,
+        alternatives: Vec::new(),
+    }
+}
+
+struct Search<'a> {
+    backend: &'a dyn Backend,
+    confidence: Confidence,
+    on: &'a mut dyn FnMut(),
+}
+
+impl Search<'_> {
+    /// A cause that explained the same kind of stage elsewhere.
+    fn recognise(
+        &self,
+        subject: &Subject<'_>,
+        known: &[Explanation],
+        depth: usize,
+    ) -> Result<Option<(Cause, Segment)>> {
+        let findings: Vec<&Cause> = known.iter().filter_map(|e| e.causes.get(depth)).collect();
+        if findings.is_empty() {
+            return Ok(None);
+        }
+        for hypothesis in HYPOTHESES {
+            for rewrite in hypothesis(subject)? {
+                let same = |cause: &&&Cause| cause.finding == rewrite.finding;
+                let Some(cause) = findings.iter().find(same) else {
+                    continue;
+                };
+                let Some((after, segment)) = self.tried(&rewrite, subject.segment) else {
+                    continue;
+                };
+                if after.holds() {
+                    let cause = Cause {
+                        after,
+                        ..(*cause).clone()
+                    };
+                    return Ok(Some((cause, segment)));
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// The cause that explains all of the difference, or most of it.
+    fn next(&mut self, subject: &Subject<'_>, left: &Evidence) -> Result<Option<(Cause, Segment)>> {
+        let sample = subject.segment.sampled();
+        let sample = sample.as_ref().unwrap_or(subject.segment);
+        let mut trials: Vec<(Rewrite<'_>, Evidence)> = Vec::new();
+        for hypothesis in HYPOTHESES {
+            (self.on)();
+            for rewrite in hypothesis(subject)? {
+                // What does not fit together is no explanation.
+                if let Some((evidence, _)) = self.tried(&rewrite, sample) {
+                    trials.push((rewrite, evidence));
+                }
+            }
+        }
+        let by_difference = |a: &Evidence, b: &Evidence| {
+            let order = a.relative_frobenius.total_cmp(&b.relative_frobenius);
+            order.then(a.ratio.total_cmp(&b.ratio))
+        };
+        trials.sort_by(|(a, left), (b, right)| {
+            let holds = right.holds().cmp(&left.holds());
+            let certainty = a.certainty.cmp(&b.certainty);
+            holds
+                .then(certainty)
+                .then_with(|| by_difference(left, right))
+        });
+        let holding = trials.iter().filter(|(_, evidence)| evidence.holds());
+        let mut confirmed: Option<(Cause, Segment, Certainty)> = None;
+        for (rewrite, _) in holding {
+            let Some((after, segment)) = self.tried(rewrite, subject.segment) else {
+                continue;
+            };
+            match &mut confirmed {
+                _ if !after.holds() => {}
+                None => {
+                    confirmed = Some((cause(rewrite, after), segment, rewrite.certainty));
+                }
+                Some((first, _, certainty)) => {
+                    let room = first.alternatives.len() < ALTERNATIVES;
+                    if room && rewrite.certainty == *certainty {
+                        first.alternatives.push(rewrite.finding.clone());
+                    }
+                }
+            }
+            let full = |(first, ..): &(Cause, Segment, Certainty)| {
+                first.alternatives.len() >= ALTERNATIVES
+            };
+            if confirmed.as_ref().is_some_and(full) {
+                break;
+            }
+        }
+        if let Some((cause, segment, _)) = confirmed {
+            return Ok(Some((cause, segment)));
+        }
+        trials.retain(|(rewrite, _)| rewrite.certainty == Certainty::Definite);
+        trials.sort_by(|(_, a), (_, b)| by_difference(a, b));
+        let Some((rewrite, _)) = trials.first() else {
+            return Ok(None);
+        };
+        let Some((after, segment)) = self.tried(rewrite, subject.segment) else {
+            return Ok(None);
+        };
+        let less = after.relative_frobenius < PARTIAL * left.relative_frobenius;
+        Ok(less.then(|| (cause(rewrite, after), segment)))
+    }
+
+    fn tried(&self, rewrite: &Rewrite<'_>, segment: &Segment) -> Option<(Evidence, Segment)> {
+        let rewritten = rewrite.applied(segment).ok()?;
+        let evidence = rewritten.evidence(self.backend, self.confidence).ok()?;
+        Some((evidence, rewritten))
+    }
+}
+
+fn cause(rewrite: &Rewrite<'_>, after: Evidence) -> Cause {
+    Cause {
+        finding: rewrite.finding.clone(),
+        remedy: rewrite.remedy.clone(),
+        after,
+        alternatives: Vec::new(),
+    }
+}

@@ -1,0 +1,59 @@
+//! What was found.
+
+use super::Evidence;
+use crate::plan::StageId;
+
+/// Why some stages of one kind fail.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Explanation {
+    /// The stages, in execution order.
+    pub stages: Vec<StageId>,
+    /// The difference as it is.
+    pub before: Evidence,
+    /// What brings it back, one after the other; empty if nothing of the catalogue does.
+    pub causes: Vec<Cause>,
+    /// Whether the causes explain all of the difference.
+    pub complete: bool,
+    /// What else narrows it: of an explanation that is not complete.
+    pub facts: Vec<String>,
+}
+
+/// One cause.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Cause {
+    /// What is wrong: `weight rows are ordered [3, heads, d], the model expects [heads, 3, d]`.
+    pub finding: String,
+    /// What was changed to test it: `with the rows reordered`.
+    pub remedy: String,
+    /// The difference that is left.
+    pub after: Evidence,
+    /// Other findings that fit the data as well.
+    pub alternatives: Vec<String>,
+}
+
+impl Explanation {
+    /// Whether another explanation says the same of other stages: one cause found at many layers.
+    pub fn says(&self, other: &Self) -> bool {
+        let findings = |of: &Self| -> Vec<String> {
+            of.causes
+                .iter()
+                .map(|cause| cause.finding.clone())
+                .collect()
+        };
+        self.complete && other.complete && findings(self) == findings(other)
+    }
+
+    /// What its stages are in every block: `h.*.self_attention.dense`.
+    pub fn kind(&self) -> String {
+        self.stages.first().map_or(String::new(), StageId::kind)
+    }
+
+    /// The name of its stages: `h.*.self_attention.dense` if there are several.
+    pub fn place(&self) -> String {
+        match self.stages.as_slice() {
+            [] => String::new(),
+            [only] => only.to_string(),
+            _ => self.kind(),
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! What narrows a difference that nothing explains: where it lies and what shape it has.
+
+use super::Segment;
+use crate::backend::Backend;
+use crate::error::Result;
+
+/// Part of the squared difference that is worth a sentence.
+const MOST: f64 = 0.9;
+
+/// Sentences about a segment's difference.
+///
+/// # Errors
+/// If the segment cannot be run.
+pub(super) fn of(segment: &Segment, backend: &dyn Backend) -> Result<Vec<String>> {
+    let found = segment.result(backend)?.widened()?;
+    let reference = segment.reference.widened()?;
+    let shape = reference.shape().to_vec();
+    let (found, reference) = (found.as_slice::<f64>()?, reference.as_slice::<f64>()?);
+    let mut facts = vec!["the inputs are the reference's own: the difference arises here".into()];
+    if found.len() != reference.len() || found.iter().chain(reference).any(|x| !x.is_finite()) {
+        facts.push("the values are not all finite".into());
+        return Ok(facts);
+    }
+    let difference: Vec<f64> = found.iter().zip(reference).map(|(a, b)| a - b).collect();
+    for (axis, name) in names(&shape).into_iter().enumerate() {
+        facts.extend(name.and_then(|name| concentration(&difference, &shape, axis, name)));
+    }
+    let width = shape.last().copied().unwrap_or(1).max(1);
+    facts.extend(constant(&difference, width));
+    facts.extend(factor(found, reference));
+    facts.extend(low_rank(&difference, width));
+    Ok(facts)
+}
+
+/// What the axes of a value are: `[b, s, h]` or `[b, n, s, …]`.
+fn names(shape: &[usize]) -> Vec<Option<&'static str>> {
+    match shape.len() {
+        3 => vec![Some("sequences"), Some("positions"), Some("columns")],
+        4 => vec![
+            Some("sequences"),
+            Some("heads"),
+            Some("positions"),
+            Some("columns"),
+        ],
+        axes => vec![None; axes],
+    }
+}
+
+/// Whether a few places of an axis carry most of the difference.
+fn concentration(difference: &[f64], shape: &[usize], axis: usize, name: &str) -> Option<String> {
+    let extent = shape[axis];
+    let inner: usize = shape[axis + 1..].iter().product();
+    let mut squares = vec![0.0; extent];
+    for (index, x) in difference.iter().enumerate() {
+        squares[index / inner.max(1) % extent.max(1)] += x * x;
+    }
+    let total: f64 = squares.iter().sum();
+    let mut places: Vec<usize> = (0..extent).collect();
+    places.sort_by(|a, b| squares[*b].total_cmp(&squares[*a]));
+    let mut carried = 0.0;
+    let mut count = 0;
+    for place in &places {
+        if carried >= MOST * total {
+            break;
+        }
+        carried += squares[*place];
+        count += 1;
+    }
+    (total > 0.0 && extent > 1 && 4 * count <= extent).then(|| {
+        const SHOWN: usize = 4;
+        let mut first: Vec<usize> = places[..count.min(SHOWN)].to_vec();
+        first.sort_unstable();
+        let more = if count > SHOWN { ", …" } else { "" };
+        let first: Vec<String> = first.iter().map(usize::to_string).collect();
+        format!(
+            "{:.0} % of the squared difference lies in {count} of {extent} {name} ({}{more})",
+            100.0 * carried / total,
+            first.join(", "),
+        )
+    })
+}
+
+/// Whether every column is off by the same amount in all rows.
+fn constant(difference: &[f64], width: usize) -> Option<String> {
+    let rows = difference.len() / width;
+    let total: f64 = difference.iter().map(|x| x * x).sum();
+    let explained: f64 = (0..width)
+        .map(|column| {
+            let sum: f64 = (0..rows).map(|row| difference[row * width + column]).sum();
+            sum * sum / rows as f64
+        })
+        .sum();
+    (rows > 1 && explained > MOST * total).then(|| {
+        let share = 100.0 * explained / total;
+        format!("{share:.0} % of the squared difference is a constant of every column")
+    })
+}
+
+/// Whether the reference is a multiple of the candidate.
+fn factor(found: &[f64], reference: &[f64]) -> Option<String> {
+    let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
+    let (squares, product) = (dot(found, found), dot(found, reference));
+    let factor = product / squares;
+    let rest = dot(reference, reference) - product * factor;
+    let total: f64 = found
+        .iter()
+        .zip(reference)
+        .map(|(a, b)| (a - b).powi(2))
+        .sum();
+    (factor.is_finite() && rest < (1.0 - MOST) * total)
+        .then(|| format!("the reference is about {factor:.4} times the candidate"))
+}
+
+/// Whether the difference is a column times a row, by power iteration.
+fn low_rank(difference: &[f64], width: usize) -> Option<String> {
+    let rows = difference.len() / width;
+    let total: f64 = difference.iter().map(|x| x * x).sum();
+    if rows < 4 || width < 4 || total == 0.0 {
+        return None;
+    }
+    // Started from the largest row: not orthogonal to what is looked for.
+    let largest = difference.chunks(width).max_by(|a, b| {
+        let squares = |row: &[f64]| row.iter().map(|x| x * x).sum::<f64>();
+        squares(a).total_cmp(&squares(b))
+    })?;
+    let mut direction = largest.to_vec();
+    let mut carried = 0.0;
+    for _ in 0..20 {
+        let norm = direction.iter().map(|x| x * x).sum::<f64>().sqrt();
+        direction.iter_mut().for_each(|x| *x /= norm);
+        let mut next = vec![0.0; width];
+        carried = 0.0;
+        for row in difference.chunks(width) {
+            let along: f64 = row.iter().zip(&direction).map(|(a, b)| a * b).sum();
+            carried += along * along;
+            next.iter_mut()
+                .zip(row)
+                .for_each(|(next, x)| *next += along * x);
+        }
+        direction = next;
+    }
+    (carried > MOST * total).then(|| {
+        let share = 100.0 * carried / total;
+        format!("the difference has rank one ({share:.0} % of its square)")
+    })
+}

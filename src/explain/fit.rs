@@ -1,0 +1,86 @@
+//! Parameters as the reference must have had them.
+
+use super::Segment;
+use crate::backend::{Backend, Oracle};
+use crate::budget::Deviation;
+use crate::error::Result;
+use crate::tensor::{DType, Float, Tensor, with_float};
+
+/// Gauss–Newton steps.
+const STEPS: usize = 30;
+
+/// Replaces a parameter of one entry a column by the one that the reference's values fit best, by
+/// least squares over all rows; in fp64, one Gauss–Newton problem a column. Every column of the
+/// result has to depend on its own entry alone.
+///
+/// How far off a fitted entry may be follows from the differences that are left.
+///
+/// # Errors
+/// If the segment cannot be run, or the result has not a column for each entry.
+pub(super) fn fit(segment: &mut Segment, name: &str) -> Result<()> {
+    let dtype = segment.params[name].dtype();
+    let reference = segment.reference.widened()?;
+    let expected = reference.as_slice::<f64>()?;
+    let mut values = segment.params[name].widened()?.as_slice::<f64>()?.to_vec();
+    let width = values.len().max(1);
+    let rows = (expected.len() / width).max(1);
+    let at = |values: &[f64]| -> Result<Vec<f64>> {
+        let mut trial = segment.clone();
+        let param = Tensor::from_vec(&[values.len()], values.to_vec())?;
+        trial.params.insert(name.to_owned(), param);
+        Ok(trial
+            .result(&Oracle as &dyn Backend)?
+            .as_slice::<f64>()?
+            .to_vec())
+    };
+    let mut spread = vec![0.0_f32; width];
+    for _ in 0..STEPS {
+        let steps: Vec<f64> = values.iter().map(|x| 1e-6 * (1.0 + x.abs())).collect();
+        let ahead: Vec<f64> = values
+            .iter()
+            .zip(&steps)
+            .map(|(x, step)| x + step)
+            .collect();
+        let (now, ahead) = (at(&values)?, at(&ahead)?);
+        let mut largest = 0.0_f64;
+        for column in 0..width {
+            let (mut projected, mut slopes, mut squares) = (0.0, 0.0, 0.0);
+            for row in 0..rows {
+                let index = row * width + column;
+                let slope = (ahead[index] - now[index]) / steps[column];
+                let missing = expected[index] - now[index];
+                projected += slope * missing;
+                slopes += slope * slope;
+                squares += missing * missing;
+            }
+            if slopes == 0.0 {
+                continue;
+            }
+            let change = projected / slopes;
+            // A far start may overshoot where a function is flat.
+            let limit = 1.0 + values[column].abs();
+            let change = change.clamp(-limit, limit);
+            values[column] += change;
+            largest = largest.max(change.abs() / (1e-12 + values[column].abs()));
+            spread[column] = (squares / rows as f64 / slopes).sqrt() as f32;
+        }
+        if largest < 1e-9 {
+            break;
+        }
+    }
+    let fitted = with_float!(dtype, T => {
+        let rounded = values.iter().map(|x| T::from_f64(*x));
+        Tensor::from_vec(&[values.len()], rounded.collect())?
+    }, else return Ok(()));
+    if dtype != DType::F32 {
+        let unit = dtype.unit_roundoff().unwrap_or(0.0);
+        for (spread, value) in spread.iter_mut().zip(&values) {
+            *spread += (unit * value.abs()) as f32;
+        }
+    }
+    segment.params.insert(name.to_owned(), fitted);
+    segment
+        .uncertain
+        .insert(name.to_owned(), Deviation::spread(spread));
+    Ok(())
+}

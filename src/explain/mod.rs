@@ -1,0 +1,27 @@
+//! Why a stage differs.
+//!
+//! A [`Segment`] is the part of the model that leads from recorded values to one recorded value. A
+//! hypothesis of the [`catalogue`] is a small rewrite of it: another order of rows, another epsilon,
+//! another mask. [`explain`] runs the rewritten segments on the recorded inputs and accepts what
+//! brings the difference back within the rounding budget.
+//!
+//! Knows no golden, no case and no report.
+
+mod catalogue;
+mod evidence;
+#[expect(clippy::module_inception, reason = "the verb of the module")]
+mod explain;
+mod explanation;
+mod facts;
+mod fit;
+mod rearrange;
+mod rewrite;
+mod segment;
+mod subject;
+
+pub use evidence::Evidence;
+pub use explain::{explain, hypotheses};
+pub use explanation::{Cause, Explanation};
+pub use rewrite::Certainty;
+pub use segment::Segment;
+pub use subject::Subject;

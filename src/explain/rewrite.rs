@@ -1,0 +1,94 @@
+//! A hypothesis about one segment.
+
+use super::Segment;
+use crate::error::Result;
+use crate::plan::{StageId, Step};
+use crate::tensor::Tensor;
+
+/// How much of a rewrite is taken from the data that it is to explain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Certainty {
+    /// Nothing: the rewritten segment gives definite values.
+    Definite,
+    /// Nothing, but it only says how far values may be off.
+    Range,
+    /// Parameters were fitted to the reference.
+    Fitted,
+}
+
+/// A change of a segment, and what it would mean if it helped.
+pub(super) struct Rewrite<'a> {
+    pub(super) finding: String,
+    pub(super) remedy: String,
+    pub(super) certainty: Certainty,
+    edit: Box<dyn Fn(&mut Segment) -> Result<()> + 'a>,
+}
+
+impl<'a> Rewrite<'a> {
+    pub(super) fn new(
+        finding: impl Into<String>,
+        remedy: impl Into<String>,
+        edit: impl Fn(&mut Segment) -> Result<()> + 'a,
+    ) -> Self {
+        Self {
+            finding: finding.into(),
+            remedy: remedy.into(),
+            certainty: Certainty::Definite,
+            edit: Box::new(edit),
+        }
+    }
+
+    /// A change of one step.
+    pub(super) fn of_step(
+        id: &StageId,
+        finding: impl Into<String>,
+        remedy: impl Into<String>,
+        edit: impl Fn(&mut Step) + 'a,
+    ) -> Self {
+        let id = id.clone();
+        Self::new(finding, remedy, move |segment| {
+            if let Some(step) = segment.steps.iter_mut().find(|step| step.id == id) {
+                edit(step);
+            }
+            Ok(())
+        })
+    }
+
+    /// A change of one parameter.
+    pub(super) fn of_param(
+        name: &str,
+        finding: impl Into<String>,
+        remedy: impl Into<String>,
+        edit: impl Fn(&Tensor) -> Result<Tensor> + 'a,
+    ) -> Self {
+        Self::of_params(vec![name.to_owned()], finding, remedy, edit)
+    }
+
+    /// The same change of several parameters.
+    pub(super) fn of_params(
+        names: Vec<String>,
+        finding: impl Into<String>,
+        remedy: impl Into<String>,
+        edit: impl Fn(&Tensor) -> Result<Tensor> + 'a,
+    ) -> Self {
+        Self::new(finding, remedy, move |segment| {
+            for name in &names {
+                if let Some(param) = segment.params.get_mut(name) {
+                    *param = edit(param)?;
+                }
+            }
+            Ok(())
+        })
+    }
+
+    pub(super) fn certain(self, certainty: Certainty) -> Self {
+        Self { certainty, ..self }
+    }
+
+    /// The segment as it would be.
+    pub(super) fn applied(&self, segment: &Segment) -> Result<Segment> {
+        let mut segment = segment.clone();
+        (self.edit)(&mut segment)?;
+        Ok(segment)
+    }
+}

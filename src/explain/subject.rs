@@ -1,0 +1,41 @@
+//! What hypotheses can look at.
+
+use super::Segment;
+use crate::checkpoint::Weights;
+use crate::error::Result;
+use crate::plan::{Plan, StageId, Step};
+use crate::tensor::Tensor;
+
+/// Gives the recorded value of a stage, if there is one.
+pub type Recorded<'a> = &'a dyn Fn(&StageId) -> Result<Option<Tensor>>;
+
+/// A failing segment and what lies around it.
+#[derive(Clone, Copy)]
+pub struct Subject<'a> {
+    /// The candidate's steps in the reference's arithmetic.
+    pub segment: &'a Segment,
+    /// The whole plan they are of.
+    pub plan: &'a Plan,
+    /// The candidate's weights.
+    pub weights: &'a dyn Weights,
+    /// What was recorded of other stages.
+    pub recorded: Recorded<'a>,
+}
+
+impl<'a> Subject<'a> {
+    pub(super) fn steps(&self) -> &'a [Step] {
+        &self.segment.steps
+    }
+
+    /// The steps of the whole plan that read the segment's value.
+    pub(super) fn readers(&self) -> impl Iterator<Item = &'a Step> {
+        let value = self.steps().last().map(|step| &step.id);
+        let steps = self.plan.steps().iter();
+        steps.filter(move |step| value.is_some_and(|value| step.inputs.contains(value)))
+    }
+
+    /// The number of the block that the segment is in.
+    pub(super) fn layer(&self) -> Option<usize> {
+        self.steps().last()?.stage.layer()
+    }
+}
