@@ -1,0 +1,261 @@
+//! Every conversion bug of the library of mutations: whether it is caught, at the right stage, and
+//! explained; and what the usual gates would have said.
+//!
+//! `PARITY_UPDATE_DOCS=1 cargo test --test mutations` writes docs/mutations.md.
+
+mod common;
+
+use common::mutation::{self, Mutation};
+use parity::backend::{Backend, Cpu};
+use parity::case::Mode;
+use parity::diff::{Candidate, CaseOutcome, Modes, Options, Verdict, diff_candidate};
+use parity::golden::{Golden, Reference};
+use parity::plan::{Arithmetic, StageId};
+use parity::tensor::Tensor;
+use std::collections::HashMap;
+use std::fmt::Write;
+use std::fs;
+use std::path::Path;
+
+/// One bug in one type.
+struct Trial {
+    name: &'static str,
+    dtype: &'static str,
+    caught: bool,
+    /// The first stage that fails, and whether it is the one that the bug changes first.
+    stage: String,
+    right_stage: bool,
+    /// The first answer, and whether it names the bug.
+    cause: String,
+    right_cause: bool,
+    /// What the first failing stage fails by.
+    ratio: String,
+    cosine: f64,
+    mean_difference: f64,
+}
+
+fn trial(mutation: &Mutation, golden: &str) -> Trial {
+    let path = common::goldens().join(golden);
+    let golden = Golden::open(&path).expect("a golden");
+    let mut candidate = Candidate::open(&path.join("hf")).expect("a model");
+    (mutation.apply)(&mut candidate);
+    let options = Options {
+        modes: Modes::Isolated,
+        explain: true,
+        ..Options::default()
+    };
+    let case = common::case(&path, path.join("hf"));
+    let outcome = diff_candidate(&case, &golden, &candidate, &options, &mut |_| {});
+    let outcome = outcome.expect("a case that can be run");
+    let first = outcome.first_failure();
+    let stage = first.map_or(String::new(), |first| first.stage.to_string());
+    let cause = first_answer(&outcome);
+    let ratio = first.map_or(String::new(), |first| {
+        let spent = first
+            .metrics
+            .spent
+            .as_ref()
+            .map_or(0.0, |spent| spent.ratio);
+        match &first.metrics.flips {
+            Some(flips) if spent <= 1.0 => {
+                format!(
+                    "{spent:.2}, {} flips of {:.1}",
+                    flips.observed, flips.expected
+                )
+            }
+            _ => format!("{spent:.1e}"),
+        }
+    });
+    let [cosine, mean_difference] = usual_gates(&golden, &candidate);
+    Trial {
+        name: mutation.name,
+        dtype: match golden.manifest().dtype.is_half() {
+            true => "bf16",
+            false => "fp32",
+        },
+        caught: outcome.verdict() == Verdict::Fail,
+        right_stage: stage == mutation.stage,
+        right_cause: cause.contains(mutation.cause),
+        stage,
+        cause,
+        ratio,
+        cosine,
+        mean_difference,
+    }
+}
+
+/// What is said of the first failing stage.
+fn first_answer(outcome: &CaseOutcome) -> String {
+    let first = outcome.first_failure();
+    let of_first = |explanation: &&parity::explain::Explanation| {
+        first.is_some_and(|first| explanation.stages.contains(&first.stage))
+    };
+    let Some(explanation) = outcome.explanations.iter().find(of_first) else {
+        return String::new();
+    };
+    match explanation.causes.first() {
+        Some(cause) => cause.finding.clone(),
+        None => explanation.facts.first().cloned().unwrap_or_default(),
+    }
+}
+
+/// Cosine and mean absolute difference of the final logits of both models.
+fn usual_gates(golden: &Golden, candidate: &Candidate) -> [f64; 2] {
+    let plan = candidate
+        .model
+        .plan(candidate.dtype, &Arithmetic::default());
+    let mut steps = plan.expect("a plan").steps().to_vec();
+    if let Some(rewriting) = &candidate.rewriting {
+        steps.iter_mut().for_each(rewriting);
+    }
+    let mut values: HashMap<StageId, Tensor> = HashMap::new();
+    values.insert(StageId::TOKENS.into(), golden.tokens().expect("tokens"));
+    for step in &steps {
+        let inputs: Vec<&Tensor> = step.inputs.iter().map(|id| &values[id]).collect();
+        let params = step
+            .params
+            .iter()
+            .map(|param| candidate.weights.load(&param.name));
+        let params: Vec<Tensor> = params.collect::<Result<_, _>>().expect("weights");
+        let params: Vec<&Tensor> = params.iter().collect();
+        let value = Cpu.run(step, &inputs, &params).expect("a step that runs");
+        values.insert(step.id.clone(), value);
+    }
+    let logits = StageId::from("logits");
+    let Ok(Some(Reference::Full(reference))) = golden.reference(&logits) else {
+        panic!("logits are recorded");
+    };
+    let [ours, theirs] = [&values[&logits], &reference].map(|x| x.widened().expect("numbers"));
+    let pairs = || {
+        let ours = ours.as_slice::<f64>().expect("fp64").iter();
+        ours.zip(theirs.as_slice::<f64>().expect("fp64"))
+    };
+    let dot: f64 = pairs().map(|(a, b)| a * b).sum();
+    let squares = pairs().fold([0.0; 2], |[a, b], (x, y)| [a + x * x, b + y * y]);
+    let mean = pairs().map(|(a, b)| (a - b).abs()).sum::<f64>() / ours.len() as f64;
+    [dot / (squares[0] * squares[1]).sqrt(), mean]
+}
+
+#[test]
+fn deliberate_bugs_are_caught_and_named() {
+    let mutations = mutation::all();
+    let mut trials: Vec<Trial> = Vec::new();
+    for mutation in &mutations {
+        if mutation.in_fp32 {
+            trials.push(trial(mutation, "bloom_fp32_tp1"));
+        }
+        trials.push(trial(mutation, "bloom_bf16_tp1"));
+    }
+    let of = |dtype: &str| {
+        trials
+            .iter()
+            .filter(move |t| t.dtype == dtype)
+            .collect::<Vec<_>>()
+    };
+    let (fp32, bf16) = (of("fp32"), of("bf16"));
+    let page = page(&trials);
+    println!("{page}");
+    assert!(fp32.len() >= 30 && bf16.len() >= 30);
+    for trial in &fp32 {
+        assert!(trial.caught, "{} is not caught in fp32", trial.name);
+        assert!(
+            trial.right_stage,
+            "{} is placed at {}",
+            trial.name, trial.stage
+        );
+    }
+    let named = fp32.iter().filter(|t| t.right_cause).count();
+    assert!(
+        10 * named >= 9 * fp32.len(),
+        "{named} of {} named",
+        fp32.len()
+    );
+    let caught = bf16.iter().filter(|t| t.caught).count();
+    assert!(
+        100 * caught >= 85 * bf16.len(),
+        "{caught} of {} caught",
+        bf16.len()
+    );
+    for name in [
+        "epsilon of every norm 1e-6",
+        "erf GELU",
+        "dense_h_to_4h through fp8 (e4m3)",
+    ] {
+        assert!(
+            bf16.iter().any(|t| t.name == name && t.caught),
+            "{name} in bf16"
+        );
+    }
+    check(&page);
+}
+
+/// The page in docs has to say what is found now; figures may differ in their last digits between
+/// processors.
+fn check(page: &str) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/mutations.md");
+    if std::env::var_os("PARITY_UPDATE_DOCS").is_some() {
+        fs::write(&path, page).expect("written");
+    }
+    let written = fs::read_to_string(&path).unwrap_or_default();
+    let words = |page: &str| -> Vec<String> {
+        let rows = page.lines().filter(|line| line.starts_with('|'));
+        rows.map(|row| row.split('|').take(6).collect::<Vec<_>>().join("|"))
+            .collect()
+    };
+    assert_eq!(
+        words(&written),
+        words(page),
+        "docs/mutations.md is out of date: PARITY_UPDATE_DOCS=1 cargo test --test mutations"
+    );
+}
+
+fn page(trials: &[Trial]) -> String {
+    let mut page = String::from(
+        "# What is caught\n\n\
+         Conversion bugs made on purpose in the two-layer BLOOM that Megatron-DeepSpeed ran \
+         (`goldens/bloom_fp32_tp1`, `goldens/bloom_bf16_tp1`), against the built-in tolerances of \
+         isolated mode. *Stage* is the first that fails; *cause* is the first answer of `parity \
+         explain`; the last two columns say what gates on the final logits would have said: cosine \
+         ≥ 0.99, mean absolute difference < 0.1.\n\n\
+         Written by `PARITY_UPDATE_DOCS=1 cargo test --test mutations`, and checked by the same \
+         test.\n\n",
+    );
+    for dtype in ["fp32", "bf16"] {
+        let of: Vec<&Trial> = trials.iter().filter(|t| t.dtype == dtype).collect();
+        let count = |which: fn(&&&Trial) -> bool| of.iter().filter(which).count();
+        let _ = writeln!(
+            page,
+            "{dtype}: of {} bugs {} are caught, {} at the right first stage, {} named by the first \
+             answer; the cosine gate lets {} pass, the mean gate {}.\n",
+            of.len(),
+            count(|t| t.caught),
+            count(|t| t.right_stage),
+            count(|t| t.right_cause),
+            count(|t| t.cosine >= 0.99),
+            count(|t| t.mean_difference < 0.1),
+        );
+    }
+    page += "| bug | dtype | caught | first failing stage | cause | diff/budget | cosine gate | mean gate |\n";
+    page += "|---|---|---|---|---|---|---|---|\n";
+    for t in trials {
+        let gate = |passes: bool| if passes { "passes" } else { "fails" };
+        let right = |is: bool| if is { "" } else { " (wrong)" };
+        let _ = writeln!(
+            page,
+            "| {} | {} | {} | `{}`{} | {}{} | {} | {} {:.4} | {} {:.1e} |",
+            t.name,
+            t.dtype,
+            if t.caught { "yes" } else { "**no**" },
+            t.stage,
+            right(t.right_stage || !t.caught),
+            t.cause,
+            right(t.right_cause || !t.caught),
+            t.ratio,
+            gate(t.cosine >= 0.99),
+            t.cosine,
+            gate(t.mean_difference < 0.1),
+            t.mean_difference,
+        );
+    }
+    page
+}
