@@ -7,7 +7,6 @@ mod common;
 
 use common::mutation::{self, Mutation};
 use parity::backend::{Backend, Cpu};
-use parity::case::Mode;
 use parity::diff::{Candidate, CaseOutcome, Modes, Options, Verdict, diff_candidate};
 use parity::golden::{Golden, Reference};
 use parity::plan::{Arithmetic, StageId};
@@ -51,19 +50,14 @@ fn trial(mutation: &Mutation, golden: &str) -> Trial {
     let stage = first.map_or(String::new(), |first| first.stage.to_string());
     let cause = first_answer(&outcome);
     let ratio = first.map_or(String::new(), |first| {
-        let spent = first
-            .metrics
-            .spent
-            .as_ref()
-            .map_or(0.0, |spent| spent.ratio);
-        match &first.metrics.flips {
-            Some(flips) if spent <= 1.0 => {
-                format!(
-                    "{spent:.2}, {} flips of {:.1}",
-                    flips.observed, flips.expected
-                )
+        let metrics = &first.metrics;
+        match (&metrics.spent, &metrics.flips) {
+            (None, _) => format!("{} elements differ", metrics.unequal),
+            (Some(spent), Some(flips)) if spent.ratio <= 1.0 => {
+                let (observed, expected) = (flips.observed, flips.expected);
+                format!("{:.2}, {observed} flips of {expected:.1}", spent.ratio)
             }
-            _ => format!("{spent:.1e}"),
+            (Some(spent), _) => format!("{:.1e}", spent.ratio),
         }
     });
     let [cosine, mean_difference] = usual_gates(&golden, &candidate);
@@ -177,7 +171,7 @@ fn deliberate_bugs_are_caught_and_named() {
         bf16.len()
     );
     for name in [
-        "epsilon of every norm 1e-6",
+        "epsilon of the config 1e-6",
         "erf GELU",
         "dense_h_to_4h through fp8 (e4m3)",
     ] {

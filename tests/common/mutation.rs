@@ -47,7 +47,7 @@ pub fn all() -> Vec<Mutation> {
         mutation(
             "embedding scaled by the root of the hidden size",
             "word_embeddings",
-            "times one factor",
+            "are the model's over the root of the hidden size",
             |c| {
                 weight(c, "word_embeddings.weight", |x| x.map(|x| 8.0 * x));
             },
@@ -73,7 +73,18 @@ pub fn all() -> Vec<Mutation> {
             },
         ),
         mutation(
-            "epsilon of every norm 1e-6",
+            "epsilon of the config 1e-6",
+            "word_embeddings_layernorm",
+            "(eps 1e-6), rounded once to",
+            |c| {
+                let ModelConfig::Bloom(bloom) = &mut c.model else {
+                    return;
+                };
+                bloom.layer_norm_epsilon = 1e-6;
+            },
+        ),
+        mutation(
+            "epsilon of every norm but the first 1e-6",
             "h.0.input_layernorm",
             "epsilon is 1e-5, the model's 1e-6",
             |c| {
@@ -308,7 +319,7 @@ pub fn all() -> Vec<Mutation> {
         mutation(
             "ALiBi left out",
             "h.0.self_attention.scores",
-            "adds the ALiBi bias unscaled",
+            "adds an ALiBi bias, the model does not",
             |c| {
                 scores(c, |_, alibi| *alibi = 0.0);
             },

@@ -17,10 +17,14 @@ pub(super) fn rewrites<'a>(subject: &Subject<'a>) -> Result<Vec<Rewrite<'a>>> {
         else {
             continue;
         };
+        let unscaled = match *alibi_scale == 0.0 {
+            true => "adds an ALiBi bias, the model does not",
+            false => "adds the ALiBi bias unscaled",
+        };
         let (product_scale, heads) = (*product_scale, alibi_slopes.len());
         for (scale, what) in [
             (0.0, "has no ALiBi bias".to_owned()),
-            (1.0, "adds the ALiBi bias unscaled".into()),
+            (1.0, unscaled.into()),
             (
                 alibi_scale * product_scale,
                 "scales the ALiBi bias with the product".into(),

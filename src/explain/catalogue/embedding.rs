@@ -29,7 +29,7 @@ pub(super) fn rewrites<'a>(subject: &Subject<'a>) -> Result<Vec<Rewrite<'a>>> {
         }
         let root = (hidden as f32).sqrt();
         for (factor, what) in [(root, "times"), (1.0 / root, "over")] {
-            let finding = format!("the reference's embeddings are {what} the root of the hidden size");
+            let finding = format!("the reference's embeddings are the model's {what} the root of the hidden size");
             let id = step.id.clone();
             let rewrite = Rewrite::new(finding, "with them scaled", move |segment| {
                 let last = segment.steps.iter().position(|step| step.id == id);
