@@ -4,8 +4,10 @@
 //! `PARITY_UPDATE_DOCS=1 cargo test --test mutations` writes docs/mutations.md.
 
 mod common;
+#[path = "common/mutation.rs"]
+mod mutation;
 
-use common::mutation::{self, Mutation};
+use mutation::Mutation;
 use parity::backend::{Backend, Cpu};
 use parity::diff::{Candidate, CaseOutcome, Modes, Options, Verdict, diff_candidate};
 use parity::golden::{Golden, Reference};

@@ -7,7 +7,7 @@ use crate::budget::Confidence;
 use crate::case::Mode;
 use crate::checkpoint::Weights;
 use crate::error::Result;
-use crate::explain::{Explanation, Segment, Subject, explain, hypotheses};
+use crate::explain::{Evidence, Explanation, OwnArithmetic, Segment, Subject, explain, hypotheses};
 use crate::golden::Reference;
 use crate::plan::{Departure, Plan, StageId};
 use crate::tensor::Tensor;
@@ -56,7 +56,7 @@ impl Explained<'_> {
                     weights: self.weights,
                     recorded: &|id| self.value(id),
                 },
-                self.parts.get(&result.stage),
+                &self.own(&segment, result),
                 &known,
                 self.backend,
                 self.confidence,
@@ -71,6 +71,21 @@ impl Explained<'_> {
         }
         on(Event::Finished);
         Ok(all)
+    }
+
+    fn own(&self, segment: &Segment, result: &StageResult) -> OwnArithmetic<'_> {
+        let mut departures: Vec<(&StageId, &Departure)> = Vec::new();
+        for step in &segment.steps {
+            if let Some(part) = self.parts.get_key_value(&step.stage)
+                && !departures.contains(&part)
+            {
+                departures.push(part);
+            }
+        }
+        OwnArithmetic {
+            departures,
+            evidence: Evidence::of(&result.metrics),
+        }
     }
 
     /// The steps from recorded values to a stage; `None` if its values were not recorded.

@@ -69,7 +69,7 @@ impl<'a> Witness<'a> {
         let Some(asked) = self.steps.get(stage).copied() else {
             return Ok(None);
         };
-        while let Some(index) = self.ahead.next() {
+        for index in self.ahead.by_ref() {
             let recorded = match self.recordings.value(index)? {
                 Some(Reference::Full(value)) => Some(value),
                 _ => None,

@@ -23,7 +23,8 @@ pub struct Evidence {
 }
 
 impl Evidence {
-    pub(super) fn of(metrics: &Metrics) -> Self {
+    /// From a comparison within a budget.
+    pub fn of(metrics: &Metrics) -> Self {
         let disagree = metrics.non_finite.disagreements > 0;
         let ratio = metrics.spent.as_ref().map_or(0.0, |spent| spent.ratio);
         Self {

@@ -6,7 +6,7 @@ use super::{Cause, Evidence, Explanation, Segment, Subject, facts};
 use crate::backend::Backend;
 use crate::budget::Confidence;
 use crate::error::Result;
-use crate::plan::Departure;
+use crate::plan::{Departure, StageId};
 
 /// Most causes that are looked for at one stage.
 const CAUSES: usize = 4;
@@ -27,15 +27,15 @@ pub fn hypotheses() -> usize {
 /// reference, and among equals the one that leaves the least difference. If none does, the one that
 /// takes away most is kept, and the search goes on from there.
 ///
-/// `departure` is where the candidate's own arithmetic parts from the reference's at this stage;
-/// `known` are explanations of other stages of this kind, whose findings are tried first; `on` is
+/// `own` says how the candidate's own arithmetic parts from the reference's within the segment, and
+/// how far its result is from what was recorded; `known` are explanations of other stages of this kind, whose findings are tried first; `on` is
 /// told of every hypothesis.
 ///
 /// # Errors
 /// If the segment cannot be run as it is.
 pub fn explain(
     subject: &Subject<'_>,
-    departure: Option<&Departure>,
+    own: &OwnArithmetic<'_>,
     known: &[Explanation],
     backend: &dyn Backend,
     confidence: Confidence,
@@ -51,7 +51,8 @@ pub fn explain(
         facts: Vec::new(),
     };
     if before.holds() {
-        explanation.causes.push(arithmetic(departure, before));
+        explanation.before = own.evidence.clone();
+        explanation.causes.push(own.cause(before));
         return Ok(explanation);
     }
     let mut search = Search {
@@ -92,28 +93,43 @@ pub fn explain(
     Ok(explanation)
 }
 
-/// The reference's arithmetic alone brings the difference back.
-fn arithmetic(departure: Option<&Departure>, after: Evidence) -> Cause {
-    let finding = match departure {
-        None => "within rounding: the bound in force is tighter than correct implementations keep"
-            .to_owned(),
-        Some(departure) => {
-            let lacks = departure.lacks.iter();
-            let lacks: Vec<String> = lacks.map(|name| format!("lacks {name}")).collect();
+/// The candidate as it was run.
+pub struct OwnArithmetic<'a> {
+    /// Where its steps are not the reference's, within the segment.
+    pub departures: Vec<(&'a StageId, &'a Departure)>,
+    /// How far its result is from what was recorded.
+    pub evidence: Evidence,
+}
+
+impl OwnArithmetic<'_> {
+    /// What is said where the reference's arithmetic alone brings the difference back.
+    fn cause(&self, after: Evidence) -> Cause {
+        let departures = self.departures.iter().map(|(stage, departure)| {
+            let lacks: Vec<String> = departure
+                .lacks
+                .iter()
+                .map(|name| StageId::from(name.as_str()).kind())
+                .collect();
             match lacks.is_empty() {
                 true => format!(
-                    "computed otherwise than the reference: {}; the reference: {}",
-                    departure.ours, departure.theirs
+                    "{} is computed as {}, by the reference as {}",
+                    stage.kind(),
+                    departure.ours,
+                    departure.theirs
                 ),
-                false => format!("the candidate {}", lacks.join(", ")),
+                false => format!("the model lacks {}", lacks.join(", ")),
             }
+        });
+        let finding = match self.evidence.holds() {
+            true => "noise: within rounding, where the bound in force allows less".into(),
+            false => departures.collect::<Vec<_>>().join("; "),
+        };
+        Cause {
+            finding,
+            remedy: "in the reference's arithmetic".into(),
+            after,
+            alternatives: Vec::new(),
         }
-    };
-    Cause {
-        finding,
-        remedy: "in the reference's arithmetic".into(),
-        after,
-        alternatives: Vec::new(),
     }
 }
 

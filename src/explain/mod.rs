@@ -20,7 +20,7 @@ mod segment;
 mod subject;
 
 pub use evidence::Evidence;
-pub use explain::{explain, hypotheses};
+pub use explain::{OwnArithmetic, explain, hypotheses};
 pub use explanation::{Cause, Explanation};
 pub use rewrite::Certainty;
 pub use segment::Segment;

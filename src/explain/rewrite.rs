@@ -16,12 +16,14 @@ pub enum Certainty {
     Fitted,
 }
 
+type Edit<'a> = Box<dyn Fn(&mut Segment) -> Result<()> + 'a>;
+
 /// A change of a segment, and what it would mean if it helped.
 pub(super) struct Rewrite<'a> {
     pub(super) finding: String,
     pub(super) remedy: String,
     pub(super) certainty: Certainty,
-    edit: Box<dyn Fn(&mut Segment) -> Result<()> + 'a>,
+    edit: Edit<'a>,
 }
 
 impl<'a> Rewrite<'a> {

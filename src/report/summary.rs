@@ -1,7 +1,8 @@
 //! The sentences that lead a report.
 
+use crate::case::Mode;
 use crate::compare::{Bound, Judgement};
-use crate::diff::{CaseOutcome, StageResult, Verdict};
+use crate::diff::{CaseOutcome, OracleErrors, StageResult, Verdict};
 use crate::explain::{Evidence, Explanation};
 
 /// The verdict on all cases together.
@@ -103,6 +104,43 @@ pub(super) fn short(value: f64) -> String {
     } else {
         format!("{value:.1e}")
     }
+}
+
+/// The stage that spends most of its budget, as the end of a sentence.
+pub(super) fn worst_spent(outcome: &CaseOutcome) -> String {
+    let spent = outcome.stages.iter().filter_map(|result| {
+        let spent = result.metrics.spent.as_ref()?;
+        Some((spent.ratio, &result.stage))
+    });
+    match spent.reduce(|a, b| if b.0 > a.0 { b } else { a }) {
+        None => String::new(),
+        Some((0.0, _)) => "; nothing of any rounding budget is spent".into(),
+        Some((ratio, stage)) => format!("; worst diff/budget {} ({stage})", short(ratio)),
+    }
+}
+
+/// How the errors of both sides grow from block to block of a chained run, if the oracle was asked.
+pub(super) fn growth(outcome: &CaseOutcome) -> Option<String> {
+    let blocks = outcome.stages.iter().filter(|result| {
+        let name = result.stage.as_str();
+        let last = name.rsplit('.').next();
+        result.mode == Mode::Chained && last.is_some_and(|last| last.parse::<usize>().is_ok())
+    });
+    let errors: Vec<(&StageResult, OracleErrors)> = blocks
+        .filter_map(|result| Some((result, result.oracle?)))
+        .collect();
+    let ((first, from), (last, to)) = errors.first().zip(errors.last())?;
+    (errors.len() > 1).then(|| {
+        format!(
+            "error against fp64 from {} to {}: the reference's {} to {}, the candidate's {} to {}",
+            first.stage,
+            last.stage,
+            figure(from.reference),
+            figure(to.reference),
+            figure(from.candidate),
+            figure(to.candidate)
+        )
+    })
 }
 
 /// Why stages fail, in sentences: one an explanation, then what narrows it.

@@ -1,7 +1,7 @@
 //! Tables for people. Colours are in the text; who prints it strips them where they do not belong.
 
 use super::format::Detail;
-use super::summary::{coverage, describe_failure, explanations, overall};
+use super::summary::{coverage, describe_failure, explanations, growth, overall, worst_spent};
 use super::table::Table;
 use crate::diff::{CaseOutcome, Verdict};
 use anstyle::{AnsiColor, Style};
@@ -57,9 +57,10 @@ fn case(text: &mut String, outcome: &CaseOutcome) {
         ));
     } else {
         line(format!(
-            "{} comparisons of {} stages within tolerance",
+            "{} comparisons of {} stages within tolerance{}",
             outcome.stages.len(),
-            outcome.coverage.compared
+            outcome.coverage.compared,
+            worst_spent(outcome)
         ));
     }
     for lines in explanations(outcome) {
@@ -67,6 +68,9 @@ fn case(text: &mut String, outcome: &CaseOutcome) {
             let lead = if number == 0 { "why: " } else { "     " };
             line(format!("{lead}{sentence}"));
         }
+    }
+    if let Some(growth) = growth(outcome) {
+        line(growth);
     }
     for note in outcome.notes.iter().chain(&coverage(outcome)) {
         line(note.clone());

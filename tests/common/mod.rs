@@ -2,7 +2,6 @@
 
 #![allow(dead_code, reason = "every test binary uses a part of it")]
 
-pub mod mutation;
 pub mod torch;
 
 use parity::case::{Case, Rules};

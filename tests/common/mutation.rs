@@ -75,7 +75,7 @@ pub fn all() -> Vec<Mutation> {
         mutation(
             "epsilon of the config 1e-6",
             "word_embeddings_layernorm",
-            "(eps 1e-6), rounded once to",
+            "is computed as layer norm (eps 1e-6)",
             |c| {
                 let ModelConfig::Bloom(bloom) = &mut c.model else {
                     return;
@@ -246,15 +246,14 @@ pub fn all() -> Vec<Mutation> {
             "h.0.self_attention.scores",
             "queries and keys are swapped",
             |c| {
-                rewrite(c, |step| match &mut step.op {
-                    Op::SplitHeads { part, .. } => {
+                rewrite(c, |step| {
+                    if let Op::SplitHeads { part, .. } = &mut step.op {
                         *part = match part {
                             HeadPart::Query => HeadPart::Key,
                             HeadPart::Key => HeadPart::Query,
                             HeadPart::Value => HeadPart::Value,
-                        }
+                        };
                     }
-                    _ => {}
                 });
             },
         ),

@@ -81,7 +81,7 @@ fn series(ours: &[f32], heads: usize) -> Vec<(Vec<f32>, String)> {
         (ours.iter().map(|slope| 0.5 * slope).collect(), "half the model's".into()),
     ];
     for ranks in [2, 4, 8] {
-        if heads % ranks == 0 && heads > ranks {
+        if heads.is_multiple_of(ranks) && heads > ranks {
             let local = heads / ranks;
             let first = ours[..local].iter().cycle().take(heads).copied().collect();
             all.push((first, format!("those of the first of {ranks} ranks on every rank")));
