@@ -222,7 +222,10 @@ fn compare_slices<T: Element>(shape: &Tensor, candidate: &[T], spec: &Spec<'_>) 
         let range = place(part, row, &pieces);
         let offset = first_at(&reference[range.clone()], &candidate[range.clone()], worst);
         let index = range.start + offset.unwrap_or(0);
-        extreme_at(index)
+        Extreme {
+            difference: worst,
+            ..extreme_at(index)
+        }
     });
     let spent = spec.budget.and_then(|budget| {
         let (ratio, index) = worst_of(reference, candidate, budget)?;
