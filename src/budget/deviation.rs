@@ -78,6 +78,21 @@ impl Deviation {
         }
     }
 
+    /// The rows (first axis) at these places of `count`.
+    pub(crate) fn rows(&self, places: &[usize], count: usize) -> Self {
+        let cut = |all: &[f32]| -> Vec<f32> {
+            let width = all.len().checked_div(count).unwrap_or(0);
+            let rows = places.iter();
+            rows.flat_map(|row| &all[row * width..(row + 1) * width])
+                .copied()
+                .collect()
+        };
+        Self {
+            rounding: cut(&self.rounding),
+            spread: cut(&self.spread),
+        }
+    }
+
     /// Number of elements.
     pub fn len(&self) -> usize {
         self.spread.len()

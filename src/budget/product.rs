@@ -16,6 +16,7 @@
 
 use super::U;
 use super::deviation::Confidence;
+use multiversion::multiversion;
 use ndarray::linalg::general_mat_mul;
 use ndarray::{Array2, ArrayView2, Axis};
 use rayon::prelude::*;
@@ -89,30 +90,35 @@ fn block_norms(rows: ArrayView2<'_, f32>, confidence: Confidence) -> Array2<f32>
         .outer_iter_mut()
         .into_par_iter()
         .zip(rows.outer_iter())
-        .for_each(|(norms, row)| {
-            // In fp64, where no fourth power of an fp32 number overflows.
-            let term = |x: f32| {
-                let square = f64::from(x) * f64::from(x);
-                match confidence {
-                    Confidence::Probabilistic => square * square,
-                    Confidence::Deterministic => square,
-                }
-            };
+        .for_each(|(mut norms, row)| {
+            let norms = norms.as_slice_mut().expect("made in rows");
             match row.as_slice() {
-                Some(row) => {
-                    for (norm, block) in norms.into_iter().zip(row.chunks(BLOCK)) {
-                        *norm = block.iter().map(|x| term(*x)).sum::<f64>().sqrt() as f32;
-                    }
-                }
-                None => {
-                    for (norm, block) in norms.into_iter().zip(row.axis_chunks_iter(Axis(0), BLOCK))
-                    {
-                        *norm = block.iter().map(|x| term(*x)).sum::<f64>().sqrt() as f32;
-                    }
-                }
+                Some(row) => norms_of(row, norms, confidence),
+                None => norms_of(&row.to_vec(), norms, confidence),
             }
         });
     norms
+}
+
+#[multiversion(targets("x86_64+avx512f+avx512vl", "x86_64+avx2"))]
+fn norms_of(row: &[f32], norms: &mut [f32], confidence: Confidence) {
+    let fourth = confidence == Confidence::Probabilistic;
+    for (norm, block) in norms.iter_mut().zip(row.chunks(BLOCK)) {
+        // In fp64, where no fourth power of an fp32 number overflows.
+        let mut terms = [0.0_f64; BLOCK];
+        for (term, x) in terms.iter_mut().zip(block) {
+            let square = f64::from(*x) * f64::from(*x);
+            *term = if fourth { square * square } else { square };
+        }
+        let mut width = BLOCK;
+        while width > 1 {
+            width /= 2;
+            for lane in 0..width {
+                terms[lane] += terms[lane + width];
+            }
+        }
+        *norm = terms[0].sqrt() as f32;
+    }
 }
 
 /// What deviations of the operands do to every sum: `Σ dx·|w| + |x|·dw`, or the root of the sum of

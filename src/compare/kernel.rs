@@ -124,21 +124,20 @@ pub(super) fn worst_of<T: Element>(
 ) -> Option<(f64, usize)> {
     let chunks = reference
         .par_chunks(SEGMENT)
-        .zip(candidate.par_chunks(SEGMENT));
-    let worst: Vec<Option<(f64, usize)>> = chunks
-        .zip(allowed.par_chunks(SEGMENT))
-        .enumerate()
-        .map(|(chunk, ((reference, candidate), allowed))| {
-            let worst = largest_ratio(reference, candidate, allowed);
-            let first = reference.iter().zip(candidate).zip(allowed);
-            let mut first = first.map(|((r, c), allowed)| ratio(*r, *c, *allowed));
-            // Found again rather than carried along: a maximum alone is vectorised.
-            let offset = first.position(|ratio| ratio == worst)?;
-            Some((worst, chunk * SEGMENT + offset))
-        })
+        .zip(candidate.par_chunks(SEGMENT))
+        .zip(allowed.par_chunks(SEGMENT));
+    let worst: Vec<f64> = chunks
+        .map(|((reference, candidate), allowed)| largest_ratio(reference, candidate, allowed))
         .collect();
-    let found = worst.into_iter().flatten();
-    found.reduce(|a, b| if b.0 > a.0 { b } else { a })
+    let largest = worst.iter().copied().fold(-1.0, larger);
+    // Found again rather than carried along: a maximum alone is vectorised.
+    let start = worst.iter().position(|ratio| *ratio == largest)? * SEGMENT;
+    let pairs = reference[start..].iter().zip(&candidate[start..]);
+    let mut ratios = pairs
+        .zip(&allowed[start..])
+        .map(|((reference, candidate), allowed)| ratio(*reference, *candidate, *allowed));
+    let offset = ratios.position(|ratio| ratio == largest)?;
+    Some((largest, start + offset))
 }
 
 /// −1 if no element is finite on both sides.

@@ -10,6 +10,7 @@ mod lane;
 mod model;
 mod options;
 mod outcome;
+mod records;
 mod reference;
 mod witness;
 

@@ -5,6 +5,7 @@ use super::check;
 use super::explained::Explained;
 use super::lane::{Lane, Value};
 use super::outcome::{CaseOutcome, Coverage, OracleErrors, StageResult, Verdict};
+use super::records::Records;
 use super::reference::Recordings;
 use super::witness::{Testimony, Witness};
 use super::{Event, Options};
@@ -61,7 +62,8 @@ pub fn diff_candidate(
     let shapes = plan.shapes(extents);
     let shapes = shapes.map_err(|e| e.in_file(&manifest_path))?;
     let weights = candidate.weights.as_ref();
-    let recordings = Recordings::new(golden, &plan, weights, backend, &shapes);
+    let records = Records::of(golden);
+    let recordings = Recordings::new(&records, &plan, weights, backend, &shapes);
 
     let mut modes = options.modes.list().to_vec();
     if recordings.full().is_empty() && modes.contains(&Mode::Isolated) {
@@ -102,7 +104,7 @@ pub fn diff_candidate(
     let witness_plan = candidate.plan(&theirs)?;
     let parts = plan.departures(&witness_plan);
     let witness_shapes = witness_plan.shapes(extents)?;
-    let of_witness = Recordings::new(golden, &witness_plan, weights, backend, &witness_shapes);
+    let of_witness = Recordings::new(&records, &witness_plan, weights, backend, &witness_shapes);
     let asked: BTreeSet<&StageId> = recordings
         .iter()
         .filter(|(index, stage)| parts.contains_key(*stage) && run.is_budgeted(*index))

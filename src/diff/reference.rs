@@ -1,17 +1,18 @@
 //! Which step a recorded stage is compared with, and what makes the two comparable.
 
+use super::records::Records;
 use crate::backend::Backend;
 use crate::budget::{self, Confidence, Deviation, Operand};
 use crate::checkpoint::Weights;
 use crate::error::{BadInput, Result};
-use crate::golden::{Content, Golden, Manifest, Reference, StageRecord};
+use crate::golden::{Content, Manifest, Reference, StageRecord};
 use crate::plan::{Form, Numerics, Op, Param, Plan, Rounding, StageId, Step};
 use crate::tensor::Tensor;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// The recorded values of a golden, as the steps of one plan compute them.
 pub(super) struct Recordings<'a> {
-    golden: &'a Golden,
+    records: &'a Records<'a>,
     plan: &'a Plan,
     weights: &'a dyn Weights,
     backend: &'a dyn Backend,
@@ -30,19 +31,19 @@ struct Recorded<'a> {
 
 impl<'a> Recordings<'a> {
     pub(super) fn new(
-        golden: &'a Golden,
+        records: &'a Records<'a>,
         plan: &'a Plan,
         weights: &'a dyn Weights,
         backend: &'a dyn Backend,
         shapes: &'a HashMap<StageId, Vec<usize>>,
     ) -> Self {
         Self {
-            golden,
+            records,
             plan,
             weights,
             backend,
             shapes,
-            steps: recorded(plan, golden.manifest()),
+            steps: recorded(plan, records.golden.manifest()),
         }
     }
 
@@ -69,7 +70,7 @@ impl<'a> Recordings<'a> {
             return Ok(None);
         };
         let step = &self.plan.steps()[index];
-        let mut value = match self.golden.reference(&recorded.record.stage)? {
+        let mut value = match self.records.get(&recorded.record.stage)? {
             Some(Reference::Full(value)) => value,
             other => return Ok(other),
         };
@@ -79,7 +80,7 @@ impl<'a> Recordings<'a> {
             value = self.backend.run(&step, &[&value], &params)?;
         }
         if value.shape() != self.shapes[&step.id] {
-            let file = self.golden.file_of(&step.stage);
+            let file = self.records.golden.file_of(&step.stage);
             let expected = format!("shape {:?}", self.shapes[&step.id]);
             let fault = BadInput::new(file, expected, format!("shape {:?}", value.shape()));
             return Err(fault.at(step.stage.as_str()).into());
@@ -99,7 +100,7 @@ impl<'a> Recordings<'a> {
         if completion.is_empty() {
             return Ok(deviation);
         }
-        let Some(Reference::Full(mut value)) = self.golden.reference(&step.stage)? else {
+        let Some(Reference::Full(mut value)) = self.records.get(&step.stage)? else {
             return Ok(deviation);
         };
         let mut deviation = deviation;

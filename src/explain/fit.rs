@@ -1,9 +1,10 @@
 //! Parameters as the reference must have had them.
 
 use super::Segment;
-use crate::backend::{Backend, Oracle};
-use crate::budget::Deviation;
+use super::catalogue::split;
+use crate::backend::Oracle;
 use crate::error::Result;
+use crate::plan::{Op, Step};
 use crate::tensor::{DType, Float, Tensor, with_float};
 
 /// Gauss–Newton steps.
@@ -19,19 +20,19 @@ const STEPS: usize = 30;
 /// If the segment cannot be run, or the result has not a column for each entry.
 pub(super) fn fit(segment: &mut Segment, name: &str) -> Result<()> {
     let dtype = segment.params[name].dtype();
-    let reference = segment.reference.widened()?;
+    let behind = behind(segment, name)?;
+    let reference = behind.reference.widened()?;
     let expected = reference.as_slice::<f64>()?;
-    let mut values = segment.params[name].widened()?.as_slice::<f64>()?.to_vec();
+    let start = behind.params[name].widened()?;
+    let mut values = start.as_slice::<f64>()?.to_vec();
     let width = values.len().max(1);
     let rows = (expected.len() / width).max(1);
     let at = |values: &[f64]| -> Result<Vec<f64>> {
-        let mut trial = segment.clone();
+        let mut trial = behind.clone();
         let param = Tensor::from_vec(&[values.len()], values.to_vec())?;
         trial.params.insert(name.to_owned(), param);
-        Ok(trial
-            .result(&Oracle as &dyn Backend)?
-            .as_slice::<f64>()?
-            .to_vec())
+        let result = trial.result(&Oracle)?;
+        Ok(result.as_slice::<f64>()?.to_vec())
     };
     let mut spread = vec![0.0_f32; width];
     for _ in 0..STEPS {
@@ -78,9 +79,27 @@ pub(super) fn fit(segment: &mut Segment, name: &str) -> Result<()> {
             *spread += (unit * value.abs()) as f32;
         }
     }
-    segment.params.insert(name.to_owned(), fitted);
-    segment
-        .uncertain
-        .insert(name.to_owned(), Deviation::spread(spread));
-    Ok(())
+    segment.set_entries(name, &fitted, &spread)
+}
+
+/// The part of a segment that reads a parameter, behind values that do not depend on it.
+fn behind(segment: &Segment, name: &str) -> Result<Segment> {
+    let mut behind = segment.narrowed()?.into_owned();
+    let reads = |step: &Step| step.params.iter().any(|param| param.name == name);
+    let Some(mut index) = behind.steps.iter().position(reads) else {
+        return Ok(behind);
+    };
+    if let Op::Linear { bias: true, .. } = behind.steps[index].op {
+        let split = split(&behind.steps[index]);
+        behind.steps.splice(index..=index, split);
+        index += 1;
+    }
+    let steps = behind.steps.split_off(index);
+    for step in std::mem::replace(&mut behind.steps, steps) {
+        let mut before = behind.clone();
+        before.steps = vec![step.clone()];
+        let value = before.result(&Oracle)?;
+        behind.given.insert(step.id, value);
+    }
+    Ok(behind)
 }

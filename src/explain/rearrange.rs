@@ -2,24 +2,43 @@
 
 use crate::error::{Error, Result};
 use crate::tensor::{DType, Element, Float, Tensor, with_element, with_float};
+use rayon::prelude::*;
 
 /// The rows (first axis) of a tensor in this order.
 pub(super) fn rows(tensor: &Tensor, order: &[usize]) -> Result<Tensor> {
-    let width = tensor.len().checked_div(order.len()).unwrap_or(0);
+    picked(tensor, order, order.len(), tensor.shape())
+}
+
+/// The rows at these places of `count`, as an array of this shape.
+pub(super) fn picked(
+    tensor: &Tensor,
+    places: &[usize],
+    count: usize,
+    shape: &[usize],
+) -> Result<Tensor> {
+    let width = tensor.len().checked_div(count).unwrap_or(0);
     with_element!(tensor.dtype(), T => {
         let all = tensor.as_slice::<T>()?;
-        let picked = order.iter().flat_map(|row| &all[row * width..(row + 1) * width]);
-        Tensor::from_vec(tensor.shape(), picked.copied().collect())
+        let mut out = vec![bytemuck::Zeroable::zeroed(); places.len() * width];
+        out.par_chunks_mut(width.max(1)).zip(places).for_each(|(out, row)| {
+            out.copy_from_slice(&all[row * width..(row + 1) * width]);
+        });
+        Tensor::from_vec::<T>(shape, out)
     })
 }
 
 /// The columns of a matrix in this order.
 pub(super) fn columns(tensor: &Tensor, order: &[usize]) -> Result<Tensor> {
+    let width = order.len().max(1);
     with_element!(tensor.dtype(), T => {
         let all = tensor.as_slice::<T>()?;
-        let rows = all.chunks(order.len().max(1));
-        let picked = rows.flat_map(|row| order.iter().map(|column| row[*column]));
-        Tensor::from_vec(tensor.shape(), picked.collect())
+        let mut out = vec![bytemuck::Zeroable::zeroed(); all.len()];
+        out.par_chunks_mut(width).zip(all.par_chunks(width)).for_each(|(out, row)| {
+            for (out, column) in out.iter_mut().zip(order) {
+                *out = row[*column];
+            }
+        });
+        Tensor::from_vec::<T>(tensor.shape(), out)
     })
 }
 

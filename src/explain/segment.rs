@@ -1,16 +1,26 @@
 //! The steps between recorded values.
 
-use super::Evidence;
+use super::{Evidence, rearrange};
 use crate::backend::Backend;
 use crate::budget::{Budget, Confidence, Deviation, Flips, Operand, deviation};
 use crate::compare::{Spec, compare};
 use crate::error::{Error, Result};
 use crate::plan::{Op, StageId, Step};
 use crate::tensor::{Tensor, with_element};
+use std::borrow::Cow;
 use std::collections::HashMap;
 
 /// Most rows of a sample.
-const SAMPLE: usize = 32;
+const ROWS: usize = 32;
+/// Most columns of a sample.
+const COLUMNS: usize = 256;
+
+#[derive(Clone, Debug)]
+struct Columns {
+    picked: Vec<usize>,
+    /// How many there are.
+    of: usize,
+}
 
 /// The steps that lead from recorded values to one recorded value, with all they read.
 #[derive(Clone, Debug)]
@@ -26,7 +36,10 @@ pub struct Segment {
     /// How far parameters may be from the reference's, where that is a hypothesis.
     pub(super) uncertain: HashMap<String, Deviation>,
     /// The rows (tokens) that values were cut down to, if they were.
-    pub(super) rows: Option<Vec<usize>>,
+    rows: Option<Vec<usize>>,
+    /// The columns that the result of the first step, a product, is cut down to, if it is.
+    /// Parameters stay whole until the steps run, so that they can be rearranged.
+    columns: Option<Columns>,
 }
 
 impl Segment {
@@ -44,6 +57,7 @@ impl Segment {
             reference,
             uncertain: HashMap::new(),
             rows: None,
+            columns: None,
         }
     }
 
@@ -52,14 +66,16 @@ impl Segment {
     /// # Errors
     /// If the steps and what they read do not fit together.
     pub(super) fn result(&self, backend: &dyn Backend) -> Result<Tensor> {
-        let mut values = self.given.clone();
-        for step in &self.steps {
-            let inputs = self.inputs(step, &values)?;
-            let params = self.params_of(step)?;
+        let narrowed = self.narrowed()?;
+        let mut values = narrowed.given.clone();
+        for step in &narrowed.steps {
+            let inputs = narrowed.inputs(step, &values)?;
+            let params = narrowed.params_of(step)?;
             let value = backend.run(step, &inputs, &params)?;
             values.insert(step.id.clone(), value);
         }
-        let last = self.steps.last().and_then(|step| values.remove(&step.id));
+        let last = narrowed.steps.last();
+        let last = last.and_then(|step| values.remove(&step.id));
         last.ok_or_else(|| missing("a step"))
     }
 
@@ -72,6 +88,11 @@ impl Segment {
         backend: &dyn Backend,
         confidence: Confidence,
     ) -> Result<Evidence> {
+        let narrowed = self.narrowed()?;
+        narrowed.whole_evidence(backend, confidence)
+    }
+
+    fn whole_evidence(&self, backend: &dyn Backend, confidence: Confidence) -> Result<Evidence> {
         let mut values = self.given.clone();
         let mut ours: HashMap<StageId, Deviation> = HashMap::new();
         let mut theirs: HashMap<StageId, Deviation> = HashMap::new();
@@ -121,7 +142,8 @@ impl Segment {
         Ok(Evidence::of(&metrics))
     }
 
-    /// Fewer rows, where every step works row by row: enough to refute a hypothesis.
+    /// Fewer rows and columns, where every step works on each for itself: enough to refute a
+    /// hypothesis.
     pub(super) fn sampled(&self) -> Option<Self> {
         let by_row = |step: &Step| {
             !matches!(
@@ -132,37 +154,120 @@ impl Segment {
                     | Op::Context
             )
         };
+        let (first, rest) = self.steps.split_first()?;
         let count = rows_of(&self.reference);
-        if count <= SAMPLE || !self.steps.iter().all(by_row) {
+        let mut sampled = self.clone();
+        if count > ROWS && self.steps.iter().all(by_row) {
+            sampled.rows = Some(spread(ROWS, count));
+        }
+        let width = self.reference.row_len();
+        let product = matches!(first.op, Op::Linear { .. });
+        if product && width > COLUMNS && rest.iter().all(|step| step.op.is_column_wise()) {
+            sampled.columns = Some(Columns {
+                picked: spread(COLUMNS, width),
+                of: width,
+            });
+        }
+        if sampled.rows.is_none() && sampled.columns.is_none() {
             return None;
         }
-        // Spread over all, with a stride that meets every residue of short periods.
-        let rows: Vec<usize> = (0..SAMPLE).map(|index| index * count / SAMPLE).collect();
-        let mut sampled = self.clone();
-        sampled.rows = Some(rows);
-        let cut = |value: &Tensor| sampled.cut(value);
-        let given = self.given.iter();
-        let given = given.map(|(id, value)| Ok((id.clone(), cut(value)?)));
+        let given = self.given.iter().map(|(id, value)| {
+            let cut = match first.inputs.contains(id) {
+                true => sampled.cut_rows(value),
+                false => sampled.cut(value),
+            };
+            Ok((id.clone(), cut?))
+        });
         let given: Result<HashMap<StageId, Tensor>> = given.collect();
-        let reference = cut(&self.reference).ok()?;
+        let reference = sampled.cut(&self.reference).ok()?;
         sampled.given = given.ok()?;
         sampled.reference = reference;
         Some(sampled)
     }
 
-    /// The rows of a value `[b, s, …]` that this segment is of.
+    /// The part of a value `[b, s, …]` that this segment is of.
     pub(super) fn cut(&self, value: &Tensor) -> Result<Tensor> {
+        let value = self.cut_rows(value)?;
+        let Some(columns) = &self.columns else {
+            return Ok(value);
+        };
+        if value.row_len() != columns.of {
+            return Ok(value);
+        }
+        let mut shape = value.shape().to_vec();
+        if let Some(last) = shape.last_mut() {
+            *last = columns.picked.len();
+        }
+        with_element!(value.dtype(), T => {
+            let rows = value.as_slice::<T>()?.chunks(columns.of);
+            let cut = rows.flat_map(|row| columns.picked.iter().map(|column| row[*column]));
+            Tensor::from_vec(&shape, cut.collect())
+        })
+    }
+
+    fn cut_rows(&self, value: &Tensor) -> Result<Tensor> {
         let Some(rows) = &self.rows else {
             return Ok(value.clone());
         };
-        let count = rows_of(value);
-        let width = value.len().checked_div(count).unwrap_or(0);
         let shape = [&[1, rows.len()], value.shape().get(2..).unwrap_or(&[])].concat();
-        with_element!(value.dtype(), T => {
-            let all = value.as_slice::<T>()?;
-            let cut = rows.iter().flat_map(|row| &all[row * width..(row + 1) * width]);
-            Tensor::from_vec(&shape, cut.copied().collect())
-        })
+        rearrange::picked(value, rows, rows_of(value), &shape)
+    }
+
+    /// The same segment with parameters of the picked columns only.
+    pub(super) fn narrowed(&self) -> Result<Cow<'_, Self>> {
+        let Some(columns) = &self.columns else {
+            return Ok(Cow::Borrowed(self));
+        };
+        let mut narrowed = self.clone();
+        narrowed.columns = None;
+        for step in &mut narrowed.steps {
+            for param in &mut step.params {
+                if param.shape.first() != Some(&columns.of) {
+                    continue;
+                }
+                param.shape[0] = columns.picked.len();
+                let Some(whole) = self.params.get(&param.name) else {
+                    continue;
+                };
+                let cut = rearrange::picked(whole, &columns.picked, columns.of, &param.shape)?;
+                narrowed.params.insert(param.name.clone(), cut);
+                if let Some(uncertain) = self.uncertain.get(&param.name) {
+                    let cut = uncertain.rows(&columns.picked, columns.of);
+                    narrowed.uncertain.insert(param.name.clone(), cut);
+                }
+            }
+        }
+        Ok(Cow::Owned(narrowed))
+    }
+
+    /// Replaces the entries of a parameter (one a column) that this segment is of.
+    pub(super) fn set_entries(
+        &mut self,
+        name: &str,
+        values: &Tensor,
+        spread: &[f32],
+    ) -> Result<()> {
+        let whole = &self.params[name];
+        let all: Vec<usize> = (0..values.len()).collect();
+        let places = self
+            .columns
+            .as_ref()
+            .map_or(&all, |columns| &columns.picked);
+        let mut spreads = vec![0.0; whole.len()];
+        for (place, spread) in places.iter().zip(spread) {
+            spreads[*place] = *spread;
+        }
+        let set = with_element!(whole.dtype(), T => {
+            let mut entries = whole.as_slice::<T>()?.to_vec();
+            for (place, value) in places.iter().zip(values.as_slice::<T>()?) {
+                entries[*place] = *value;
+            }
+            Tensor::from_vec(whole.shape(), entries)?
+        });
+        self.params.insert(name.to_owned(), set);
+        self.uncertain
+            .insert(name.to_owned(), Deviation::spread(spreads));
+        Ok(())
     }
 
     fn inputs<'a>(
@@ -199,4 +304,16 @@ fn missing(what: &str) -> Error {
         expected: "all that its steps read".into(),
         found: format!("no {what}"),
     }
+}
+
+/// So many of the indices below `count`, one at a scattered place of each of as many stretches, so
+/// that they meet every residue of a period.
+fn spread(picks: usize, count: usize) -> Vec<usize> {
+    let picks = picks.min(count);
+    let stretch = |pick: usize| pick * count / picks;
+    let pick = |pick: usize| {
+        let (start, end) = (stretch(pick), stretch(pick + 1));
+        start + pick.wrapping_mul(2_654_435_761) / 1024 % (end - start)
+    };
+    (0..picks).map(pick).collect()
 }

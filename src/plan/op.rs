@@ -91,6 +91,19 @@ impl Op {
     pub fn rearranges(&self) -> bool {
         matches!(self, Self::SplitHeads { .. })
     }
+
+    /// Whether a column (entry of the last axis) of the result depends on the same column of the
+    /// inputs alone.
+    pub fn is_column_wise(&self) -> bool {
+        matches!(
+            self,
+            Self::AddBias
+                | Self::Add
+                | Self::Activation(_)
+                | Self::Scale { .. }
+                | Self::SoftCap { .. }
+        )
+    }
 }
 
 /// Which of the fused projections.

@@ -64,7 +64,7 @@ pub(super) fn bias_of(step: &Step) -> Option<&str> {
 }
 
 /// A product with its bias, as a rounded product and an addition.
-fn split(step: &Step) -> [Step; 2] {
+pub(in crate::explain) fn split(step: &Step) -> [Step; 2] {
     let mut product = step.clone();
     let bias = product.params.pop();
     if let Op::Linear { bias, .. } = &mut product.op {

@@ -5,20 +5,17 @@ use crate::error::Result;
 use crate::explain::fit::fit;
 use crate::explain::rewrite::{Certainty, Rewrite};
 use crate::explain::subject::Subject;
-use crate::plan::Op;
 
 pub(super) fn rewrites<'a>(subject: &Subject<'a>) -> Result<Vec<Rewrite<'a>>> {
-    let width = subject.segment.reference.row_len();
     let mut all = Vec::new();
     for step in subject.steps() {
         let Some(name) = bias_of(step) else {
             continue;
         };
         let bias = &subject.segment.params[name];
-        // A bias that does not map to the columns of the result one to one cannot be fitted.
-        let mixed = subject.steps().iter().skip_while(|other| other.id != step.id).skip(1);
-        let mixed = mixed.into_iter().any(|later| !column_wise(&later.op));
-        if bias.len() != width || mixed {
+        // A bias whose entries do not map to the columns of the result cannot be fitted.
+        let later = subject.steps().iter().skip_while(|other| other.id != step.id);
+        if later.skip(1).any(|later| !later.op.is_column_wise()) {
             continue;
         }
         let zeros = bias.widened()?.as_slice::<f64>()?.iter().all(|x| *x == 0.0);
@@ -39,12 +36,4 @@ pub(super) fn rewrites<'a>(subject: &Subject<'a>) -> Result<Vec<Rewrite<'a>>> {
 
 fn kind(name: &str) -> String {
     crate::plan::StageId::from(name).kind()
-}
-
-/// Whether a column of the result depends on the same column of the input alone.
-pub(super) fn column_wise(op: &Op) -> bool {
-    matches!(
-        op,
-        Op::AddBias | Op::Add | Op::Activation(_) | Op::Scale { .. } | Op::SoftCap { .. }
-    )
 }

@@ -4,6 +4,8 @@
 //! anything to say about; adding one is a file and a word in the list below. An observation says
 //! what looks suspicious where nothing can be rewritten.
 
+pub(super) use bias::split;
+
 use super::rewrite::Rewrite;
 use super::subject::Subject;
 use crate::error::Result;
