@@ -15,7 +15,8 @@ const FUNCTION: f64 = 4.0;
 pub(super) struct Carried {
     pub(super) value: f64,
     pub(super) rounding: f64,
-    pub(super) spread: f64,
+    /// The spread, or its square where spreads join as the roots of sums of squares.
+    spread: f64,
     /// Unit roundoff of the type that every result is rounded to; 0 where results stay in fp32.
     unit: f64,
     confidence: Confidence,
@@ -31,13 +32,21 @@ impl Carried {
         Self {
             value,
             rounding,
-            spread,
+            spread: power(confidence, spread),
             unit,
             confidence,
         }
     }
 
+    pub(super) fn spread(self) -> f64 {
+        match self.confidence {
+            Confidence::Probabilistic => self.spread.sqrt(),
+            Confidence::Deterministic => self.spread,
+        }
+    }
+
     /// The result of an operation on operands whose effects on it are given.
+    #[inline(always)]
     fn result(self, other: Self, value: f64, effects: [[f64; 2]; 2], own: f64) -> Self {
         let unit = self.unit.max(other.unit);
         // Constants carry no confidence of their own.
@@ -49,30 +58,47 @@ impl Carried {
         Self {
             value,
             rounding: a[0] + b[0] + unit * value.abs(),
-            spread: confidence.join(confidence.join(a[1], b[1]), own * U * value.abs()),
+            spread: a[1] + b[1] + power(confidence, own * U * value.abs()),
             unit,
             confidence,
         }
     }
 
+    #[inline(always)]
     fn effect(self, slope: f64) -> [f64; 2] {
-        [self.rounding * slope.abs(), self.spread * slope.abs()]
+        let slope = slope.abs();
+        [
+            self.rounding * slope,
+            self.spread * power(self.confidence, slope),
+        ]
     }
 
     /// Where every result is rounded to a half type, single operations are IEEE's and the same
     /// everywhere; in fp32 they may be contracted or reordered.
+    #[inline(always)]
     fn operation(self, other: Self) -> f64 {
         f64::from(self.unit.max(other.unit) <= U)
     }
 
+    #[inline(always)]
     fn function(self, value: f64, slope: f64) -> Self {
         let effect = self.effect(slope);
         self.result(self, value, [effect, [0.0; 2]], FUNCTION)
     }
 }
 
+/// What is added up of a spread.
+#[inline(always)]
+fn power(confidence: Confidence, spread: f64) -> f64 {
+    match confidence {
+        Confidence::Probabilistic => spread * spread,
+        Confidence::Deterministic => spread,
+    }
+}
+
 impl Add for Carried {
     type Output = Self;
+    #[inline(always)]
     fn add(self, other: Self) -> Self {
         let effects = [self.effect(1.0), other.effect(1.0)];
         self.result(
@@ -86,6 +112,7 @@ impl Add for Carried {
 
 impl Mul for Carried {
     type Output = Self;
+    #[inline(always)]
     fn mul(self, other: Self) -> Self {
         let effects = [self.effect(other.value), other.effect(self.value)];
         self.result(
@@ -114,15 +141,16 @@ impl Real for Carried {
         Self::new(value.into(), [0.0; 2], 0.0, Confidence::default())
     }
     fn tanh(self) -> Self {
-        let value = self.value.tanh();
+        // Of the value only the leading digits matter here.
+        let value = 1.0 - 2.0 / (Real::exp(2.0 * self.value) + 1.0);
         self.function(value, 1.0 - value * value)
     }
     fn exp(self) -> Self {
-        let value = self.value.exp();
+        let value = Real::exp(self.value);
         self.function(value, value)
     }
     fn erf(self) -> Self {
-        let slope = std::f64::consts::FRAC_2_SQRT_PI * (-self.value * self.value).exp();
+        let slope = std::f64::consts::FRAC_2_SQRT_PI * Real::exp(-self.value * self.value);
         self.function(libm::erf(self.value), slope)
     }
     fn positive(self) -> Self {

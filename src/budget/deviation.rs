@@ -124,16 +124,30 @@ impl Budget {
     }
 }
 
-/// Largest error of one rounding of `value` to a storage type: the unit roundoff of its magnitude,
-/// and what is lost where it underflows (a GPU may flush to zero).
-#[inline(always)]
-pub(super) fn storage(dtype: DType, value: f64) -> f64 {
-    let unit = dtype.unit_roundoff().unwrap_or(0.0);
-    let underflow = match dtype {
-        DType::F16 => 1.0 / f64::from(1 << 24),
-        _ => f64::from(f32::MIN_POSITIVE),
-    };
-    unit * value.abs() + underflow
+/// A storage type, as far as it rounds.
+#[derive(Clone, Copy)]
+pub(super) struct Storage {
+    unit: f64,
+    underflow: f64,
+}
+
+impl Storage {
+    pub(super) fn of(dtype: DType) -> Self {
+        Self {
+            unit: dtype.unit_roundoff().unwrap_or(0.0),
+            underflow: match dtype {
+                DType::F16 => 1.0 / f64::from(1 << 24),
+                _ => f64::from(f32::MIN_POSITIVE),
+            },
+        }
+    }
+
+    /// Largest error of one rounding of `value`: the unit roundoff of its magnitude, and what is
+    /// lost where it underflows (a GPU may flush to zero).
+    #[inline(always)]
+    pub(super) fn rounding(self, value: f64) -> f64 {
+        self.unit * value.abs() + self.underflow
+    }
 }
 
 impl fmt::Display for Confidence {

@@ -2,7 +2,7 @@
 
 use super::U;
 use super::carried::Carried;
-use super::deviation::{Confidence, Deviation, storage};
+use super::deviation::{Confidence, Deviation, Storage};
 use super::product::{Magnitudes, propagated};
 use super::row::{Norm, Row, Softmax};
 use crate::backend::formula::{self, Real};
@@ -30,6 +30,11 @@ impl<'a> Operand<'a> {
             value,
             deviation: None,
         }
+    }
+
+    /// Whether it is.
+    pub fn is_given(&self) -> bool {
+        self.deviation.is_none()
     }
 }
 
@@ -154,6 +159,7 @@ impl Sums {
     }
 
     /// Rounding and spread of the sum `y` of `terms` terms at a place of the product.
+    #[inline(always)]
     fn at(&self, place: [usize; 2], y: f64, terms: usize) -> [f64; 2] {
         let magnitude = f64::from(self.magnitudes.of[place]);
         let own = self.magnitudes.spread(y, magnitude, terms);
@@ -239,13 +245,31 @@ impl Evaluation<'_> {
     /// `of(index)` gives rounding and spread of an element before it is stored.
     fn each(&self, of: impl Fn(usize) -> [f64; 2] + Sync) -> Deviation {
         const CHUNK: usize = 1 << 14;
-        self.rows(CHUNK, |chunk, emit| {
-            let start = chunk * CHUNK;
-            for offset in 0..CHUNK.min(self.output.values.len() - start) {
-                let [rounding, spread] = of(start + offset);
-                emit(offset, rounding, spread);
-            }
-        })
+        self.grid(CHUNK, |chunk, offset, _| of(chunk * CHUNK + offset))
+    }
+
+    /// `of(row, column, value)` gives rounding and spread of an element before it is stored.
+    fn grid(&self, width: usize, of: impl Fn(usize, usize, f64) -> [f64; 2] + Sync) -> Deviation {
+        let mut all = Deviation::none(self.output.values.len());
+        if all.is_empty() {
+            return all;
+        }
+        let storage = Storage::of(self.out());
+        all.rounding
+            .par_chunks_mut(width)
+            .zip(all.spread.par_chunks_mut(width))
+            .zip(self.output.values.par_chunks(width))
+            .enumerate()
+            .for_each(|(row, ((roundings, spreads), values))| {
+                let places = roundings.iter_mut().zip(spreads).zip(values);
+                for (column, ((to_rounding, to_spread), value)) in places.enumerate() {
+                    let value = f64::from(*value);
+                    let [rounding, spread] = of(row, column, value);
+                    *to_rounding = (rounding + storage.rounding(value)) as f32;
+                    *to_spread = spread as f32;
+                }
+            });
+        all
     }
 
     /// `of(row, emit)` emits offset, rounding and spread of the elements of a row before they are
@@ -259,6 +283,7 @@ impl Evaluation<'_> {
         if all.is_empty() {
             return all;
         }
+        let storage = Storage::of(self.out());
         let values = self.output.values.par_chunks(width);
         all.rounding
             .par_chunks_mut(width)
@@ -267,7 +292,7 @@ impl Evaluation<'_> {
             .enumerate()
             .for_each(|(row, ((roundings, spreads), values))| {
                 of(row, &mut |offset, rounding, spread| {
-                    let stored = storage(self.out(), values[offset].into());
+                    let stored = storage.rounding(values[offset].into());
                     roundings[offset] = (rounding + stored) as f32;
                     spreads[offset] = spread as f32;
                 });
@@ -319,20 +344,19 @@ impl Evaluation<'_> {
         );
         let unit = self.out().unit_roundoff().unwrap_or(0.0);
         let bias = self.params.get(1);
-        self.rows(width, |row, emit| {
-            for (column, y) in self.output.row(row, width).iter().enumerate() {
-                let y = f64::from(*y);
-                let [mut rounding, mut spread] = sums.at([row, column], y, k);
+        self.grid(width, |row, column, y| {
+            let [mut rounding, mut spread] = sums.at([row, column], y, k);
+            if partials > 1 {
                 let magnitude = sums.magnitudes.of[[row, column]];
-                let of_partials = &sums.magnitudes;
-                rounding += of_partials.partial_roundings(y, magnitude.into(), partials, unit);
-                if let Some(bias) = bias.filter(|bias| bias.deviation.is_some()) {
-                    let [of_bias, spread_of_bias] = element(bias, column).1;
-                    rounding += of_bias;
-                    spread = self.confidence.join(spread, spread_of_bias);
-                }
-                emit(column, rounding, spread);
+                let magnitudes = &sums.magnitudes;
+                rounding += magnitudes.partial_roundings(y, magnitude.into(), partials, unit);
             }
+            if let Some(bias) = bias.filter(|bias| bias.deviation.is_some()) {
+                let [of_bias, spread_of_bias] = element(bias, column).1;
+                rounding += of_bias;
+                spread = self.confidence.join(spread, spread_of_bias);
+            }
+            [rounding, spread]
         })
     }
 
@@ -425,7 +449,7 @@ impl Evaluation<'_> {
         self.each(|index| {
             let (value, deviation) = element(&self.inputs[0], index);
             let carried = function(Carried::new(value, deviation, unit, self.confidence));
-            [carried.rounding, carried.spread]
+            [carried.rounding, carried.spread()]
         })
     }
 

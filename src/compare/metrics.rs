@@ -6,6 +6,7 @@ use super::{Close, Statistics, StatisticsDifference};
 use crate::budget::Flips;
 use crate::error::{Error, Result};
 use crate::tensor::{Element, Tensor, with_element};
+use rayon::prelude::*;
 use std::num::NonZeroUsize;
 
 /// What to measure besides what is always measured.
@@ -175,6 +176,24 @@ pub fn compare_statistics(reference: &Statistics, candidate: &Tensor) -> Result<
         max_ulp: None,
         statistics,
         ..metrics
+    })
+}
+
+/// How many elements of two arrays of one type differ in value.
+///
+/// # Errors
+/// [`Error::Mismatch`] if their types or sizes differ.
+pub fn unequal(a: &Tensor, b: &Tensor) -> Result<usize> {
+    if a.len() != b.len() {
+        return Err(Error::Mismatch {
+            at: "arrays".into(),
+            expected: format!("{} elements", a.len()),
+            found: b.len().to_string(),
+        });
+    }
+    with_element!(a.dtype(), T => {
+        let pairs = a.as_slice::<T>()?.par_iter().zip(b.as_slice::<T>()?);
+        Ok(pairs.filter(|(a, b)| a != b).count())
     })
 }
 

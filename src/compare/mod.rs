@@ -9,6 +9,7 @@ mod tolerance;
 
 pub use metrics::{
     Extreme, Metrics, NonFinite, Spec, Spent, compare, compare_statistics, largest_difference,
+    unequal,
 };
 pub use statistics::{Statistics, StatisticsDifference};
 pub use tolerance::{Bound, Close, Judgement, Tolerance};

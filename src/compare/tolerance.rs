@@ -83,6 +83,12 @@ impl Tolerance {
         self.bounds.iter().any(budgeted)
     }
 
+    /// Whether elements that differ by chance are counted.
+    pub fn counts_flips(&self) -> bool {
+        let counted = |bound: &Bound| matches!(bound, Bound::Flips(_));
+        self.bounds.iter().any(counted)
+    }
+
     /// Holds every bound against what was measured.
     pub fn judge(&self, metrics: &Metrics) -> Vec<Judgement> {
         self.bounds

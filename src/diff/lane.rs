@@ -78,14 +78,15 @@ impl<'a> Lane<'a> {
         self.backend.run(step, &inputs, &params)
     }
 
-    /// How far a correct result of a step may be from exact.
+    /// How far a correct result of a step may be from exact; `None` if it is made of elements that
+    /// were given.
     pub(super) fn deviation(
         &self,
         index: usize,
         params: &[Tensor],
         output: &Tensor,
         confidence: Confidence,
-    ) -> Result<Deviation> {
+    ) -> Result<Option<Deviation>> {
         let step = self.step(index);
         let inputs: Vec<Operand<'_>> = self
             .inputs(step)
@@ -94,8 +95,11 @@ impl<'a> Lane<'a> {
                 deviation: input.deviation.as_ref(),
             })
             .collect();
+        if step.op.rearranges() && inputs.iter().all(Operand::is_given) {
+            return Ok(None);
+        }
         let params: Vec<Operand<'_>> = params.iter().map(Operand::given).collect();
-        budget::deviation(step, &inputs, &params, output, confidence)
+        budget::deviation(step, &inputs, &params, output, confidence).map(Some)
     }
 
     /// Takes the value of a step that later steps are to see, if any, and drops those that none

@@ -12,7 +12,7 @@ use super::{Event, Options};
 use crate::backend::{self, Backend, Oracle};
 use crate::budget::{Budget, Deviation, Flips};
 use crate::case::{Case, InForce, Mode, Situation};
-use crate::compare::{Bound, Metrics, Spec, compare, compare_statistics};
+use crate::compare::{Metrics, Spec, compare, compare_statistics, unequal};
 use crate::error::{BadInput, Result};
 use crate::golden::{Golden, Reference};
 use crate::plan::{Departure, Plan, StageId};
@@ -118,6 +118,7 @@ pub fn diff_candidate(
         &tokens,
         &asked,
         confidence,
+        run.counts_flips(),
     );
     let mut witness = Parted { parts, witness };
     run.steps(&modes, &tokens, &mut witness, on)?;
@@ -245,8 +246,7 @@ impl<'a> Run<'a> {
                     let judged = selected && self.is_budgeted(index);
                     if budgets && isolated && (judged || reference.is_none()) {
                         let confidence = self.options.confidence;
-                        let found = lane.lane.deviation(index, &params, &found, confidence)?;
-                        deviation = Some(found);
+                        deviation = lane.lane.deviation(index, &params, &found, confidence)?;
                     }
                     value = Some(found);
                 }
@@ -305,6 +305,14 @@ impl<'a> Run<'a> {
             && self.recordings.is_full(index)
             && self.options.modes.list().contains(&Mode::Isolated)
             && in_force().tolerance.needs_budget()
+    }
+
+    /// Whether flips of any step are counted.
+    fn counts_flips(&self) -> bool {
+        self.selected.iter().any(|index| {
+            let in_force = self.in_force(*index, Mode::Isolated, true);
+            in_force.tolerance.counts_flips()
+        })
     }
 
     fn judge(
@@ -394,8 +402,7 @@ impl<'a> Run<'a> {
             ..spec
         };
         let mut metrics = compare(sides.reference, sides.candidate, &spec)?;
-        let bounded = |bound: &Bound| matches!(bound, Bound::Flips(_));
-        if in_force.tolerance.bounds.iter().any(bounded) {
+        if in_force.tolerance.counts_flips() {
             let same_formula = part.is_some_and(|part| !part.formula);
             metrics.flips = match testimony.filter(|_| same_formula) {
                 Some(Testimony {
@@ -403,7 +410,7 @@ impl<'a> Run<'a> {
                     value: Some(value),
                     deviation,
                 }) => {
-                    let unequal = compare(&recorded, &value, &Spec::default())?.unequal;
+                    let unequal = unequal(&recorded, &value)?;
                     Flips::of(unequal, &recorded, &deviation, &deviation)?
                 }
                 _ => Flips::of(metrics.unequal, sides.reference, sides.ours, theirs)?,

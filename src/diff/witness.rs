@@ -24,13 +24,15 @@ pub(super) struct Witness<'a> {
     /// Steps still to visit, in order.
     ahead: std::vec::IntoIter<usize>,
     confidence: Confidence,
+    /// Whether its elements are counted; else it need not run where a value was recorded.
+    counted: bool,
 }
 
 /// A stage in the reference's arithmetic.
 pub(super) struct Testimony {
     /// What was recorded, in the form it was recorded in.
     pub(super) recorded: Tensor,
-    /// What the candidate's weights give; of half types only, where it is counted.
+    /// What the candidate's weights give; of half types only, where they are counted.
     pub(super) value: Option<Tensor>,
     /// How far either may be from exact.
     pub(super) deviation: Deviation,
@@ -45,6 +47,7 @@ impl<'a> Witness<'a> {
         tokens: &Tensor,
         stages: &BTreeSet<&StageId>,
         confidence: Confidence,
+        counted: bool,
     ) -> Self {
         let known = recordings.full();
         let asked = recordings
@@ -61,6 +64,7 @@ impl<'a> Witness<'a> {
             steps,
             ahead: ahead.into_iter(),
             confidence,
+            counted,
         }
     }
 
@@ -80,21 +84,21 @@ impl<'a> Witness<'a> {
                 let step = &self.plan.steps()[index];
                 let params = self.recordings.params(step)?;
                 let value = match &recorded {
-                    Some(_) if !step.numerics.out.is_half() => None,
+                    Some(_) if !(self.counted && step.numerics.out.is_half()) => None,
                     _ => Some(self.lane.run(index, &params)?),
                 };
                 if let Some(output) = value.as_ref().or(recorded.as_ref()) {
                     let lane = &self.lane;
                     let deviation = lane.deviation(index, &params, output, self.confidence)?;
-                    match &recorded {
-                        Some(recorded) => {
+                    match (&recorded, deviation) {
+                        (Some(recorded), Some(deviation)) => {
                             testimony = Some(Testimony {
                                 recorded: recorded.clone(),
                                 value,
                                 deviation,
                             });
                         }
-                        None => own = value.map(|v| Value::computed(v, Some(deviation))),
+                        (_, deviation) => own = value.map(|v| Value::computed(v, deviation)),
                     }
                 }
             }

@@ -42,11 +42,20 @@ pub(super) fn columns(tensor: &Tensor, order: &[usize]) -> Result<Tensor> {
     })
 }
 
-/// The elements as an array of extents `view` with its axes in another order; in the tensor's own
-/// shape again.
-pub(super) fn axes(tensor: &Tensor, view: &[usize], axes: &[usize]) -> Result<Tensor> {
-    let viewed = tensor.clone().reshaped(view)?;
-    viewed.permuted(axes).reshaped(tensor.shape())
+/// The elements as an array `[a, b, c]` with its first two axes swapped; in the tensor's own shape
+/// again.
+pub(super) fn swapped(tensor: &Tensor, [a, b, c]: [usize; 3]) -> Result<Tensor> {
+    with_element!(tensor.dtype(), T => {
+        let all = tensor.as_slice::<T>()?;
+        let mut out = vec![bytemuck::Zeroable::zeroed(); all.len()];
+        out.par_chunks_mut((a * c).max(1)).enumerate().for_each(|(row, out)| {
+            for (column, out) in out.chunks_mut(c.max(1)).enumerate() {
+                let start = (column * b + row) * c;
+                out.copy_from_slice(&all[start..start + c]);
+            }
+        });
+        Tensor::from_vec::<T>(tensor.shape(), out)
+    })
 }
 
 /// Every element mapped in fp64 and rounded to the tensor's type.

@@ -119,18 +119,23 @@ impl Segment {
                     .collect();
                 deviation(step, &inputs, &params, &value, confidence)
             };
-            let exact_params = of(&theirs, false)?;
-            let own = match self.uncertain.is_empty() {
-                true => exact_params.clone(),
-                false => of(&ours, true)?,
-            };
-            ours.insert(step.id.clone(), own);
-            theirs.insert(step.id.clone(), exact_params);
+            let read = |id: &StageId| ours.contains_key(id);
+            if !step.op.rearranges() || step.inputs.iter().any(read) {
+                let exact_params = of(&theirs, false)?;
+                let own = match self.uncertain.is_empty() {
+                    true => exact_params.clone(),
+                    false => of(&ours, true)?,
+                };
+                ours.insert(step.id.clone(), own);
+                theirs.insert(step.id.clone(), exact_params);
+            }
             values.insert(step.id.clone(), value);
         }
         let last = self.steps.last().map(|step| &step.id);
         let last = last.ok_or_else(|| missing("a step"))?;
-        let (ours, theirs) = (&ours[last], &theirs[last]);
+        let (Some(ours), Some(theirs)) = (ours.get(last), theirs.get(last)) else {
+            return Err(missing("computed value"));
+        };
         let budget = Budget::of(ours, theirs, confidence);
         let spec = Spec {
             budget: Some(budget.allowed()),

@@ -1,7 +1,7 @@
 //! Tensor-parallel shards joined along the wrong axis.
 
 use crate::error::Result;
-use crate::explain::rearrange::axes;
+use crate::explain::rearrange::swapped;
 use crate::explain::rewrite::Rewrite;
 use crate::explain::subject::Subject;
 use crate::plan::Op;
@@ -22,14 +22,14 @@ pub(super) fn rewrites<'a>(subject: &Subject<'a>) -> Result<Vec<Rewrite<'a>>> {
                 let finding = format!(
                     "shards of {ranks} ranks are joined along the outputs, they belong side by side along the inputs"
                 );
-                let edit = move |weight: &Tensor| axes(weight, &[ranks, m, k / ranks], &[1, 0, 2]);
+                let edit = move |weight: &Tensor| swapped(weight, [ranks, m, k / ranks]);
                 all.push(Rewrite::of_param(name, finding, "joined along the inputs", edit));
             }
             if m % ranks == 0 {
                 let finding = format!(
                     "shards of {ranks} ranks are joined along the inputs, they belong below each other along the outputs"
                 );
-                let edit = move |weight: &Tensor| axes(weight, &[m / ranks, ranks, k], &[1, 0, 2]);
+                let edit = move |weight: &Tensor| swapped(weight, [m / ranks, ranks, k]);
                 all.push(Rewrite::of_param(name, finding, "joined along the outputs", edit));
             }
         }

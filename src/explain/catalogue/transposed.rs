@@ -1,7 +1,7 @@
 //! A weight that is stored transposed.
 
 use crate::error::Result;
-use crate::explain::rearrange::axes;
+use crate::explain::rearrange::swapped;
 use crate::explain::rewrite::Rewrite;
 use crate::explain::subject::Subject;
 use crate::plan::Op;
@@ -17,7 +17,7 @@ pub(super) fn rewrites<'a>(subject: &Subject<'a>) -> Result<Vec<Rewrite<'a>>> {
             continue;
         };
         // The bytes are those of [in, out] under the shape [out, in].
-        let edit = move |weight: &Tensor| axes(weight, &[k, m], &[1, 0]);
+        let edit = move |weight: &Tensor| swapped(weight, [k, m, 1]);
         let finding = "weight is stored [in, out], the model expects [out, in]";
         all.push(Rewrite::of_param(&step.params[0].name, finding, "transposed", edit));
     }
