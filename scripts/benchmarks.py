@@ -73,6 +73,32 @@ def layers():
     return lines + [""]
 
 
+def budgets():
+    lines = [
+        "## Rounding budgets",
+        "",
+        "Isolated runs of a synthetic BLOOM of 2 blocks at hidden 1024 on 128 tokens, against values of Megatron's arithmetic: every linear layer but one rounds elsewhere, so that flips need a second product. The floor is the run with a `rel` tolerance.",
+        "",
+        "| dtype | `rel` ms | `rounding` ms | ratio | with `flips` ms | ratio |",
+        "|---|---|---|---|---|---|",
+    ]
+    for dtype in ["fp32", "bf16"]:
+        group = f"isolated, hidden 1024, {dtype}"
+        names = ["rel", "rounding", "rounding and flips"]
+        rel, rounding, flips = (median(group, name) * 1e3 for name in names)
+        lines.append(
+            f"| {dtype} | {rel:.0f} | {rounding:.0f} | **{rounding / rel:.2f}** | {flips:.0f} | {flips / rel:.2f} |"
+        )
+    group = "explain one linear layer, hidden 4096"
+    seconds = [f"{median(group, dtype):.1f} s in {dtype}" for dtype in ["fp32", "bf16"]]
+    lines += [
+        "",
+        f"`parity explain` of one failing linear layer `[12288, 4096]` with its rows in another order: {', '.join(seconds)}.",
+        "",
+    ]
+    return lines
+
+
 def conversion():
     figures = json.loads((ROOT / "target/convert-bench.json").read_text())
     gigabytes = figures["bytes"] / 1e9
@@ -116,7 +142,7 @@ def main():
         f"{processor()}, {rustc.stdout.strip()}, {datetime.date.today()}. The machine is shared: figures vary by a tenth from run to run; ratios less.",
         "",
     ]
-    (ROOT / "docs/benchmarks.md").write_text("\n".join(head + comparison() + layers() + conversion()))
+    (ROOT / "docs/benchmarks.md").write_text("\n".join(head + comparison() + layers() + budgets() + conversion()))
 
 
 main()

@@ -4,8 +4,9 @@
 mod common;
 
 use common::{Copy, case, goldens, raw_dump, run};
+use parity::budget::Confidence;
 use parity::case::{ArithmeticName, Mode};
-use parity::diff::{CaseOutcome, StageResult, Verdict};
+use parity::diff::{CaseOutcome, Modes, Options, StageResult, Verdict, diff};
 use parity::golden::{Golden, Source, import};
 
 const MEGATRON: [&str; 5] = [
@@ -33,6 +34,103 @@ fn ends_with_any(result: &StageResult, endings: &[&str]) -> bool {
     endings
         .iter()
         .any(|ending| result.stage.as_str().ends_with(ending))
+}
+
+/// No false alarm: what is correct is within its rounding budget, in either arithmetic and with
+/// either confidence, and as many half-precision elements differ as may.
+#[test]
+fn correct_models_are_within_their_budgets_in_both_arithmetics() {
+    let names = MEGATRON.iter().chain(&[
+        "transformers_bloom_fp32_tp1",
+        "transformers_bloom_bf16_tp1",
+        "transformers_bloom_fp16_tp1",
+    ]);
+    for name in names {
+        for arithmetic in [ArithmeticName::Transformers, ArithmeticName::Megatron] {
+            for confidence in [Confidence::Probabilistic, Confidence::Deterministic] {
+                let model = goldens()
+                    .join(name.trim_start_matches("transformers_"))
+                    .join("hf");
+                let mut case = case(goldens().join(name), model);
+                case.arithmetic = Some(arithmetic);
+                let options = Options {
+                    modes: Modes::Isolated,
+                    confidence,
+                    ..Options::default()
+                };
+                let outcome = diff(&case, &options, &mut |_| {}).unwrap();
+                let budgeted = outcome.stages.iter().filter(|r| r.metrics.spent.is_some());
+                assert_eq!(budgeted.count(), outcome.stages.len() - 1, "{name}");
+                for result in &outcome.stages {
+                    assert_eq!(result.verdict(), Verdict::Pass, "{name} {}", result.stage);
+                }
+            }
+        }
+    }
+}
+
+/// Several causes at one stage are found one after another, and one cause at many layers once.
+#[test]
+fn several_causes_are_explained_one_after_another() {
+    let copy = Copy::of("bloom_fp32_tp1");
+    copy.edit_weights(|bytes, place| {
+        for layer in 0..2 {
+            // The two halves of the weight's rows swapped, and the bias doubled.
+            let stage = format!("h.{layer}.self_attention.query_key_value");
+            let weight = &mut bytes[place(&format!("{stage}.weight"))];
+            let half = weight.len() / 2;
+            weight.rotate_left(half);
+            for value in bytes[place(&format!("{stage}.bias"))].chunks_mut(4) {
+                let doubled = 2.0 * f32::from_le_bytes(value.try_into().unwrap());
+                value.copy_from_slice(&doubled.to_le_bytes());
+            }
+        }
+    });
+    let options = Options {
+        explain: true,
+        modes: Modes::Isolated,
+        ..Options::default()
+    };
+    let outcome = diff(&copy.case(), &options, &mut |_| {}).unwrap();
+    let [explanation] = outcome.explanations.as_slice() else {
+        panic!("{:?}", outcome.explanations);
+    };
+    assert_eq!(explanation.stages.len(), 2);
+    assert!(explanation.complete, "{explanation:?}");
+    let findings: Vec<&str> = explanation
+        .causes
+        .iter()
+        .map(|c| c.finding.as_str())
+        .collect();
+    assert_eq!(findings.len(), 2, "{findings:?}");
+    let names = |part: &str| findings.iter().any(|finding| finding.contains(part));
+    assert!(names("bias is twice"), "{findings:?}");
+    assert!(names("2 ranks"), "{findings:?}");
+}
+
+#[test]
+fn what_nothing_explains_is_narrowed_down() {
+    let copy = Copy::of("bloom_fp32_tp1");
+    copy.edit_weights(|bytes, place| {
+        let weight = &mut bytes[place("h.1.mlp.dense_4h_to_h.weight")];
+        // One row of the weight is of nobody.
+        for (index, value) in weight[7 * 1024..8 * 1024].chunks_mut(4).enumerate() {
+            let odd = ((index * 37 % 101) as f32 - 50.0) * 1e-2;
+            value.copy_from_slice(&odd.to_le_bytes());
+        }
+    });
+    let options = Options {
+        explain: true,
+        modes: Modes::Isolated,
+        ..Options::default()
+    };
+    let outcome = diff(&copy.case(), &options, &mut |_| {}).unwrap();
+    let explanation = &outcome.explanations[0];
+    assert!(
+        !explanation.complete && explanation.causes.is_empty(),
+        "{explanation:?}"
+    );
+    insta::assert_snapshot!(explanation.facts.join("\n"), @"");
 }
 
 #[test]

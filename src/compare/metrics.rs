@@ -450,6 +450,28 @@ mod tests {
     }
 
     #[test]
+    fn the_element_that_spends_most_of_its_budget_is_named() {
+        let reference = Tensor::from_vec(&[2, 2], vec![1.0_f32, 2.0, 3.0, f32::NAN]).unwrap();
+        let candidate = Tensor::from_vec(&[2, 2], vec![1.5_f32, 2.0, 3.25, f32::NAN]).unwrap();
+        let spent = |budget: &[f32]| {
+            let spec = Spec {
+                budget: Some(budget),
+                ..Spec::default()
+            };
+            compare(&reference, &candidate, &spec).map(|metrics| metrics.spent)
+        };
+        let found = spent(&[1.0, 0.0, 0.125, 1.0]).unwrap().unwrap();
+        assert_eq!((found.ratio, found.worst.position), (2.0, vec![1, 0]));
+        // Where no budget could be computed nothing is allowed.
+        let found = spent(&[f32::NAN, 0.0, 1.0, 1.0]).unwrap().unwrap();
+        assert_eq!(
+            (found.ratio, found.worst.position),
+            (f64::INFINITY, vec![0, 0])
+        );
+        assert!(spent(&[1.0]).is_err());
+    }
+
+    #[test]
     fn shapes_must_agree_and_types_need_not() {
         let narrow = Tensor::from_vec(&[2], vec![bf16::ONE; 2]).unwrap();
         let wide = Tensor::from_vec(&[2], vec![1.0_f32, 2.0]).unwrap();

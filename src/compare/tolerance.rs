@@ -204,3 +204,28 @@ impl fmt::Display for Tolerance {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bounds_are_read_as_they_are_written() {
+        for (text, bound) in [
+            ("exact", Bound::Exact),
+            ("rounding", Bound::Rounding),
+            ("abs=0.05", Bound::Abs(0.05)),
+            ("rel=1e-6", Bound::Rel(1e-6)),
+            ("ulp=2", Bound::Ulp(2)),
+            ("stat=1e-6", Bound::Stat(1e-6)),
+            ("flips=1e-6", Bound::Flips(1e-6)),
+        ] {
+            assert_eq!(text.parse(), Ok(bound));
+        }
+        for text in [
+            "", "rel", "exact=1", "rel=-1", "rel=nan", "rel=x", "ulp=1.5", "much=1",
+        ] {
+            assert!(text.parse::<Bound>().is_err(), "{text}");
+        }
+    }
+}

@@ -65,3 +65,19 @@ impl fmt::Display for StageId {
         f.pad(&self.0)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stage_of_a_block_has_its_number_and_its_kind() {
+        let stage = StageId::from("h.12.mlp.gelu");
+        assert_eq!(
+            (stage.layer(), stage.kind().as_str()),
+            (Some(12), "h.*.mlp.gelu")
+        );
+        let stage = StageId::from("ln_f");
+        assert_eq!((stage.layer(), stage.kind().as_str()), (None, "ln_f"));
+    }
+}
