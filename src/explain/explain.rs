@@ -10,8 +10,10 @@ use crate::plan::{Departure, StageId};
 
 /// Most causes that are looked for at one stage.
 const CAUSES: usize = 4;
-/// A cause that does not explain everything has to take away this share of the difference.
-const PARTIAL: f64 = 1.0 / 3.0;
+/// What a cause may leave of the difference if others are to explain the rest.
+const LEFT: f64 = 0.9;
+/// What it may leave if nothing explains the rest.
+const LEFT_UNEXPLAINED: f64 = 1.0 / 3.0;
 /// Most other findings that are named beside a cause.
 const ALTERNATIVES: usize = 3;
 
@@ -82,6 +84,12 @@ pub fn explain(
         }
     }
     explanation.complete = false;
+    let before = explanation.before.relative_frobenius;
+    if left.relative_frobenius > LEFT_UNEXPLAINED * before {
+        // Steps that lead nowhere are no causes.
+        explanation.causes.clear();
+        segment = subject.segment.clone();
+    }
     let subject = Subject {
         segment: &segment,
         ..*subject
@@ -233,7 +241,7 @@ impl Search<'_> {
         let Some((after, segment)) = self.tried(rewrite, subject.segment) else {
             return Ok(None);
         };
-        let less = after.relative_frobenius < PARTIAL * left.relative_frobenius;
+        let less = after.relative_frobenius < LEFT * left.relative_frobenius;
         Ok(less.then(|| (cause(rewrite, after), segment)))
     }
 

@@ -94,3 +94,17 @@ impl<'a> Rewrite<'a> {
         Ok(segment)
     }
 }
+
+/// The parameters of a step that may have been treated alike: all of them, or one.
+pub(super) fn param_groups(step: &Step) -> Vec<(Vec<String>, &'static str)> {
+    let names: Vec<String> = step.params.iter().map(|param| param.name.clone()).collect();
+    match names.as_slice() {
+        [weight, bias] => vec![
+            (names.clone(), "weight and bias"),
+            (vec![weight.clone()], "weight"),
+            (vec![bias.clone()], "bias"),
+        ],
+        [only] if only.ends_with("bias") => vec![(names, "bias")],
+        _ => vec![(names, "weight")],
+    }
+}

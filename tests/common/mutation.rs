@@ -55,7 +55,7 @@ pub fn all() -> Vec<Mutation> {
         mutation(
             "vocabulary shards of 2 ranks in reverse order",
             "word_embeddings",
-            "shards of 2 ranks are joined in reverse order",
+            "weight shards of 2 ranks are joined in reverse order",
             |c| {
                 weight(c, "word_embeddings.weight", |x| {
                     x.rows(|row, rows| (row + rows / 2) % rows)

@@ -3,7 +3,7 @@
 
 use crate::error::Result;
 use crate::explain::rearrange::rows;
-use crate::explain::rewrite::Rewrite;
+use crate::explain::rewrite::{Rewrite, param_groups};
 use crate::explain::subject::Subject;
 use crate::plan::Op;
 
@@ -24,20 +24,12 @@ pub(super) fn rewrites<'a>(subject: &Subject<'a>) -> Result<Vec<Rewrite<'a>>> {
         return Ok(Vec::new());
     };
     let width = step.params[0].shape[0];
-    let names: Vec<String> = step.params.iter().map(|param| param.name.clone()).collect();
     let mut all = Vec::new();
     for (what, order) in orders(heads, width / (3 * heads).max(1)) {
         if order.iter().enumerate().all(|(row, from)| row == *from) {
             continue;
         }
-        let mut groups = vec![(names.clone(), "weight and bias")];
-        if let [weight, bias] = names.as_slice() {
-            groups.push((vec![weight.clone()], "weight"));
-            groups.push((vec![bias.clone()], "bias"));
-        } else {
-            groups[0].1 = "weight";
-        }
-        for (names, which) in groups {
+        for (names, which) in param_groups(step) {
             let order = order.clone();
             let rewrite = Rewrite::of_params(
                 names,

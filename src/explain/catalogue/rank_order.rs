@@ -3,7 +3,7 @@
 
 use crate::error::Result;
 use crate::explain::rearrange::{columns, rows};
-use crate::explain::rewrite::Rewrite;
+use crate::explain::rewrite::{Rewrite, param_groups};
 use crate::explain::subject::Subject;
 use crate::plan::Op;
 use crate::tensor::Tensor;
@@ -14,24 +14,26 @@ pub(super) fn rewrites<'a>(subject: &Subject<'a>) -> Result<Vec<Rewrite<'a>>> {
         let (Op::Linear { .. } | Op::Embedding | Op::AddBias) = step.op else {
             continue;
         };
-        let names: Vec<String> = step.params.iter().map(|param| param.name.clone()).collect();
         let shape = &step.params[0].shape;
         for ranks in [2, 4, 8] {
             for (order, how) in orders(ranks) {
                 if shape[0] % ranks == 0 {
                     let rows_of = blocks(&order, shape[0] / ranks);
-                    let finding = format!("shards of {ranks} ranks are joined {how}");
-                    let edit = move |param: &Tensor| rows(param, &rows_of);
-                    let remedy = "with the shards in rank order";
-                    all.push(Rewrite::of_params(names.clone(), finding, remedy, edit));
+                    for (names, which) in param_groups(step) {
+                        let finding = format!("{which} shards of {ranks} ranks are joined {how}");
+                        let rows_of = rows_of.clone();
+                        let edit = move |param: &Tensor| rows(param, &rows_of);
+                        let remedy = "with the shards in rank order";
+                        all.push(Rewrite::of_params(names, finding, remedy, edit));
+                    }
                 }
                 if shape.len() == 2 && shape[1] % ranks == 0 && step.op != Op::Embedding {
                     let columns_of = blocks(&order, shape[1] / ranks);
                     let finding =
-                        format!("shards of {ranks} ranks are joined {how} along the inputs");
+                        format!("weight shards of {ranks} ranks are joined {how} along the inputs");
                     let edit = move |param: &Tensor| columns(param, &columns_of);
                     let remedy = "with the shards in rank order";
-                    all.push(Rewrite::of_param(&names[0], finding, remedy, edit));
+                    all.push(Rewrite::of_param(&step.params[0].name, finding, remedy, edit));
                 }
             }
         }
