@@ -2,6 +2,7 @@
 """Runs the benches and writes docs/benchmarks.md from criterion's estimates. Standard library only.
 
     python3 scripts/benchmarks.py            # run and write
+    python3 scripts/benchmarks.py budget     # one bench: compare, bloom, budget or convert
     python3 scripts/benchmarks.py --no-run   # write again from the last run
 """
 
@@ -130,9 +131,19 @@ def conversion():
     ]
 
 
+SECTIONS = {"compare": comparison, "bloom": layers, "budget": budgets, "convert": conversion}
+
+
 def main():
-    if "--no-run" not in sys.argv[1:]:
-        subprocess.run(["cargo", "bench", "--locked"], cwd=ROOT, check=True)
+    arguments = sys.argv[1:]
+    run = "--no-run" not in arguments
+    benches = [name for name in SECTIONS if name in arguments] or list(SECTIONS)
+    page = ROOT / "docs/benchmarks.md"
+    # Sections that are not asked for stay as they are.
+    kept = dict(zip(SECTIONS, re.split(r"^(?=## )", page.read_text(), flags=re.M)[1:]))
+    if run:
+        chosen = [flag for name in benches for flag in ("--bench", name)]
+        subprocess.run(["cargo", "bench", "--locked", *chosen], cwd=ROOT, check=True)
     rustc = subprocess.run(["rustc", "--version"], capture_output=True, text=True, check=True)
     head = [
         "# Benchmarks",
@@ -142,7 +153,11 @@ def main():
         f"{processor()}, {rustc.stdout.strip()}, {datetime.date.today()}. The machine is shared: figures vary by a tenth from run to run; ratios less.",
         "",
     ]
-    (ROOT / "docs/benchmarks.md").write_text("\n".join(head + comparison() + layers() + budgets() + conversion()))
+    sections = [
+        "\n".join(section()) + "\n" if name in benches else kept[name]
+        for name, section in SECTIONS.items()
+    ]
+    page.write_text("\n".join(head) + "\n" + "".join(sections).rstrip("\n") + "\n")
 
 
 main()

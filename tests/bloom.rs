@@ -133,7 +133,6 @@ fn what_nothing_explains_is_narrowed_down() {
     insta::assert_snapshot!(explanation.facts.join("\n"), @r"
     the inputs are the reference's own: the difference arises here
     100 % of the squared difference lies in 1 of 64 columns (7)
-    the reference is about 0.0793 times the candidate
     the difference has rank one (100 % of its square)
     ");
 }

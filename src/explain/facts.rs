@@ -101,13 +101,14 @@ fn factor(found: &[f64], reference: &[f64]) -> Option<String> {
     let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
     let (squares, product) = (dot(found, found), dot(found, reference));
     let factor = product / squares;
-    let rest = dot(reference, reference) - product * factor;
+    let own = dot(reference, reference);
+    let rest = own - product * factor;
     let total: f64 = found
         .iter()
         .zip(reference)
         .map(|(a, b)| (a - b).powi(2))
         .sum();
-    (factor.is_finite() && rest < (1.0 - MOST) * total)
+    (factor.is_finite() && rest < (1.0 - MOST) * total.min(own))
         .then(|| format!("the reference is about {factor:.4} times the candidate"))
 }
 
