@@ -8,7 +8,7 @@
 use super::formula::{self, Real};
 use super::{Backend, Device};
 use crate::error::{Error, Result};
-use crate::plan::{AlibiForm, HeadPart, Mask, Op, QkvLayout, Step};
+use crate::plan::{AlibiForm, HeadPart, Mask, Op, QkvLayout, Rotary, Step};
 use crate::tensor::Tensor;
 use ndarray::linalg::general_mat_mul;
 use ndarray::{Array2, ArrayView2, Axis, Ix1, Ix2, Ix4};
@@ -82,6 +82,13 @@ impl Evaluation<'_> {
                 x.iter().zip(bias).map(|(x, bias)| x + bias).collect()
             }
             Op::Activation(activation) => map(x, |x| formula::activation(*activation, x)),
+            Op::Rotary(rotary) => self.rotary(rotary)?,
+            Op::Gate(activation) => {
+                let up = self.inputs[1].as_slice::<f64>()?;
+                let pairs = x.iter().zip(up);
+                let gated = pairs.map(|(gate, up)| formula::activation(*activation, *gate) * up);
+                gated.collect()
+            }
             Op::Add => {
                 let other = self.inputs[1].as_slice::<f64>()?;
                 x.iter().zip(other).map(|(a, b)| a + b).collect()
@@ -147,6 +154,23 @@ impl Evaluation<'_> {
     fn split_heads(&self, part: HeadPart, layout: QkvLayout, heads: usize) -> Result<Vec<f64>> {
         let fused = self.inputs[0].view::<f64>()?;
         Ok(super::cpu::split_heads(fused, part, layout, heads))
+    }
+
+    fn rotary(&self, rotary: &Rotary) -> Result<Vec<f64>> {
+        let x = &self.inputs[0];
+        let (positions, head_dim) = (x.shape()[2], x.shape()[3]);
+        let mut out = x.as_slice::<f64>()?.to_vec();
+        for (row, out) in out.chunks_mut(head_dim.max(1)).enumerate() {
+            for pair in 0..rotary.dims / 2 {
+                let angle = rotary.angle(row % positions, pair);
+                let (sin, cos) = (libm::sin(angle), libm::cos(angle));
+                let [first, second] = rotary.pair(pair);
+                let [a, b] = [out[first], out[second]];
+                out[first] = a * cos - b * sin;
+                out[second] = b * cos + a * sin;
+            }
+        }
+        Ok(out)
     }
 
     fn scores(&self, scales: [f64; 2], slopes: &[f32], form: AlibiForm) -> Result<Vec<f64>> {

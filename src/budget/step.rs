@@ -8,7 +8,7 @@ use super::row::{Norm, Row, Softmax};
 use crate::backend::formula::{self, Real};
 use crate::backend::{gather, split_heads};
 use crate::error::{Error, Result};
-use crate::plan::{AlibiForm, Mask, Op, Rounding, Step};
+use crate::plan::{Activation, AlibiForm, Mask, Op, Rotary, Rounding, Step};
 use crate::tensor::{DType, Float, Tensor, with_float};
 use ndarray::{Array2, ArrayView2, ArrayViewD, IxDyn};
 use rayon::prelude::*;
@@ -224,6 +224,8 @@ impl Evaluation<'_> {
                 let other = element(&self.inputs[1], index);
                 self.sum(element(&self.inputs[0], index), other)
             }),
+            Op::Rotary(rotary) => self.rotary(rotary),
+            Op::Gate(activation) => self.gate(*activation),
             Op::Activation(activation) => self.map(|x| formula::activation(*activation, x)),
             Op::Scale { factor } => self.map(|x| Carried::constant(*factor) * x),
             Op::SoftCap { cap } => self.map(|x| formula::soft_cap(*cap, x)),
@@ -441,6 +443,60 @@ impl Evaluation<'_> {
             let (batch, position) = (token / positions, token % positions);
             let matrix = batch * heads + column / head_dim;
             by_head[matrix][position * head_dim + column % head_dim]
+        })
+    }
+
+    /// `a·cos − b·sin`: in units of `u`, an angle is off by 2 of itself (the frequency, the product),
+    /// sine and cosine by 4 (CUDA: 2 ulp), products and sum by 1 each.
+    fn rotary(&self, rotary: &Rotary) -> Deviation {
+        let &[_, _, positions, head_dim] = self.inputs[0].shape else {
+            unreachable!("the step's shape was checked");
+        };
+        let each = self.each_operation();
+        let (x, join) = (&self.inputs[0], |a, b| self.confidence.join(a, b));
+        self.rows(head_dim, |row, emit| {
+            for place in rotary.dims..head_dim {
+                let [rounding, spread] = element(x, row * head_dim + place).1;
+                emit(place, rounding, spread);
+            }
+            for pair in 0..rotary.dims / 2 {
+                let places = rotary.pair(pair);
+                let [a, b] = places.map(|place| element(x, row * head_dim + place));
+                let angle = rotary.angle(row % positions, pair);
+                let (sin, cos) = (angle.sin(), angle.cos());
+                for (place, [p, q]) in places.into_iter().zip([[a, b], [b, a]]) {
+                    // p·cos ∓ q·sin
+                    let of = |of_p: f64, of_q: f64| [of_p * cos.abs(), of_q * sin.abs()];
+                    let sizes = of(p.0.abs(), q.0.abs());
+                    let turned = (p.0 * sin).abs() + (q.0 * cos).abs();
+                    let rounding: f64 = of(p.1[0], q.1[0]).iter().sum();
+                    let spreads = of(p.1[1], q.1[1]);
+                    let functions = 5.0 * join(sizes[0], sizes[1]);
+                    let own = U * join(join(2.0 * angle.abs() * turned, functions), sizes[0]);
+                    let spread = join(join(spreads[0], spreads[1]), own);
+                    // Sine, cosine and both products are rounded.
+                    emit(place, rounding + each * 2.0 * (sizes[0] + sizes[1]), spread);
+                }
+            }
+        })
+    }
+
+    /// The activation, rounded if every operation is, times what it gates.
+    fn gate(&self, activation: Activation) -> Deviation {
+        let each = self.each_operation();
+        self.each(|index| {
+            let (value, deviation) = element(&self.inputs[0], index);
+            let (up, [of_up, spread_of_up]) = element(&self.inputs[1], index);
+            let carried = Carried::new(value, deviation, 0.0, self.confidence);
+            let gate = formula::activation(activation, carried);
+            let rounding = gate.rounding + each * gate.value.abs();
+            let spreads = [gate.spread() * up.abs(), spread_of_up * gate.value.abs()];
+            let product = U * (gate.value * up).abs();
+            let spread = self.confidence.join(spreads[0], spreads[1]);
+            [
+                rounding * up.abs() + of_up * gate.value.abs(),
+                self.confidence.join(spread, product),
+            ]
         })
     }
 

@@ -260,3 +260,238 @@ fn cause(rewrite: &Rewrite<'_>, after: Evidence) -> Cause {
         alternatives: Vec::new(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::Cpu;
+    use crate::checkpoint::{Stored, Weights};
+    use crate::error::BadInput;
+    use crate::plan::{
+        Activation, Form, Numerics, Op, Param, Plan, Rotary, RotaryPairs, Rounding, Step,
+    };
+    use crate::tensor::{DType, Tensor};
+    use std::collections::HashMap;
+
+    /// Ops that no model of the project's references has yet are tried on data drawn here: the
+    /// reference is the right step's result.
+    struct Bench {
+        weights: HashMap<String, Tensor>,
+    }
+
+    impl Weights for Bench {
+        fn names(&self) -> Vec<&str> {
+            self.weights.keys().map(String::as_str).collect()
+        }
+        fn stored(&self, name: &str) -> Option<Stored> {
+            self.weights.get(name).map(|tensor| Stored {
+                dtype: tensor.dtype(),
+                shape: tensor.shape().to_vec(),
+                file: "memory".into(),
+            })
+        }
+        fn load(&self, name: &str) -> Result<Tensor> {
+            let missing = || BadInput::new("memory", name, "nothing");
+            self.weights
+                .get(name)
+                .cloned()
+                .ok_or_else(|| missing().into())
+        }
+    }
+
+    fn draw(shape: &[usize], seed: u32) -> Tensor {
+        let mut state = seed;
+        let values = (0..shape.iter().product()).map(|_| {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 8) as f32 / (1 << 24) as f32 - 0.5
+        });
+        Tensor::from_vec(shape, values.collect::<Vec<f32>>()).unwrap()
+    }
+
+    fn step(id: &str, op: Op, inputs: &[&str], params: &[(&str, &[usize])]) -> Step {
+        let product = matches!(op, Op::Linear { .. });
+        Step {
+            id: id.into(),
+            stage: id.into(),
+            form: Form::PLAIN,
+            op,
+            inputs: inputs.iter().map(|input| (*input).into()).collect(),
+            params: params
+                .iter()
+                .map(|(name, shape)| Param {
+                    name: (*name).into(),
+                    shape: shape.to_vec(),
+                })
+                .collect(),
+            numerics: match product {
+                true => Numerics::product(DType::F32),
+                false => Numerics::elementwise(DType::F32, Rounding::EachOperation),
+            },
+        }
+    }
+
+    fn first_cause(
+        wrong: Step,
+        given: &[(&str, Tensor)],
+        plan: &Plan,
+        bench: &Bench,
+        reference: Tensor,
+    ) -> String {
+        let given = given
+            .iter()
+            .map(|(id, value)| ((*id).into(), value.clone()));
+        let params = wrong
+            .params
+            .iter()
+            .map(|p| (p.name.clone(), bench.weights[&p.name].clone()));
+        let segment = Segment::new(
+            vec![wrong.clone()],
+            given.collect(),
+            params.collect(),
+            reference,
+        );
+        let own = OwnArithmetic {
+            departures: Vec::new(),
+            evidence: segment.evidence(&Cpu, Confidence::default()).unwrap(),
+        };
+        let subject = Subject {
+            segment: &segment,
+            plan,
+            weights: bench,
+            recorded: &|_| Ok(None),
+        };
+        let mut tried = 0;
+        let found = explain(
+            &subject,
+            &own,
+            &[],
+            &Cpu,
+            Confidence::default(),
+            &mut || tried += 1,
+        );
+        let found = found.unwrap();
+        assert!(found.complete && tried == hypotheses(), "{found:?}");
+        found.causes[0].finding.clone()
+    }
+
+    #[test]
+    fn rotary_embeddings_are_put_right() {
+        let right = Rotary {
+            theta: 1e4,
+            scaling: 1.0,
+            offset: 0,
+            dims: 8,
+            pairs: RotaryPairs::Halves,
+        };
+        let bench = Bench {
+            weights: HashMap::new(),
+        };
+        let x = draw(&[2, 3, 9, 8], 1);
+        let of = |rotary| step("q", Op::Rotary(rotary), &["x"], &[]);
+        let reference = crate::backend::Backend::run(&Cpu, &of(right), &[&x], &[]).unwrap();
+        let plan = Plan::new(
+            DType::F32,
+            vec![step("q", Op::Rotary(right), &["tokens"], &[])],
+        );
+        let plan = plan.unwrap();
+        let pairs = RotaryPairs::Interleaved;
+        for (wrong, finding) in [
+            (Rotary { pairs, ..right }, "entries half a head apart"),
+            (
+                Rotary {
+                    theta: 5e5,
+                    ..right
+                },
+                "rotary base is 1e4, the model's 5e5",
+            ),
+            (
+                Rotary {
+                    scaling: 4.0,
+                    ..right
+                },
+                "divides positions by 1, the model by 4",
+            ),
+            (Rotary { offset: 1, ..right }, "start -1 from the model's"),
+            (
+                Rotary { dims: 4, ..right },
+                "rotates 8 entries of a head, the model 4",
+            ),
+        ] {
+            let given = [("x", x.clone())];
+            let found = first_cause(of(wrong), &given, &plan, &bench, reference.clone());
+            assert!(found.contains(finding), "{found}");
+        }
+    }
+
+    #[test]
+    fn gated_layers_are_put_right() {
+        let bench = Bench {
+            weights: HashMap::new(),
+        };
+        let (gate, up) = (draw(&[1, 9, 16], 1), draw(&[1, 9, 16], 2));
+        let silu = Op::Gate(Activation::Silu);
+        let right = step("act", silu.clone(), &["gate", "up"], &[]);
+        let reference = crate::backend::Backend::run(&Cpu, &right, &[&gate, &up], &[]).unwrap();
+        let plan = Plan::new(
+            DType::F32,
+            vec![step("act", silu.clone(), &["tokens"; 2], &[])],
+        );
+        let plan = plan.unwrap();
+        let gelu = Op::Gate(Activation::Gelu);
+        for (wrong, finding) in [
+            (
+                step("act", silu, &["up", "gate"], &[]),
+                "gate and up are swapped",
+            ),
+            (
+                step("act", gelu, &["gate", "up"], &[]),
+                "gate is silu, not gelu (erf)",
+            ),
+        ] {
+            let given = [("gate", gate.clone()), ("up", up.clone())];
+            let found = first_cause(wrong, &given, &plan, &bench, reference.clone());
+            assert!(found.contains(finding), "{found}");
+        }
+    }
+
+    #[test]
+    fn shards_of_gated_layers_are_sorted() {
+        // Right: gate and up, [8, 6] each; rank by rank and cut in the middle, each holds both.
+        let (gate, up) = (draw(&[8, 6], 1), draw(&[8, 6], 2));
+        let halves = |whole: &Tensor| whole.clone().reshaped(&[2, 24]).unwrap();
+        let by_rank = Tensor::concat(&[halves(&gate), halves(&up)], 1).unwrap();
+        let fused = by_rank.reshaped(&[2, 48]).unwrap();
+        let half = |index: usize| {
+            let values = fused.as_slice::<f32>().unwrap()[index * 48..(index + 1) * 48].to_vec();
+            Tensor::from_vec(&[8, 6], values).unwrap()
+        };
+        let names = ["gate.weight", "up.weight"];
+        let bench = Bench {
+            weights: HashMap::from([(names[0].into(), half(0)), (names[1].into(), half(1))]),
+        };
+        let op = Op::Linear {
+            bias: false,
+            partials: 1,
+        };
+        let linear = |id, name, input| step(id, op.clone(), &[input], &[(name, &[8, 6])]);
+        let plan = Plan::new(
+            DType::F32,
+            vec![
+                linear("gate", names[0], "tokens"),
+                linear("up", names[1], "tokens"),
+                step("act", Op::Gate(Activation::Silu), &["gate", "up"], &[]),
+            ],
+        );
+        let plan = plan.unwrap();
+        let x = draw(&[1, 9, 6], 3);
+        for (id, name, right) in [("gate", names[0], &gate), ("up", names[1], &up)] {
+            let wrong = linear(id, name, "x");
+            let reference = crate::backend::Backend::run(&Cpu, &wrong, &[&x], &[right]).unwrap();
+            let found = first_cause(wrong, &[("x", x.clone())], &plan, &bench, reference);
+            assert!(
+                found.contains("2 ranks are concatenated rank by rank"),
+                "{found}"
+            );
+        }
+    }
+}

@@ -154,6 +154,7 @@ impl Segment {
             !matches!(
                 step.op,
                 Op::SplitHeads { .. }
+                    | Op::Rotary(_)
                     | Op::AttentionScores { .. }
                     | Op::Softmax { .. }
                     | Op::Context

@@ -9,6 +9,7 @@ mod numerics;
 mod op;
 #[expect(clippy::module_inception, reason = "the noun of the module")]
 mod plan;
+mod rotary;
 mod schedule;
 mod shape;
 mod stage;
@@ -19,6 +20,7 @@ pub use departure::Departure;
 pub use numerics::{Numerics, Rounding};
 pub use op::{Activation, AlibiForm, HeadPart, Mask, Op, QkvLayout};
 pub use plan::Plan;
+pub use rotary::{Rotary, RotaryPairs};
 pub use schedule::Schedule;
 pub use stage::StageId;
 pub use step::{Form, Param, Step};

@@ -4,6 +4,7 @@
 //! C order. Formulas say what is evaluated; the step's [`Numerics`](super::Numerics) say in what
 //! types.
 
+use super::Rotary;
 use serde::Serialize;
 use std::fmt;
 
@@ -44,6 +45,9 @@ pub enum Op {
         /// The number of heads `n`.
         heads: usize,
     },
+    /// x `[b, n, s, d]` → same shape: pairs of a head's entries rotated by an angle that grows with
+    /// the position; the entries behind them copied.
+    Rotary(Rotary),
     /// query, key `[b, n, s, d]` → `[b, n, s, s]`: `product_scale · q·kᵀ + alibi_scale · a`, where
     /// `a` is [the ALiBi bias](AlibiForm), rounded to the storage type as a tensor of its own.
     AttentionScores {
@@ -71,6 +75,8 @@ pub enum Op {
     AddBias,
     /// x → same shape.
     Activation(Activation),
+    /// gate, up → same shape: `activation(gate) · up`. The activation counts as one operation.
+    Gate(Activation),
     /// a, b → same shape: `a + b`.
     Add,
     /// x → same shape: `factor · x`.
@@ -98,6 +104,7 @@ impl Op {
         matches!(
             self,
             Self::AddBias
+                | Self::Gate(_)
                 | Self::Add
                 | Self::Activation(_)
                 | Self::Scale { .. }
@@ -238,6 +245,8 @@ impl fmt::Display for Op {
             }
             Self::Context => f.write_str("probs·value"),
             Self::AddBias => f.write_str("+ bias"),
+            Self::Rotary(rotary) => write!(f, "rotary (theta {:e})", rotary.theta),
+            Self::Gate(activation) => write!(f, "{activation} gate"),
             Self::Activation(activation) => activation.fmt(f),
             Self::Add => f.write_str("add"),
             Self::Scale { factor } => write!(f, "{factor}·x"),

@@ -47,7 +47,11 @@ impl Step {
             (Op::Activation(_) | Op::Scale { .. } | Op::SoftCap { .. }, [x], []) => {
                 Some(x.to_vec())
             }
-            (Op::Add, [a, b], []) => (a == b).then(|| a.to_vec()),
+            (Op::Rotary(rotary), [x @ [_, _, _, d]], []) => {
+                let pairs = rotary.dims % 2 == 0 && rotary.dims <= *d;
+                pairs.then(|| x.to_vec())
+            }
+            (Op::Gate(_) | Op::Add, [a, b], []) => (a == b).then(|| a.to_vec()),
             _ => None,
         };
         shape.ok_or_else(|| Error::Mismatch {

@@ -23,6 +23,29 @@ pub(super) fn add<T: Float>(a: &[T], b: &[T]) -> Vec<T> {
     out
 }
 
+/// `activation(gate) · up` in fp32, rounded once; or the activation rounded, then the product.
+pub(super) fn gate<T: Float>(
+    gate: &[T],
+    up: &[T],
+    activation: Activation,
+    rounding: Rounding,
+) -> Vec<T> {
+    let mut out = vec![T::zeroed(); gate.len()];
+    out.par_chunks_mut(CHUNK)
+        .zip(gate.par_chunks(CHUNK).zip(up.par_chunks(CHUNK)))
+        .for_each(|(out, (gate, up))| {
+            for ((out, gate), up) in out.iter_mut().zip(gate).zip(up) {
+                let activated = formula::activation(activation, gate.to_f32());
+                let activated = match rounding {
+                    Rounding::Once => activated,
+                    Rounding::EachOperation => T::from_f32(activated).to_f32(),
+                };
+                *out = T::from_f32(activated * up.to_f32());
+            }
+        });
+    out
+}
+
 /// `x + row` for every row of `x`, rounded once.
 pub(super) fn add_row<T: Float>(x: &[T], row: &[T]) -> Vec<T> {
     let mut out = vec![T::zeroed(); x.len()];

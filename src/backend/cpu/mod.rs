@@ -3,6 +3,7 @@
 //! | operation | compute | sum | order of summation | rounding |
 //! |---|---|---|---|---|
 //! | products | fp32 | fp32 | `matrixmultiply`'s blocking of `k`; partial sums in rank order | once, or once a partial sum; scores also after each operation |
+//! | rotary | fp32 | – | – | once, or after each operation |
 //! | norms | fp64 | fp64 | 8 interleaved lanes, folded pairwise | once, or also before the weight |
 //! | softmax | fp32 | fp64 | ascending keys | once, or after each operation |
 //! | element by element | fp32 | – | – | once, or after each operation |
@@ -15,9 +16,9 @@
 mod attention;
 mod elementwise;
 mod embedding;
-
 mod linear;
 mod norm;
+mod rotary;
 mod run;
 mod softmax;
 

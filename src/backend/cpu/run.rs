@@ -2,7 +2,7 @@
 
 use super::elementwise::Function;
 use super::norm::Norm;
-use super::{attention, elementwise, embedding, linear, softmax};
+use super::{attention, elementwise, embedding, linear, rotary, softmax};
 use crate::backend::{Backend, Device};
 use crate::error::{Error, Result};
 use crate::plan::{Numerics, Op, Step};
@@ -78,6 +78,11 @@ fn compute<T: Float>(step: &Step, inputs: &[&Tensor], params: &[&Tensor]) -> Res
         }
         Op::AddBias => elementwise::add_row(x.as_slice::<T>()?, param(0)?),
         Op::Activation(activation) => map(Function::Activation(*activation))?,
+        Op::Rotary(rotary) => rotary::rotary(x.as_slice::<T>()?, x.shape(), rotary, rounding),
+        Op::Gate(activation) => {
+            let (gate, up) = (x.as_slice::<T>()?, inputs[1].as_slice()?);
+            elementwise::gate(gate, up, *activation, rounding)
+        }
         Op::Add => elementwise::add(x.as_slice::<T>()?, inputs[1].as_slice()?),
         Op::Scale { factor } => map(Function::Scale(*factor))?,
         Op::SoftCap { cap } => map(Function::SoftCap(*cap))?,
@@ -99,9 +104,13 @@ fn check_numerics(step: &Step) -> Result<()> {
         Op::LayerNorm { .. } => Numerics::norm(out),
         Op::RmsNorm { .. } => each(Numerics::norm(out)),
         Op::Softmax { .. } => each(Numerics::softmax(out)),
-        Op::AddBias | Op::Add | Op::Activation(_) | Op::Scale { .. } | Op::SoftCap { .. } => {
-            Numerics::elementwise(out, rounding)
-        }
+        Op::AddBias
+        | Op::Add
+        | Op::Rotary(_)
+        | Op::Gate(_)
+        | Op::Activation(_)
+        | Op::Scale { .. }
+        | Op::SoftCap { .. } => Numerics::elementwise(out, rounding),
     };
     if step.numerics == implemented {
         return Ok(());

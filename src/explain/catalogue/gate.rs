@@ -1,0 +1,79 @@
+//! Gated layers: the halves swapped, another activation, or the shards of ranks, each with its gate
+//! and its up part, concatenated as they are and cut in the middle.
+
+use crate::error::Result;
+use crate::explain::rewrite::Rewrite;
+use crate::explain::subject::Subject;
+use crate::plan::{Activation, Op, Param, Step};
+use crate::tensor::Tensor;
+
+pub(super) fn rewrites<'a>(subject: &Subject<'a>) -> Result<Vec<Rewrite<'a>>> {
+    let mut all = Vec::new();
+    for step in subject.steps() {
+        match step.op {
+            Op::Gate(ours) => gates(step, ours, &mut all),
+            Op::Linear { .. } => concatenated(subject, step, &mut all),
+            _ => {}
+        }
+    }
+    Ok(all)
+}
+
+fn gates<'a>(step: &Step, ours: Activation, all: &mut Vec<Rewrite<'a>>) {
+    let swap = |step: &mut Step| step.inputs.reverse();
+    let finding = "gate and up are swapped";
+    all.push(Rewrite::of_step(&step.id, finding, "with them swapped back", swap));
+    for theirs in Activation::ALL.into_iter().filter(|theirs| *theirs != ours) {
+        let finding = format!("the reference's gate is {theirs}, not {ours}");
+        let set = move |step: &mut Step| step.op = Op::Gate(theirs);
+        all.push(Rewrite::of_step(&step.id, finding, format!("with {theirs}"), set));
+    }
+}
+
+/// The fused weight of `ranks` ranks is `[gate₀; up₀; gate₁; up₁; …]`; cut in the middle, each half
+/// holds both.
+fn concatenated<'a>(subject: &Subject<'a>, step: &Step, all: &mut Vec<Rewrite<'a>>) {
+    let Some((other, is_gate)) = partner(subject, step) else {
+        return;
+    };
+    let (subject, ours) = (*subject, &step.params[0]);
+    for ranks in [2, 4, 8] {
+        if ours.shape[0] % ranks != 0 || other.shape != ours.shape {
+            continue;
+        }
+        let finding = format!(
+            "gate and up shards of {ranks} ranks are concatenated rank by rank, and cut in the middle"
+        );
+        let other = other.name.clone();
+        let edit = move |weight: &Tensor| {
+            let other = subject.weights.load(&other)?;
+            let (gate, up) = if is_gate { (weight, &other) } else { (&other, weight) };
+            let fused = Tensor::concat(&[gate.clone(), up.clone()], 0)?;
+            let width = weight.row_len();
+            let rows = weight.len() / width.max(1) / ranks;
+            let by_rank = fused.reshaped(&[ranks, 2, rows, width])?;
+            let parts = by_rank.permuted(&[1, 0, 2, 3]).reshaped(&[2, weight.len()])?;
+            let half = crate::explain::rearrange::picked(
+                &parts,
+                &[usize::from(!is_gate)],
+                2,
+                weight.shape(),
+            )?;
+            Ok(half)
+        };
+        let remedy = "with the shards sorted";
+        all.push(Rewrite::of_param(&ours.name, finding, remedy, edit));
+    }
+}
+
+/// The weight that is gated by, or gates, what a linear layer gives, and whether the layer is the
+/// gate.
+fn partner<'a>(subject: &Subject<'a>, step: &Step) -> Option<(&'a Param, bool)> {
+    let steps = subject.plan.steps();
+    let gated = |other: &&Step| matches!(other.op, Op::Gate(_)) && other.inputs.contains(&step.id);
+    let gate = steps.iter().find(gated)?;
+    let is_gate = gate.inputs[0] == step.id;
+    let other = &gate.inputs[usize::from(is_gate)];
+    let producer = steps.iter().find(|step| step.id == *other)?;
+    Some((producer.params.first()?, is_gate))
+}

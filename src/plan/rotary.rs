@@ -1,0 +1,56 @@
+//! Rotary position embeddings (Su et al. 2021, "RoFormer").
+
+use serde::Serialize;
+
+/// By how much the pairs of a head's entries are rotated: pair `i` at position `p` by
+/// `(p + offset) / scaling · theta^(−2i / dims)`.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Rotary {
+    /// Base of the frequencies.
+    pub theta: f64,
+    /// What positions are divided by (linear scaling).
+    pub scaling: f64,
+    /// What is added to positions.
+    pub offset: i32,
+    /// How many of a head's entries, from the first on, are rotated; even.
+    pub dims: usize,
+    /// Which entries make a pair.
+    pub pairs: RotaryPairs,
+}
+
+/// Which entries of a head are rotated together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RotaryPairs {
+    /// `i` and `i + dims / 2`, as GPT-NeoX and Llama in transformers have them.
+    Halves,
+    /// `2i` and `2i + 1`, as GPT-J and the original Llama have them.
+    Interleaved,
+}
+
+impl Rotary {
+    /// The places of a pair within a head.
+    pub fn pair(&self, pair: usize) -> [usize; 2] {
+        match self.pairs {
+            RotaryPairs::Halves => [pair, pair + self.dims / 2],
+            RotaryPairs::Interleaved => [2 * pair, 2 * pair + 1],
+        }
+    }
+
+    /// The angle of a pair at a position.
+    pub fn angle(&self, position: usize, pair: usize) -> f64 {
+        let position = position as f64 + f64::from(self.offset);
+        position / self.scaling * self.frequency(pair)
+    }
+
+    /// The angle as frameworks compute it: frequency, position and product in fp32.
+    pub fn angle_f32(&self, position: usize, pair: usize) -> f32 {
+        let position = (position as f64 + f64::from(self.offset)) as f32;
+        position / self.scaling as f32 * self.frequency(pair) as f32
+    }
+
+    fn frequency(&self, pair: usize) -> f64 {
+        let exponent = 2.0 * pair as f64 / self.dims.max(1) as f64;
+        self.theta.powf(-exponent)
+    }
+}
