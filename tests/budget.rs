@@ -8,7 +8,9 @@ use half::{bf16, f16};
 use parity::backend::{Backend, Cpu};
 use parity::budget::{Budget, Confidence, Flips, Operand, deviation};
 use parity::compare::{Spec, compare};
-use parity::plan::{Activation, AlibiForm, Form, Mask, Numerics, Op, Param, Rounding, Step};
+use parity::plan::{
+    Activation, AlibiForm, Form, Mask, Numerics, Op, Param, Rotary, RotaryPairs, Rounding, Step,
+};
 use parity::tensor::{DType, Tensor};
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
@@ -272,6 +274,60 @@ fn example(
                 is_sum: false,
             }
         }
+        // Rotary embeddings, at positions far out.
+        6 => {
+            let d = 2 * (1 + k / 2);
+            let x = draw.values(rows * d, data, dtype);
+            let rotary = Rotary {
+                theta: 1e4,
+                scaling: 1.0,
+                offset: 1000,
+                dims: d,
+                pairs: RotaryPairs::Interleaved,
+            };
+            let r = |x: f32| rounded(x, dtype);
+            let plain = (0..rows * d).map(|index| {
+                let (row, column) = (index / d, index % d);
+                let frequency = 1.0 / 1e4_f32.powf((column - column % 2) as f32 / d as f32);
+                let angle = (row as f32 + 1000.0) * frequency;
+                let (sin, cos) = (r(angle.sin()), r(angle.cos()));
+                match column % 2 {
+                    0 => r(x[index] * cos) - r(x[index + 1] * sin),
+                    _ => r(x[index] * cos) + r(x[index - 1] * sin),
+                }
+            });
+            Example {
+                plain: plain.collect(),
+                step: step(
+                    Op::Rotary(rotary),
+                    1,
+                    &[],
+                    Numerics::elementwise(dtype, Rounding::EachOperation),
+                ),
+                inputs: vec![tensor(&[1, 1, rows, d], &x, dtype)],
+                params: Vec::new(),
+                is_sum: false,
+            }
+        }
+        // A gate, its SiLU rounded before the product.
+        7 => {
+            let [gate, up] = [0; 2].map(|_| draw.values(rows * k, data, dtype));
+            let pairs = gate.iter().zip(&up);
+            let plain = pairs.map(|(gate, up)| rounded(gate / (1.0 + (-gate).exp()), dtype) * up);
+            let shape = [1, rows, k];
+            Example {
+                plain: plain.collect(),
+                step: step(
+                    Op::Gate(Activation::Silu),
+                    2,
+                    &[],
+                    Numerics::elementwise(dtype, Rounding::EachOperation),
+                ),
+                inputs: vec![tensor(&shape, &gate, dtype), tensor(&shape, &up, dtype)],
+                params: Vec::new(),
+                is_sum: false,
+            }
+        }
         // GELU, as eager execution has it.
         _ => {
             let x = draw.values(rows * k, data, dtype);
@@ -348,7 +404,7 @@ fn two_orders_of_summation_stay_within_the_budget() {
     let (elements, over) = (Cell::new(0_usize), Cell::new(0_usize));
     let sums: RefCell<Vec<f64>> = RefCell::default();
     let drawn = (
-        (0_u8..7, 1_usize..40, 1_usize..600),
+        (0_u8..9, 1_usize..40, 1_usize..600),
         any::<u64>(),
         (data(), order(), dtype()),
     );

@@ -446,8 +446,8 @@ impl Evaluation<'_> {
         })
     }
 
-    /// `a·cos − b·sin`: in units of `u`, an angle is off by 2 of itself (the frequency, the product),
-    /// sine and cosine by 4 (CUDA: 2 ulp), products and sum by 1 each.
+    /// `a·cos − b·sin`: in units of `u`, sine and cosine are off by 4 (CUDA: 2 ulp) and by what the
+    /// angle is off by, products and sum by 1 each.
     fn rotary(&self, rotary: &Rotary) -> Deviation {
         let &[_, _, positions, head_dim] = self.inputs[0].shape else {
             unreachable!("the step's shape was checked");
@@ -464,6 +464,7 @@ impl Evaluation<'_> {
                 let [a, b] = places.map(|place| element(x, row * head_dim + place));
                 let angle = rotary.angle(row % positions, pair);
                 let (sin, cos) = (angle.sin(), angle.cos());
+                let of_angle = rotary.angle_error(pair) * angle.abs();
                 for (place, [p, q]) in places.into_iter().zip([[a, b], [b, a]]) {
                     // p·cos ∓ q·sin
                     let of = |of_p: f64, of_q: f64| [of_p * cos.abs(), of_q * sin.abs()];
@@ -472,7 +473,7 @@ impl Evaluation<'_> {
                     let rounding: f64 = of(p.1[0], q.1[0]).iter().sum();
                     let spreads = of(p.1[1], q.1[1]);
                     let functions = 5.0 * join(sizes[0], sizes[1]);
-                    let own = U * join(join(2.0 * angle.abs() * turned, functions), sizes[0]);
+                    let own = U * join(join(of_angle * turned, functions), sizes[0]);
                     let spread = join(join(spreads[0], spreads[1]), own);
                     // Sine, cosine and both products are rounded.
                     emit(place, rounding + each * 2.0 * (sizes[0] + sizes[1]), spread);

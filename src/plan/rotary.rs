@@ -43,14 +43,24 @@ impl Rotary {
         position / self.scaling * self.frequency(pair)
     }
 
-    /// The angle as frameworks compute it: frequency, position and product in fp32.
+    /// The angle as frameworks compute it, operation by operation in fp32:
+    /// `position / scaling · (1 / theta^(2i / dims))`; the power itself in fp64 and rounded.
     pub fn angle_f32(&self, position: usize, pair: usize) -> f32 {
         let position = (position as f64 + f64::from(self.offset)) as f32;
-        position / self.scaling as f32 * self.frequency(pair) as f32
+        let exponent = (2 * pair) as f32 / self.dims.max(1) as f32;
+        let power = libm::pow(self.theta, exponent.into()) as f32;
+        position / self.scaling as f32 * (1.0 / power)
+    }
+
+    /// How far an fp32 angle may be off, relative to itself, in unit roundoffs: the exponent's
+    /// rounding times `ln theta`, and one each for the power, the quotients and the product.
+    pub fn angle_error(&self, pair: usize) -> f64 {
+        let exponent = 2.0 * pair as f64 / self.dims.max(1) as f64;
+        exponent * self.theta.ln().abs() + 4.0
     }
 
     fn frequency(&self, pair: usize) -> f64 {
         let exponent = 2.0 * pair as f64 / self.dims.max(1) as f64;
-        self.theta.powf(-exponent)
+        libm::pow(self.theta, -exponent)
     }
 }
