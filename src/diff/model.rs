@@ -137,6 +137,22 @@ pub fn diff_candidate(
         true => explained.failures(&stages, on)?,
         false => Vec::new(),
     };
+    let failed = |mode: Mode| {
+        let failed =
+            |result: &StageResult| result.mode == mode && result.verdict() == Verdict::Fail;
+        stages.iter().any(failed)
+    };
+    if options.explain && failed(Mode::Chained) && !failed(Mode::Isolated) {
+        notes.push(
+            match modes.contains(&Mode::Isolated) {
+                true => {
+                    "every stage holds on the reference's own inputs: what differs has accumulated"
+                }
+                false => "nothing is explained: causes are looked for in isolated mode",
+            }
+            .into(),
+        );
+    }
 
     let held: HashSet<&StageId> = recordings.iter().map(|(_, stage)| stage).collect();
     let judged: BTreeSet<&StageId> = stages.iter().map(|result| &result.stage).collect();

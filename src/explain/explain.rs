@@ -30,8 +30,8 @@ pub fn hypotheses() -> usize {
 /// takes away most is kept, and the search goes on from there.
 ///
 /// `own` says how the candidate's own arithmetic parts from the reference's within the segment, and
-/// how far its result is from what was recorded; `known` are explanations of other stages of this kind, whose findings are tried first; `on` is
-/// told of every hypothesis.
+/// how far its result is from what was recorded; `known` are explanations of other stages of this
+/// kind, whose findings are tried first; `on` is told of every hypothesis.
 ///
 /// # Errors
 /// If the segment cannot be run as it is.
@@ -130,6 +130,7 @@ impl OwnArithmetic<'_> {
         });
         let finding = match self.evidence.holds() {
             true => "noise: within rounding, where the bound in force allows less".into(),
+            false if self.departures.is_empty() => "the difference is gone on a second run".into(),
             false => departures.collect::<Vec<_>>().join("; "),
         };
         Cause {
