@@ -5,7 +5,7 @@ use crate::diff::{Options, Verdict, diff};
 use crate::report::{Detail, Format};
 use std::path::Path;
 
-/// Panics, with the report, unless the case holds on the CPU in both modes.
+/// Panics, with the report and with what explains it, unless the case holds on the CPU in both modes.
 ///
 /// ```
 /// parity::assert_parity("cases/bloom_fp32_tp1.toml");
@@ -15,7 +15,11 @@ use std::path::Path;
 /// If a stage is out of tolerance, or the case cannot be run.
 #[track_caller]
 pub fn assert_parity(case: impl AsRef<Path>) {
-    assert_parity_with(case, &Options::default());
+    let options = Options {
+        explain: true,
+        ..Options::default()
+    };
+    assert_parity_with(case, &options);
 }
 
 /// Panics, with the report, unless the case holds on the device, in the modes and at the stages

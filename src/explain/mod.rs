@@ -1,7 +1,7 @@
 //! Why a stage differs.
 //!
 //! A [`Segment`] is the part of the model that leads from recorded values to one recorded value. A
-//! hypothesis of the [`catalogue`] is a small rewrite of it: another order of rows, another epsilon,
+//! hypothesis of the catalogue is a small rewrite of it: another order of rows, another epsilon,
 //! another mask. [`explain`] runs the rewritten segments on the recorded inputs and accepts what
 //! brings the difference back within the rounding budget.
 //!
