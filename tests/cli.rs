@@ -72,6 +72,37 @@ fn json_has_what_its_schema_promises() {
 }
 
 #[test]
+fn an_explanation_is_rendered_in_every_format() {
+    let explained = |format: &str| {
+        let case = "cases/transformers_bloom_bf16_tp2_slow_but_exact.toml";
+        let output = parity(&[
+            "explain",
+            case,
+            "--arithmetic",
+            "megatron",
+            "--format",
+            format,
+        ]);
+        assert_eq!(output.status.code(), Some(1));
+        stdout(&output)
+    };
+    for format in ["terminal", "markdown"] {
+        insta::assert_snapshot!(format!("explanation_{format}"), explained(format));
+    }
+    let report: serde_json::Value = serde_json::from_str(&explained("json")).unwrap();
+    let explanation = &report["cases"][0]["explanations"][0];
+    let pretty = serde_json::to_string_pretty(explanation).unwrap();
+    insta::assert_snapshot!("explanation_json", pretty);
+    let documented = std::fs::read_to_string("docs/report.md").unwrap();
+    for key in explanation.as_object().unwrap().keys() {
+        assert!(
+            documented.contains(&format!("`{key}`")),
+            "docs/report.md does not explain {key}"
+        );
+    }
+}
+
+#[test]
 fn all_cases_pass_and_reports_are_written_beside_the_terminals() {
     let folder = tempfile::tempdir().unwrap();
     let json = folder.path().join("report.json");

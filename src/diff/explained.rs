@@ -27,7 +27,7 @@ pub(super) struct Explained<'a> {
 
 impl Explained<'_> {
     /// Explains the stages that fail on the reference's own inputs. Equal explanations of stages of
-    /// one kind are one.
+    /// one kind are one; where nothing explains the first of a kind, the others are not searched.
     pub(super) fn failures(
         &self,
         stages: &[StageResult],
@@ -38,10 +38,16 @@ impl Explained<'_> {
             .filter(|result| result.mode == Mode::Isolated && result.verdict() == Verdict::Fail);
         let mut all: Vec<Explanation> = Vec::new();
         for result in failed {
+            let kind = result.stage.kind();
+            if all
+                .iter()
+                .any(|other| !other.complete && other.kind() == kind)
+            {
+                continue;
+            }
             let Some(segment) = self.segment(&result.stage)? else {
                 continue;
             };
-            let kind = result.stage.kind();
             let (known, others): (Vec<_>, Vec<_>) =
                 all.into_iter().partition(|other| other.kind() == kind);
             all = others;

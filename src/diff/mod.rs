@@ -12,6 +12,7 @@ mod options;
 mod outcome;
 mod records;
 mod reference;
+mod run;
 mod witness;
 
 pub use candidate::Candidate;

@@ -2,6 +2,7 @@
 //! and its up part, concatenated as they are and cut in the middle.
 
 use crate::error::Result;
+use crate::explain::rearrange::picked;
 use crate::explain::rewrite::Rewrite;
 use crate::explain::subject::Subject;
 use crate::plan::{Activation, Op, Param, Step};
@@ -53,13 +54,7 @@ fn concatenated<'a>(subject: &Subject<'a>, step: &Step, all: &mut Vec<Rewrite<'a
             let rows = weight.len() / width.max(1) / ranks;
             let by_rank = fused.reshaped(&[ranks, 2, rows, width])?;
             let parts = by_rank.permuted(&[1, 0, 2, 3]).reshaped(&[2, weight.len()])?;
-            let half = crate::explain::rearrange::picked(
-                &parts,
-                &[usize::from(!is_gate)],
-                2,
-                weight.shape(),
-            )?;
-            Ok(half)
+            picked(&parts, &[usize::from(!is_gate)], 2, weight.shape())
         };
         let remedy = "with the shards sorted";
         all.push(Rewrite::of_param(&ours.name, finding, remedy, edit));
