@@ -108,6 +108,43 @@ fn several_causes_are_explained_one_after_another() {
     assert!(names("2 ranks"), "{findings:?}");
 }
 
+/// A weight that is no number is the candidate's fault, wherever it shows, and no cause is made up.
+#[test]
+fn a_nan_in_a_weight_fails_its_stage_and_is_not_explained_away() {
+    for (name, bits) in [
+        ("h.0.self_attention.query_key_value.bias", f32::NAN),
+        ("h.0.mlp.dense_h_to_4h.bias", f32::NAN),
+        ("h.0.mlp.dense_h_to_4h.weight", f32::INFINITY),
+        ("ln_f.weight", f32::NAN),
+    ] {
+        let copy = Copy::of("bloom_fp32_tp1");
+        copy.edit_weights(|bytes, place| {
+            let start = place(&format!("transformer.{name}")).start;
+            bytes[start..start + 4].copy_from_slice(&bits.to_le_bytes());
+        });
+        let options = Options {
+            explain: true,
+            modes: Modes::Isolated,
+            ..Options::default()
+        };
+        let outcome = diff(&copy.case(), &options, &mut |_| {}).unwrap();
+        let first = outcome.first_failure().unwrap();
+        assert!(
+            name.starts_with(first.stage.as_str()),
+            "{name}: {}",
+            first.stage
+        );
+        let of_first = outcome
+            .explanations
+            .iter()
+            .find(|e| e.stages.contains(&first.stage));
+        assert!(
+            of_first.is_none_or(|e| e.causes.is_empty() || e.complete),
+            "{of_first:?}"
+        );
+    }
+}
+
 #[test]
 fn what_nothing_explains_is_narrowed_down() {
     let copy = Copy::of("bloom_fp32_tp1");

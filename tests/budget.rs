@@ -138,12 +138,20 @@ fn example(
     let products =
         |a: &[f32], b: &[f32]| -> Vec<f32> { a.iter().zip(b).map(|(a, b)| a * b).collect() };
     match kind {
-        // A linear layer.
+        // A linear layer, of sums long enough for errors to grow.
         0 => {
+            let k = 4 * k;
             let m = 1 + rows;
             let x = draw.values(rows * k, data, dtype);
             let weight = draw.values(m * k, data, dtype);
-            let bias = draw.values(m, data, dtype);
+            // Of every other draw a bias that cancels the first row's sums.
+            let mut bias = draw.values(m, data, dtype);
+            if seed.is_multiple_of(2) {
+                for (column, bias) in bias.iter_mut().enumerate() {
+                    let terms = products(&x[..k], &weight[column * k..(column + 1) * k]);
+                    *bias = rounded(-sum(&terms, order), dtype);
+                }
+            }
             let plain = (0..rows * m).map(|index| {
                 let (row, column) = (index / m, index % m);
                 let terms = products(

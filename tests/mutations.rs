@@ -91,7 +91,8 @@ fn first_answer(outcome: &CaseOutcome) -> String {
     };
     match explanation.causes.first() {
         Some(cause) => cause.finding.clone(),
-        None => explanation.facts.first().cloned().unwrap_or_default(),
+        // What is merely suspicious is no answer.
+        None => "nothing explains it".into(),
     }
 }
 

@@ -16,7 +16,8 @@ const CHUNK: usize = 1 << 14;
 /// of both; a rounding boundary lies between them with the probability `E|d| / ulp`,
 /// `E|d| = √(2/π)·√(s₁² + s₂²)`. A rounding keeps the mean of `|d|`, so that this holds behind
 /// several roundings, too. Spreads are upper estimates, and every element is given one more unit
-/// roundoff of fp32: what is expected is more than what is seen of correct implementations.
+/// roundoff of fp32: what is expected is more than what is seen of correct implementations. The
+/// probability allows for errors that the elements of a row share.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Flips {
     /// Elements that differ.
@@ -25,7 +26,8 @@ pub struct Flips {
     pub elements: usize,
     /// Elements expected to differ.
     pub expected: f64,
-    /// Common logarithm of the probability that as many or more differ by chance (Poisson).
+    /// Common logarithm of the probability that as many or more differ by chance (Poisson, of a mean
+    /// that allows for rows of one error).
     pub log10_p: f64,
 }
 
@@ -60,7 +62,7 @@ impl Flips {
             observed,
             elements: value.len(),
             expected,
-            log10_p: poisson_tail(observed, expected),
+            log10_p: poisson_tail(observed, expected * dispersion(value)),
         }))
     }
 
@@ -96,6 +98,14 @@ fn ulp(dtype: DType, magnitude: f64) -> f64 {
     // The power of two at or below: the number without its mantissa.
     let power = f64::from_bits(magnitude.max(least).to_bits() & (0x7ff << 52));
     unit * power
+}
+
+/// By how much more than expected may flip because errors of a row have one source (a norm's scale,
+/// a softmax's sum): a row's flips go with the magnitude of one normally distributed error, whose
+/// 1e-6 quantile is 6 times its mean; over independent rows that evens out.
+fn dispersion(value: &Tensor) -> f64 {
+    let rows = value.len().checked_div(value.row_len()).unwrap_or(1);
+    1.0 + 5.0 / (rows.max(1) as f64).sqrt()
 }
 
 /// Common logarithm of `P(X ≥ count)` for a Poisson variable with this mean.

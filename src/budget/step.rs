@@ -347,6 +347,8 @@ impl Evaluation<'_> {
         let unit = self.out().unit_roundoff().unwrap_or(0.0);
         let bias = self.params.get(1);
         self.grid(width, |row, column, y| {
+            // The sum alone: a bias may cancel it, not its error.
+            let y = y - bias.map_or(0.0, |bias| element(bias, column).0);
             let [mut rounding, mut spread] = sums.at([row, column], y, k);
             if partials > 1 {
                 let magnitude = sums.magnitudes.of[[row, column]];

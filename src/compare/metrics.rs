@@ -472,6 +472,24 @@ mod tests {
     }
 
     #[test]
+    fn nothing_is_spent_where_nothing_can_differ() {
+        use crate::compare::{Bound, Tolerance};
+        let rounding = Tolerance {
+            bounds: vec![Bound::Rounding],
+        };
+        for values in [vec![], vec![f32::INFINITY; 3]] {
+            let x = Tensor::from_vec(&[values.len()], values).unwrap();
+            let budget = vec![0.0; x.len()];
+            let spec = Spec {
+                budget: Some(&budget),
+                ..Spec::default()
+            };
+            let metrics = compare(&x, &x, &spec).unwrap();
+            assert!(rounding.judge(&metrics)[0].holds, "{metrics:?}");
+        }
+    }
+
+    #[test]
     fn shapes_must_agree_and_types_need_not() {
         let narrow = Tensor::from_vec(&[2], vec![bf16::ONE; 2]).unwrap();
         let wide = Tensor::from_vec(&[2], vec![1.0_f32, 2.0]).unwrap();

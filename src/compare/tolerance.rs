@@ -114,16 +114,19 @@ impl Bound {
                 let measured = metrics.statistics.judged().unwrap_or(f64::INFINITY);
                 (measured, allowed)
             }
-            // Where no budget was computed the bound cannot hold.
-            Self::Rounding => {
-                let spent = metrics.spent.as_ref();
-                (spent.map_or(f64::INFINITY, |spent| spent.ratio), 1.0)
-            }
+            // Where there is nothing to compare nothing is spent; where no budget was computed the
+            // bound cannot hold.
+            Self::Rounding => match (&metrics.spent, &metrics.max_abs) {
+                (Some(spent), _) => (spent.ratio, 1.0),
+                (None, None) => (0.0, 1.0),
+                (None, Some(_)) => (f64::INFINITY, 1.0),
+            },
             Self::Flips(least) => {
                 let log10_p = metrics.flips.as_ref().map_or(0.0, |flips| flips.log10_p);
                 return Judgement {
                     bound: self,
-                    measured: 10_f64.powf(log10_p),
+                    // Not 0, however improbable: 0 is said of nothing measured.
+                    measured: 10_f64.powf(log10_p).max(f64::MIN_POSITIVE),
                     holds: log10_p >= least.log10() && metrics.non_finite.disagreements == 0,
                 };
             }

@@ -7,7 +7,7 @@ use crate::checkpoint::Weights;
 use crate::error::{BadInput, Result};
 use crate::golden::{Content, Manifest, Reference, StageRecord};
 use crate::plan::{Form, Numerics, Op, Param, Plan, Rounding, StageId, Step};
-use crate::tensor::Tensor;
+use crate::tensor::{Element, Tensor, with_element};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// The recorded values of a golden, as the steps of one plan compute them.
@@ -86,6 +86,20 @@ impl<'a> Recordings<'a> {
             return Err(fault.at(step.stage.as_str()).into());
         }
         Ok(Some(Reference::Full(value)))
+    }
+
+    /// How many NaNs were recorded of a step, whatever completes the recorded value.
+    pub(super) fn nans(&self, index: usize) -> Result<usize> {
+        let Some(recorded) = self.steps.get(&index) else {
+            return Ok(0);
+        };
+        match self.records.get(&recorded.record.stage)? {
+            Some(Reference::Full(value)) => with_element!(value.dtype(), T => {
+                let values = value.as_slice::<T>()?.iter();
+                Ok(values.filter(|x| x.to_f64().is_nan()).count())
+            }),
+            _ => Ok(0),
+        }
     }
 
     /// The deviation of [`Self::value`], given that of what was recorded.

@@ -95,7 +95,7 @@ impl<'a> Run<'a> {
                         .transpose()?;
                     let isolated = lane.mode == Mode::Isolated;
                     let judged = selected && self.is_budgeted(index);
-                    if budgets && isolated && (judged || reference.is_none()) {
+                    if budgets && isolated && (judged || !self.recordings.is_full(index)) {
                         let confidence = self.options.confidence;
                         deviation = lane.lane.deviation(index, &params, &found, confidence)?;
                     }
@@ -151,11 +151,14 @@ impl<'a> Run<'a> {
 
     /// Whether a step is judged by its budget when it runs isolated.
     pub(super) fn is_budgeted(&self, index: usize) -> bool {
-        let in_force = || self.in_force(index, Mode::Isolated, true);
+        let asked = || {
+            let in_force = self.in_force(index, Mode::Isolated, true);
+            in_force.tolerance.needs_budget() || self.options.explain
+        };
         self.selected.contains(&index)
             && self.recordings.is_full(index)
             && self.options.modes.list().contains(&Mode::Isolated)
-            && in_force().tolerance.needs_budget()
+            && asked()
     }
 
     /// Whether flips of any step are counted.
@@ -196,7 +199,14 @@ impl<'a> Run<'a> {
                         self.compare_within(index, &sides, &in_force, spec, witness)
                     }
                 };
-                let metrics = metrics.map_err(|e| e.in_file(manifest()))?;
+                let mut metrics = metrics.map_err(|e| e.in_file(manifest()))?;
+                // A NaN that the candidate's own bias made of the recorded value is the candidate's.
+                if metrics.non_finite.reference_nans > 0 {
+                    let recorded = self.recordings.nans(index)?;
+                    let own = metrics.non_finite.reference_nans.saturating_sub(recorded);
+                    metrics.non_finite.reference_nans -= own;
+                    metrics.non_finite.disagreements += own;
+                }
                 let exact = computed.exact;
                 let oracle = exact.map(|exact| OracleErrors::of(exact, reference, candidate));
                 (metrics, oracle.transpose()?)

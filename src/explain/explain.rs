@@ -85,19 +85,19 @@ pub fn explain(
     }
     explanation.complete = false;
     let before = explanation.before.relative_frobenius;
-    if left.relative_frobenius > LEFT_UNEXPLAINED * before {
+    let less = left.relative_frobenius <= LEFT_UNEXPLAINED * before;
+    if !(before.is_finite() && less) {
         // Steps that lead nowhere are no causes.
         explanation.causes.clear();
         segment = subject.segment.clone();
     }
-    let subject = Subject {
-        segment: &segment,
-        ..*subject
-    };
     for observation in OBSERVATIONS {
-        explanation.facts.extend(observation(&subject)?);
+        explanation.facts.extend(observation(subject)?);
     }
-    explanation.facts.extend(facts::of(&segment, backend)?);
+    let heads = subject.heads();
+    explanation
+        .facts
+        .extend(facts::of(&segment, heads, backend)?);
     Ok(explanation)
 }
 

@@ -7,11 +7,15 @@ use crate::error::Result;
 /// Part of the squared difference that is worth a sentence.
 const MOST: f64 = 0.9;
 
-/// Sentences about a segment's difference.
+/// Sentences about a segment's difference; `heads` is how many lie side by side in its columns.
 ///
 /// # Errors
 /// If the segment cannot be run.
-pub(super) fn of(segment: &Segment, backend: &dyn Backend) -> Result<Vec<String>> {
+pub(super) fn of(
+    segment: &Segment,
+    heads: Option<usize>,
+    backend: &dyn Backend,
+) -> Result<Vec<String>> {
     let found = segment.result(backend)?.widened()?;
     let reference = segment.reference.widened()?;
     let shape = reference.shape().to_vec();
@@ -26,6 +30,10 @@ pub(super) fn of(segment: &Segment, backend: &dyn Backend) -> Result<Vec<String>
         facts.extend(name.and_then(|name| concentration(&difference, &shape, axis, name)));
     }
     let width = shape.last().copied().unwrap_or(1).max(1);
+    if let Some(heads) = heads.filter(|heads| *heads > 0 && width.is_multiple_of(*heads)) {
+        let by_head = [difference.len() / width, heads, width / heads];
+        facts.extend(concentration(&difference, &by_head, 1, "heads"));
+    }
     facts.extend(constant(&difference, width));
     facts.extend(factor(found, reference));
     facts.extend(low_rank(&difference, width));

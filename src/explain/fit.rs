@@ -3,7 +3,7 @@
 use super::Segment;
 use super::catalogue::split;
 use crate::backend::Oracle;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::plan::{Op, Step};
 use crate::tensor::{DType, Float, Tensor, with_float};
 
@@ -54,12 +54,12 @@ pub(super) fn fit(segment: &mut Segment, name: &str) -> Result<()> {
                 slopes += slope * slope;
                 squares += missing * missing;
             }
-            if slopes == 0.0 {
-                continue;
-            }
             let change = projected / slopes;
             // A far start may overshoot where a function is flat.
             let limit = 1.0 + values[column].abs();
+            if !(change.is_finite() && limit.is_finite()) {
+                continue;
+            }
             let change = change.clamp(-limit, limit);
             values[column] += change;
             largest = largest.max(change.abs() / (1e-12 + values[column].abs()));
@@ -69,17 +69,79 @@ pub(super) fn fit(segment: &mut Segment, name: &str) -> Result<()> {
             break;
         }
     }
+    let (fitted, spread) = rounded(&values, spread, dtype)?;
+    segment.set_entries(name, &fitted, &spread)
+}
+
+/// Replaces weight and bias of a norm, the segment's only step, by those that the reference's values
+/// fit best: a line through the normalised values of every column, in fp64.
+///
+/// # Errors
+/// If the segment cannot be run, or has too few rows to tell a line from its points.
+pub(super) fn fit_line(segment: &mut Segment, weight: &str, bias: &str) -> Result<()> {
+    let dtype = segment.params[weight].dtype();
+    let width = segment.params[weight].len().max(1);
+    let mut plain = segment.clone();
+    for (name, value) in [(weight, 1.0), (bias, 0.0)] {
+        let constant = Tensor::from_vec(&[width], vec![value; width])?;
+        plain.params.insert(name.to_owned(), constant);
+    }
+    let normalised = plain.result(&Oracle)?;
+    let reference = segment.reference.widened()?;
+    let (x, y) = (normalised.as_slice::<f64>()?, reference.as_slice::<f64>()?);
+    let rows = (y.len() / width) as f64;
+    if rows < 4.0 {
+        return Err(Error::Mismatch {
+            at: "fit".into(),
+            expected: "at least 4 rows".into(),
+            found: rows.to_string(),
+        });
+    }
+    let [mut slopes, mut offsets] = [(); 2].map(|()| (Vec::new(), Vec::new()));
+    for column in 0..width {
+        let points = || {
+            let rows = x.iter().zip(y).skip(column).step_by(width);
+            rows.map(|(x, y)| (*x, *y))
+        };
+        let (sum_x, sum_y) = points().fold((0.0, 0.0), |(a, b), (x, y)| (a + x, b + y));
+        let (mean_x, mean_y) = (sum_x / rows, sum_y / rows);
+        let square: f64 = points().map(|(x, _)| (x - mean_x).powi(2)).sum();
+        let product: f64 = points().map(|(x, y)| (x - mean_x) * (y - mean_y)).sum();
+        let slope = product / square;
+        let offset = mean_y - slope * mean_x;
+        let left: f64 = points()
+            .map(|(x, y)| (y - slope * x - offset).powi(2))
+            .sum();
+        let noise = (left / (rows - 2.0)).sqrt();
+        slopes.0.push(slope);
+        slopes.1.push((noise / square.sqrt()) as f32);
+        offsets.0.push(offset);
+        offsets
+            .1
+            .push((noise * (1.0 / rows + mean_x * mean_x / square).sqrt()) as f32);
+    }
+    for (name, (values, spread)) in [(weight, slopes), (bias, offsets)] {
+        let (fitted, spread) = rounded(&values, spread, dtype)?;
+        segment.set_entries(name, &fitted, &spread)?;
+    }
+    Ok(())
+}
+
+/// Fitted values in their storage type, and how far they may be off in it.
+fn rounded(values: &[f64], mut spread: Vec<f32>, dtype: DType) -> Result<(Tensor, Vec<f32>)> {
     let fitted = with_float!(dtype, T => {
         let rounded = values.iter().map(|x| T::from_f64(*x));
         Tensor::from_vec(&[values.len()], rounded.collect())?
-    }, else return Ok(()));
-    if dtype != DType::F32 {
-        let unit = dtype.unit_roundoff().unwrap_or(0.0);
-        for (spread, value) in spread.iter_mut().zip(&values) {
-            *spread += (unit * value.abs()) as f32;
-        }
+    }, else return Err(Error::Mismatch {
+        at: "fit".into(),
+        expected: "a parameter of a model".into(),
+        found: dtype.to_string(),
+    }));
+    let unit = dtype.unit_roundoff().unwrap_or(0.0);
+    for (spread, value) in spread.iter_mut().zip(values) {
+        *spread += (unit * value.abs()) as f32;
     }
-    segment.set_entries(name, &fitted, &spread)
+    Ok((fitted, spread))
 }
 
 /// The part of a segment that reads a parameter, behind values that do not depend on it.

@@ -12,8 +12,10 @@ pub enum Certainty {
     Definite,
     /// Nothing, but it only says how far values may be off.
     Range,
-    /// Parameters were fitted to the reference.
+    /// A parameter was fitted to the reference.
     Fitted,
+    /// Two were.
+    FittedTwice,
 }
 
 type Edit<'a> = Box<dyn Fn(&mut Segment) -> Result<()> + 'a>;

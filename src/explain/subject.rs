@@ -3,7 +3,7 @@
 use super::Segment;
 use crate::checkpoint::Weights;
 use crate::error::Result;
-use crate::plan::{Plan, StageId, Step};
+use crate::plan::{Op, Plan, StageId, Step};
 use crate::tensor::Tensor;
 
 /// Gives the recorded value of a stage, if there is one.
@@ -32,6 +32,25 @@ impl<'a> Subject<'a> {
         let value = self.steps().last().map(|step| &step.id);
         let steps = self.plan.steps().iter();
         steps.filter(move |step| value.is_some_and(|value| step.inputs.contains(value)))
+    }
+
+    /// Heads that lie side by side in the columns of the segment's value, if they do.
+    pub(super) fn heads(&self) -> Option<usize> {
+        let split = self.readers().find_map(|step| match step.op {
+            Op::SplitHeads { heads, .. } => Some(heads),
+            _ => None,
+        });
+        let of_context = || {
+            let last = self.steps().last()?;
+            let same_layer = |step: &&Step| step.stage.layer() == last.stage.layer();
+            let steps = self.plan.steps().iter().filter(same_layer);
+            let mut heads = steps.filter_map(|step| match step.op {
+                Op::SplitHeads { heads, .. } => Some(heads),
+                _ => None,
+            });
+            matches!(last.op, Op::Context).then(|| heads.next())?
+        };
+        split.or_else(of_context)
     }
 
     /// The number of the block that the segment is in.

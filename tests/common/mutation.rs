@@ -125,6 +125,15 @@ pub fn all() -> Vec<Mutation> {
             },
         ),
         mutation(
+            "last norm left at init",
+            "ln_f",
+            "all ones and zeros",
+            |c| {
+                weight(c, "ln_f.weight", |x| x.map(|_| 1.0));
+                weight(c, "ln_f.bias", |x| x.map(|_| 0.0));
+            },
+        ),
+        mutation(
             "last norm's weight left at ones",
             "ln_f",
             "left at init",

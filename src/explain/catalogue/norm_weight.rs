@@ -1,7 +1,7 @@
 //! A norm's weight: stored less one, left at init, or another.
 
 use crate::error::Result;
-use crate::explain::fit::fit;
+use crate::explain::fit::{fit, fit_line};
 use crate::explain::rearrange::mapped;
 use crate::explain::rewrite::{Certainty, Rewrite};
 use crate::explain::subject::Subject;
@@ -28,6 +28,20 @@ pub(super) fn rewrites<'a>(subject: &Subject<'a>) -> Result<Vec<Rewrite<'a>>> {
             true => "the norm's weight is all ones where the reference's is not: left at init".into(),
             false => format!("{} is not the reference's", StageId::from(name.as_str()).kind()),
         };
+        if let ([_, bias], [_]) = (step.params.as_slice(), subject.steps()) {
+            let zeros = subject.segment.params[&bias.name].widened()?;
+            let zeros = zeros.as_slice::<f64>()?.iter().all(|x| *x == 0.0);
+            let finding = match ones && zeros {
+                true => "the norm is all ones and zeros where the reference's is not: left at init",
+                false => "weight and bias of the norm are not the reference's",
+            };
+            let (weight, bias) = (name.clone(), bias.name.clone());
+            let remedy = "with both fitted to the reference";
+            let rewrite = Rewrite::new(finding, remedy, move |segment| {
+                fit_line(segment, &weight, &bias)
+            });
+            all.push(rewrite.certain(Certainty::FittedTwice));
+        }
         let fitted = name.clone();
         let remedy = "with a weight fitted to the reference";
         let rewrite = Rewrite::new(finding, remedy, move |segment| fit(segment, &fitted));
