@@ -1,8 +1,10 @@
 //! One BLOOM block of hidden size 1024 with 16 heads, on CPU, as the difference of models of two
 //! blocks and of one: milliseconds per layer are `2 blocks − 1 block`; both are shown.
 
+mod common;
+
+use common::weights;
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
-use half::bf16;
 use parity::backend::{Backend, Cpu};
 use parity::model::{BloomConfig, ModelConfig};
 use parity::plan::{Arithmetic, Plan, StageId};
@@ -11,26 +13,6 @@ use std::collections::{BTreeSet, HashMap};
 use std::hint::black_box;
 
 const HIDDEN: usize = 1024;
-
-fn weights(plan: &Plan) -> HashMap<String, Tensor> {
-    let mut state = 1_u32;
-    let mut draw = || {
-        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        (state >> 8) as f32 / (1 << 24) as f32 * 0.04 - 0.02
-    };
-    let tensors = plan.params().into_values().map(|param| {
-        let values: Vec<f32> = (0..param.shape.iter().product()).map(|_| draw()).collect();
-        let tensor = match plan.dtype() {
-            DType::Bf16 => {
-                let values = values.into_iter().map(bf16::from_f32).collect();
-                Tensor::from_vec::<bf16>(&param.shape, values)
-            }
-            _ => Tensor::from_vec(&param.shape, values),
-        };
-        (param.name.clone(), tensor.expect("the shape fits"))
-    });
-    tensors.collect()
-}
 
 fn forward(plan: &Plan, weights: &HashMap<String, Tensor>, tokens: &Tensor) -> Tensor {
     let last = plan.steps().len() - 1;

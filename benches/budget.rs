@@ -4,8 +4,10 @@
 //! gives it here, and held against them in transformers' arithmetic, so that every linear layer
 //! rounds elsewhere: the worst case, in which the witness runs, too.
 
+mod common;
+
+use common::weights;
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
-use half::bf16;
 use parity::backend::{Backend, Cpu};
 use parity::case::{Case, Pattern, Rule, Rules};
 use parity::compare::{Bound, Tolerance};
@@ -151,26 +153,6 @@ fn record(folder: &Path, name: &str, tensor: &Tensor) -> FileRecord {
     let digest = Sha256::digest(fs::read(folder.join(&file)).expect("read"));
     let sha256 = digest.iter().map(|byte| format!("{byte:02x}")).collect();
     FileRecord { file, sha256 }
-}
-
-fn weights(plan: &Plan) -> HashMap<String, Tensor> {
-    let mut state = 1_u32;
-    let mut draw = || {
-        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        (state >> 8) as f32 / (1 << 24) as f32 * 0.04 - 0.02
-    };
-    let tensors = plan.params().into_values().map(|param| {
-        let values: Vec<f32> = (0..param.shape.iter().product()).map(|_| draw()).collect();
-        let tensor = match plan.dtype() {
-            DType::Bf16 => {
-                let values = values.into_iter().map(bf16::from_f32).collect();
-                Tensor::from_vec::<bf16>(&param.shape, values)
-            }
-            _ => Tensor::from_vec(&param.shape, values),
-        };
-        (param.name.clone(), tensor.expect("the shape fits"))
-    });
-    tensors.collect()
 }
 
 fn config(hidden_size: usize, n_layer: usize) -> BloomConfig {

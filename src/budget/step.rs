@@ -252,6 +252,30 @@ impl Evaluation<'_> {
 
     /// `of(row, column, value)` gives rounding and spread of an element before it is stored.
     fn grid(&self, width: usize, of: impl Fn(usize, usize, f64) -> [f64; 2] + Sync) -> Deviation {
+        self.filled(width, |row, to| {
+            for column in 0..to.values.len() {
+                let [rounding, spread] = of(row, column, to.values[column].into());
+                to.put(column, rounding, spread);
+            }
+        })
+    }
+
+    /// `of(row, emit)` emits offset, rounding and spread of the elements of a row before they are
+    /// stored; what it leaves out is exactly 0.
+    fn rows(
+        &self,
+        width: usize,
+        of: impl Fn(usize, &mut dyn FnMut(usize, f64, f64)) + Sync,
+    ) -> Deviation {
+        self.filled(width, |row, to| {
+            of(row, &mut |offset, rounding, spread| {
+                to.put(offset, rounding, spread)
+            });
+        })
+    }
+
+    /// Fills rows in parallel.
+    fn filled(&self, width: usize, fill: impl Fn(usize, &mut Elements<'_>) + Sync) -> Deviation {
         let mut all = Deviation::none(self.output.values.len());
         if all.is_empty() {
             return all;
@@ -263,41 +287,13 @@ impl Evaluation<'_> {
             .zip(self.output.values.par_chunks(width))
             .enumerate()
             .for_each(|(row, ((roundings, spreads), values))| {
-                let places = roundings.iter_mut().zip(spreads).zip(values);
-                for (column, ((to_rounding, to_spread), value)) in places.enumerate() {
-                    let value = f64::from(*value);
-                    let [rounding, spread] = of(row, column, value);
-                    *to_rounding = (rounding + storage.rounding(value)) as f32;
-                    *to_spread = spread as f32;
-                }
-            });
-        all
-    }
-
-    /// `of(row, emit)` emits offset, rounding and spread of the elements of a row before they are
-    /// stored; what it leaves out is exactly 0.
-    fn rows(
-        &self,
-        width: usize,
-        of: impl Fn(usize, &mut dyn FnMut(usize, f64, f64)) + Sync,
-    ) -> Deviation {
-        let mut all = Deviation::none(self.output.values.len());
-        if all.is_empty() {
-            return all;
-        }
-        let storage = Storage::of(self.out());
-        let values = self.output.values.par_chunks(width);
-        all.rounding
-            .par_chunks_mut(width)
-            .zip(all.spread.par_chunks_mut(width))
-            .zip(values)
-            .enumerate()
-            .for_each(|(row, ((roundings, spreads), values))| {
-                of(row, &mut |offset, rounding, spread| {
-                    let stored = storage.rounding(values[offset].into());
-                    roundings[offset] = (rounding + stored) as f32;
-                    spreads[offset] = spread as f32;
-                });
+                let mut elements = Elements {
+                    storage,
+                    values,
+                    roundings,
+                    spreads,
+                };
+                fill(row, &mut elements);
             });
         all
     }
@@ -518,6 +514,24 @@ impl Evaluation<'_> {
             rounding + other,
             self.confidence.join(spread, spread_of_other),
         ]
+    }
+}
+
+/// Elements of a result, whose deviations are filled in.
+struct Elements<'a> {
+    storage: Storage,
+    values: &'a [f32],
+    roundings: &'a mut [f32],
+    spreads: &'a mut [f32],
+}
+
+impl Elements<'_> {
+    /// Takes what an element may be off by before it is stored.
+    #[inline(always)]
+    fn put(&mut self, offset: usize, rounding: f64, spread: f64) {
+        let stored = self.storage.rounding(self.values[offset].into());
+        self.roundings[offset] = (rounding + stored) as f32;
+        self.spreads[offset] = spread as f32;
     }
 }
 

@@ -70,15 +70,14 @@ impl<'a> Recordings<'a> {
             return Ok(None);
         };
         let step = &self.plan.steps()[index];
-        let mut value = match self.records.get(&recorded.record.stage)? {
+        let value = match self.records.get(&recorded.record.stage)? {
             Some(Reference::Full(value)) => value,
             other => return Ok(other),
         };
-        for step in recorded.completion(step, self.weights)? {
-            let params = self.params(&step)?;
-            let params: Vec<&Tensor> = params.iter().collect();
-            value = self.backend.run(&step, &[&value], &params)?;
-        }
+        let completion = recorded.completion(step, self.weights)?;
+        let value = completion.iter().try_fold(value, |value, step| {
+            self.run(step, &value, &self.params(step)?)
+        })?;
         if value.shape() != self.shapes[&step.id] {
             let file = self.records.golden.file_of(&step.stage);
             let expected = format!("shape {:?}", self.shapes[&step.id]);
@@ -118,19 +117,23 @@ impl<'a> Recordings<'a> {
             return Ok(deviation);
         };
         let mut deviation = deviation;
-        for step in completion {
-            let params = self.params(&step)?;
+        for step in &completion {
+            let params = self.params(step)?;
+            let completed = self.run(step, &value, &params)?;
             let given: Vec<Operand<'_>> = params.iter().map(Operand::given).collect();
-            let params: Vec<&Tensor> = params.iter().collect();
-            let completed = self.backend.run(&step, &[&value], &params)?;
             let input = Operand {
                 value: &value,
                 deviation: Some(&deviation),
             };
-            deviation = budget::deviation(&step, &[input], &given, &completed, confidence)?;
+            deviation = budget::deviation(step, &[input], &given, &completed, confidence)?;
             value = completed;
         }
         Ok(deviation)
+    }
+
+    fn run(&self, step: &Step, value: &Tensor, params: &[Tensor]) -> Result<Tensor> {
+        let params: Vec<&Tensor> = params.iter().collect();
+        self.backend.run(step, &[value], &params)
     }
 
     /// What [`Self::value`] does to the recorded value, if anything.

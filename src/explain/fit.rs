@@ -1,7 +1,7 @@
 //! Parameters as the reference must have had them.
 
 use super::Segment;
-use super::catalogue::split;
+use super::steps::split;
 use crate::backend::Oracle;
 use crate::error::{Error, Result};
 use crate::plan::{Op, Step};

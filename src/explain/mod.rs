@@ -17,6 +17,7 @@ mod fit;
 mod rearrange;
 mod rewrite;
 mod segment;
+mod steps;
 mod subject;
 
 pub use evidence::Evidence;

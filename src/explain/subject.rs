@@ -36,21 +36,23 @@ impl<'a> Subject<'a> {
 
     /// Heads that lie side by side in the columns of the segment's value, if they do.
     pub(super) fn heads(&self) -> Option<usize> {
-        let split = self.readers().find_map(|step| match step.op {
-            Op::SplitHeads { heads, .. } => Some(heads),
+        let splits = |step: &Step| matches!(step.op, Op::SplitHeads { .. });
+        let context = |step: &Step| step.op == Op::Context;
+        let side_by_side = self.readers().any(splits) || self.steps().last().is_some_and(context);
+        side_by_side
+            .then(|| self.attention())?
+            .map(|(heads, _)| heads)
+    }
+
+    /// The number of heads of the segment's block, and what they are split from.
+    pub(super) fn attention(&self) -> Option<(usize, &'a StageId)> {
+        let layer = self.layer();
+        let steps = self.plan.steps().iter();
+        let mut splits = steps.filter(|step| step.stage.layer() == layer);
+        splits.find_map(|step| match step.op {
+            Op::SplitHeads { heads, .. } => Some((heads, &step.inputs[0])),
             _ => None,
-        });
-        let of_context = || {
-            let last = self.steps().last()?;
-            let same_layer = |step: &&Step| step.stage.layer() == last.stage.layer();
-            let steps = self.plan.steps().iter().filter(same_layer);
-            let mut heads = steps.filter_map(|step| match step.op {
-                Op::SplitHeads { heads, .. } => Some(heads),
-                _ => None,
-            });
-            matches!(last.op, Op::Context).then(|| heads.next())?
-        };
-        split.or_else(of_context)
+        })
     }
 
     /// The number of the block that the segment is in.

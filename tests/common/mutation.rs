@@ -396,8 +396,7 @@ pub fn all() -> Vec<Mutation> {
             "in reverse order along the inputs",
             |c| {
                 weight(c, "h.0.self_attention.dense.weight", |x| {
-                    x.axes([64, 2, 32], [0, 1, 2])
-                        .columns_by(|column| (column + 32) % 64)
+                    x.columns_by(|column| (column + 32) % 64)
                 });
             },
         ),

@@ -35,7 +35,12 @@ pub(super) fn rewrites<'a>(subject: &Subject<'a>) -> Result<Vec<Rewrite<'a>>> {
                     step.op = Op::Activation(theirs);
                     step.numerics.rounding = rounding;
                 };
-                all.push(Rewrite::of_step(&step.id, finding, format!("with {theirs}"), edit));
+                all.push(Rewrite::of_step(
+                    &step.id,
+                    finding,
+                    format!("with {theirs}"),
+                    edit,
+                ));
             }
         }
     }

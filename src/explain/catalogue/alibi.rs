@@ -29,7 +29,10 @@ pub(super) fn rewrites<'a>(subject: &Subject<'a>) -> Result<Vec<Rewrite<'a>>> {
                 alibi_scale * product_scale,
                 "scales the ALiBi bias with the product".into(),
             ),
-            (-alibi_scale, "has the ALiBi bias with the other sign".into()),
+            (
+                -alibi_scale,
+                "has the ALiBi bias with the other sign".into(),
+            ),
         ] {
             if scale != *alibi_scale {
                 let set = move |step: &mut Step| {
@@ -73,18 +76,36 @@ fn series(ours: &[f32], heads: usize) -> Vec<(Vec<f32>, String)> {
     };
     let n = heads as f64;
     let mut all = vec![
-        (ours.iter().rev().copied().collect(), "in reverse order of heads".to_owned()),
-        (geometric(2_f64.powf(-8.0 / n), 1), "2^(−8(i+1)/heads)".into()),
-        (geometric(2_f64.powf(-8.0 / n), 0), "2^(−8i/heads): one head off".into()),
+        (
+            ours.iter().rev().copied().collect(),
+            "in reverse order of heads".to_owned(),
+        ),
+        (
+            geometric(2_f64.powf(-8.0 / n), 1),
+            "2^(−8(i+1)/heads)".into(),
+        ),
+        (
+            geometric(2_f64.powf(-8.0 / n), 0),
+            "2^(−8i/heads): one head off".into(),
+        ),
         (geometric(0.5, 1), "2^−(i+1)".into()),
-        (ours.iter().map(|slope| 2.0 * slope).collect(), "twice the model's".into()),
-        (ours.iter().map(|slope| 0.5 * slope).collect(), "half the model's".into()),
+        (
+            ours.iter().map(|slope| 2.0 * slope).collect(),
+            "twice the model's".into(),
+        ),
+        (
+            ours.iter().map(|slope| 0.5 * slope).collect(),
+            "half the model's".into(),
+        ),
     ];
     for ranks in [2, 4, 8] {
         if heads.is_multiple_of(ranks) && heads > ranks {
             let local = heads / ranks;
             let first = ours[..local].iter().cycle().take(heads).copied().collect();
-            all.push((first, format!("those of the first of {ranks} ranks on every rank")));
+            all.push((
+                first,
+                format!("those of the first of {ranks} ranks on every rank"),
+            ));
         }
     }
     all.retain(|(slopes, _)| slopes != ours);

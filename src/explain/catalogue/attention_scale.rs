@@ -9,8 +9,8 @@ use crate::plan::{Op, Step};
 pub(super) fn rewrites<'a>(subject: &Subject<'a>) -> Result<Vec<Rewrite<'a>>> {
     let mut all = Vec::new();
     let layer = subject.layer().unwrap_or(0) as f32;
+    let head_dim = head_dim(subject);
     for step in subject.steps() {
-        let head_dim = head_dim(subject, step);
         let factors = [
             (head_dim.sqrt(), "times the root of the head dimension"),
             (1.0 / head_dim.sqrt(), "over the root of the head dimension"),
@@ -61,20 +61,14 @@ fn scale(step: &mut Step, factor: f32, alibi_too: bool) {
     }
 }
 
-/// The head dimension of the attention that a step is part of, from the plan's split heads.
-fn head_dim(subject: &Subject<'_>, step: &Step) -> f32 {
-    let layer = step.stage.layer();
-    let split = subject.plan.steps().iter().find_map(|other| {
-        let same = other.stage.layer() == layer;
-        match other.op {
-            Op::SplitHeads { heads, .. } if same => Some((heads, &other.inputs[0])),
-            _ => None,
-        }
-    });
-    let Some((heads, fused)) = split else {
+/// The head dimension of the attention that the segment is part of.
+fn head_dim(subject: &Subject<'_>) -> f32 {
+    let Some((heads, fused)) = subject.attention() else {
         return 1.0;
     };
-    let producer = subject.plan.steps().iter().find(|other| other.id == *fused);
-    let width = producer.and_then(|step| step.params.first()).map_or(0, |p| p.shape[0]);
+    let producer = subject.plan.steps().iter().find(|step| step.id == *fused);
+    let width = producer
+        .and_then(|step| step.params.first())
+        .map_or(0, |param| param.shape[0]);
     (width / (3 * heads)).max(1) as f32
 }

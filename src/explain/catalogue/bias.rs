@@ -3,8 +3,9 @@
 use crate::error::Result;
 use crate::explain::rearrange::mapped;
 use crate::explain::rewrite::Rewrite;
+use crate::explain::steps::split;
 use crate::explain::subject::Subject;
-use crate::plan::{Form, Numerics, Op, Rounding, Step};
+use crate::plan::{Op, Step};
 use crate::tensor::Tensor;
 
 pub(super) fn rewrites<'a>(subject: &Subject<'a>) -> Result<Vec<Rewrite<'a>>> {
@@ -15,9 +16,21 @@ pub(super) fn rewrites<'a>(subject: &Subject<'a>) -> Result<Vec<Rewrite<'a>>> {
         };
         let scaled = |factor: f64| move |bias: &Tensor| mapped(bias, |x| factor * x);
         for (factor, finding, remedy) in [
-            (0.0, "the reference does not add the bias", "without the bias"),
-            (0.5, "the bias is twice the reference's", "with half the bias"),
-            (2.0, "the reference adds the bias twice", "with twice the bias"),
+            (
+                0.0,
+                "the reference does not add the bias",
+                "without the bias",
+            ),
+            (
+                0.5,
+                "the bias is twice the reference's",
+                "with half the bias",
+            ),
+            (
+                2.0,
+                "the reference adds the bias twice",
+                "with twice the bias",
+            ),
             (-1.0, "the bias has the wrong sign", "with its sign changed"),
         ] {
             all.push(Rewrite::of_param(name, finding, remedy, scaled(factor)));
@@ -61,23 +74,4 @@ pub(super) fn bias_of(step: &Step) -> Option<&str> {
         _ => None,
     };
     name.map(|param| param.name.as_str())
-}
-
-/// A product with its bias, as a rounded product and an addition.
-pub(in crate::explain) fn split(step: &Step) -> [Step; 2] {
-    let mut product = step.clone();
-    let bias = product.params.pop();
-    if let Op::Linear { bias, .. } = &mut product.op {
-        *bias = false;
-    }
-    product.form = Form::WITHOUT_BIAS;
-    product.id = format!("{}.product", step.id).into();
-    let add = Step {
-        op: Op::AddBias,
-        inputs: vec![product.id.clone()],
-        params: bias.into_iter().collect(),
-        numerics: Numerics::elementwise(step.numerics.out, Rounding::Once),
-        ..step.clone()
-    };
-    [product, add]
 }

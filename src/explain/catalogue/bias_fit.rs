@@ -14,13 +14,18 @@ pub(super) fn rewrites<'a>(subject: &Subject<'a>) -> Result<Vec<Rewrite<'a>>> {
         };
         let bias = &subject.segment.params[name];
         // A bias whose entries do not map to the columns of the result cannot be fitted.
-        let later = subject.steps().iter().skip_while(|other| other.id != step.id);
+        let later = subject
+            .steps()
+            .iter()
+            .skip_while(|other| other.id != step.id);
         if later.skip(1).any(|later| !later.op.is_column_wise()) {
             continue;
         }
         let zeros = bias.widened()?.as_slice::<f64>()?.iter().all(|x| *x == 0.0);
         let finding = match zeros {
-            true => format!("{name} is all zeros where the reference has a bias: left out, or left at init"),
+            true => format!(
+                "{name} is all zeros where the reference has a bias: left out, or left at init"
+            ),
             false => format!("{} is not the reference's", kind(name)),
         };
         let fitted = name.to_owned();

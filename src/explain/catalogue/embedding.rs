@@ -3,8 +3,9 @@
 use crate::error::Result;
 use crate::explain::rearrange;
 use crate::explain::rewrite::Rewrite;
+use crate::explain::steps::followed;
 use crate::explain::subject::Subject;
-use crate::plan::{Form, Numerics, Op, Rounding, Step};
+use crate::plan::{Op, Rounding};
 
 pub(super) fn rewrites<'a>(subject: &Subject<'a>) -> Result<Vec<Rewrite<'a>>> {
     let mut all = Vec::new();
@@ -25,16 +26,24 @@ pub(super) fn rewrites<'a>(subject: &Subject<'a>) -> Result<Vec<Rewrite<'a>>> {
                 .map(|row| (row + shift).rem_euclid(vocabulary as isize) as usize)
                 .collect();
             let edit = move |weight: &_| rearrange::rows(weight, &order);
-            all.push(Rewrite::of_param(name, finding, "with the rows shifted back", edit));
+            all.push(Rewrite::of_param(
+                name,
+                finding,
+                "with the rows shifted back",
+                edit,
+            ));
         }
         let root = (hidden as f32).sqrt();
         for (factor, what) in [(root, "times"), (1.0 / root, "over")] {
-            let finding = format!("the reference's embeddings are the model's {what} the root of the hidden size");
+            let finding = format!(
+                "the reference's embeddings are the model's {what} the root of the hidden size"
+            );
             let id = step.id.clone();
             let rewrite = Rewrite::new(finding, "with them scaled", move |segment| {
                 let last = segment.steps.iter().position(|step| step.id == id);
                 if let Some(index) = last {
-                    let scaled = scaled(&mut segment.steps[index], factor);
+                    let op = Op::Scale { factor };
+                    let scaled = followed(&mut segment.steps[index], op, Rounding::Once);
                     segment.steps.insert(index + 1, scaled);
                 }
                 Ok(())
@@ -43,19 +52,4 @@ pub(super) fn rewrites<'a>(subject: &Subject<'a>) -> Result<Vec<Rewrite<'a>>> {
         }
     }
     Ok(all)
-}
-
-/// A step that scales the value of `step` and takes over its name.
-pub(super) fn scaled(step: &mut Step, factor: f32) -> Step {
-    let id = step.id.clone();
-    step.id = format!("{id}.unscaled").into();
-    Step {
-        inputs: vec![step.id.clone()],
-        stage: step.stage.clone(),
-        id,
-        form: Form::PLAIN,
-        op: Op::Scale { factor },
-        params: Vec::new(),
-        numerics: Numerics::elementwise(step.numerics.out, Rounding::Once),
-    }
 }

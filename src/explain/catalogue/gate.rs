@@ -23,11 +23,21 @@ pub(super) fn rewrites<'a>(subject: &Subject<'a>) -> Result<Vec<Rewrite<'a>>> {
 fn gates<'a>(step: &Step, ours: Activation, all: &mut Vec<Rewrite<'a>>) {
     let swap = |step: &mut Step| step.inputs.reverse();
     let finding = "gate and up are swapped";
-    all.push(Rewrite::of_step(&step.id, finding, "with them swapped back", swap));
+    all.push(Rewrite::of_step(
+        &step.id,
+        finding,
+        "with them swapped back",
+        swap,
+    ));
     for theirs in Activation::ALL.into_iter().filter(|theirs| *theirs != ours) {
         let finding = format!("the reference's gate is {theirs}, not {ours}");
         let set = move |step: &mut Step| step.op = Op::Gate(theirs);
-        all.push(Rewrite::of_step(&step.id, finding, format!("with {theirs}"), set));
+        all.push(Rewrite::of_step(
+            &step.id,
+            finding,
+            format!("with {theirs}"),
+            set,
+        ));
     }
 }
 
@@ -48,12 +58,18 @@ fn concatenated<'a>(subject: &Subject<'a>, step: &Step, all: &mut Vec<Rewrite<'a
         let other = other.name.clone();
         let edit = move |weight: &Tensor| {
             let other = subject.weights.load(&other)?;
-            let (gate, up) = if is_gate { (weight, &other) } else { (&other, weight) };
+            let (gate, up) = if is_gate {
+                (weight, &other)
+            } else {
+                (&other, weight)
+            };
             let fused = Tensor::concat(&[gate.clone(), up.clone()], 0)?;
             let width = weight.row_len();
             let rows = weight.len() / width.max(1) / ranks;
             let by_rank = fused.reshaped(&[ranks, 2, rows, width])?;
-            let parts = by_rank.permuted(&[1, 0, 2, 3]).reshaped(&[2, weight.len()])?;
+            let parts = by_rank
+                .permuted(&[1, 0, 2, 3])
+                .reshaped(&[2, weight.len()])?;
             picked(&parts, &[usize::from(!is_gate)], 2, weight.shape())
         };
         let remedy = "with the shards sorted";

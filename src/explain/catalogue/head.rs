@@ -13,7 +13,11 @@ pub(super) fn rewrites<'a>(subject: &Subject<'a>) -> Result<Vec<Rewrite<'a>>> {
             continue;
         };
         let ours = &step.params[0];
-        let embedding = subject.plan.steps().iter().find(|step| step.op == Op::Embedding);
+        let embedding = subject
+            .plan
+            .steps()
+            .iter()
+            .find(|step| step.op == Op::Embedding);
         let Some(embedding) = embedding.map(|step| &step.params[0].name) else {
             continue;
         };

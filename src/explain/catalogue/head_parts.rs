@@ -9,7 +9,10 @@ pub(super) fn rewrites<'a>(subject: &Subject<'a>) -> Result<Vec<Rewrite<'a>>> {
     use HeadPart::{Key, Query, Value};
     let mut all = Vec::new();
     let splits = subject.steps().iter();
-    if !splits.into_iter().any(|step| matches!(step.op, Op::SplitHeads { .. })) {
+    if !splits
+        .into_iter()
+        .any(|step| matches!(step.op, Op::SplitHeads { .. }))
+    {
         return Ok(all);
     }
     for (a, b, names) in [

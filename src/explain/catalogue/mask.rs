@@ -14,8 +14,14 @@ pub(super) fn rewrites<'a>(subject: &Subject<'a>) -> Result<Vec<Rewrite<'a>>> {
         for (theirs, what) in [
             (Mask::Causal, "the reference's mask is causal"),
             (Mask::Full, "the reference masks nothing"),
-            (Mask::Shifted(1), "the reference lets a query see one key more"),
-            (Mask::Shifted(-1), "the reference lets a query see one key less"),
+            (
+                Mask::Shifted(1),
+                "the reference lets a query see one key more",
+            ),
+            (
+                Mask::Shifted(-1),
+                "the reference lets a query see one key less",
+            ),
         ] {
             if theirs == ours {
                 continue;

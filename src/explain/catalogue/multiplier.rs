@@ -1,17 +1,20 @@
 //! A factor that the reference's values have and the candidate's have not.
 
-use super::embedding::scaled;
+use crate::backend::Oracle;
 use crate::error::Result;
 use crate::explain::rewrite::{Certainty, Rewrite};
+use crate::explain::steps::followed;
 use crate::explain::subject::Subject;
-use crate::backend::Oracle;
-use crate::plan::Op;
+use crate::plan::{Op, Rounding};
 
 pub(super) fn rewrites<'a>(subject: &Subject<'a>) -> Result<Vec<Rewrite<'a>>> {
     let Some(last) = subject.steps().last() else {
         return Ok(Vec::new());
     };
-    if !matches!(last.op, Op::Linear { .. } | Op::Add | Op::Embedding | Op::AddBias) {
+    if !matches!(
+        last.op,
+        Op::Linear { .. } | Op::Add | Op::Embedding | Op::AddBias
+    ) {
         return Ok(Vec::new());
     }
     let rewrite = Rewrite::new(
@@ -20,13 +23,16 @@ pub(super) fn rewrites<'a>(subject: &Subject<'a>) -> Result<Vec<Rewrite<'a>>> {
         |segment| {
             let found = segment.result(&Oracle)?.widened()?;
             let reference = segment.reference.widened()?;
-            let pairs = found.as_slice::<f64>()?.iter().zip(reference.as_slice::<f64>()?);
+            let pairs = found
+                .as_slice::<f64>()?
+                .iter()
+                .zip(reference.as_slice::<f64>()?);
             let (squares, products) = pairs.fold((0.0, 0.0), |(squares, products), (a, b)| {
                 (squares + a * a, products + a * b)
             });
             let factor = (products / squares) as f32;
             if let Some(last) = segment.steps.last_mut() {
-                let scaled = scaled(last, factor);
+                let scaled = followed(last, Op::Scale { factor }, Rounding::Once);
                 segment.steps.push(scaled);
             }
             Ok(())

@@ -21,7 +21,12 @@ pub(super) fn rewrites<'a>(subject: &Subject<'a>) -> Result<Vec<Rewrite<'a>>> {
                 }
             };
             let finding = format!("the reference's epsilon is {theirs:e}, the model's {ours:e}");
-            all.push(Rewrite::of_step(&step.id, finding, format!("with {theirs:e}"), set));
+            all.push(Rewrite::of_step(
+                &step.id,
+                finding,
+                format!("with {theirs:e}"),
+                set,
+            ));
         }
     }
     Ok(all)

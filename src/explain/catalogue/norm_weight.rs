@@ -17,16 +17,29 @@ pub(super) fn rewrites<'a>(subject: &Subject<'a>) -> Result<Vec<Rewrite<'a>>> {
         let name = &step.params[0].name;
         for (shift, finding) in [
             (1.0, "the norm's weight is stored as gamma − 1"),
-            (-1.0, "the norm's weight is gamma + 1: the reference adds the 1 itself"),
+            (
+                -1.0,
+                "the norm's weight is gamma + 1: the reference adds the 1 itself",
+            ),
         ] {
             let edit = move |weight: &Tensor| mapped(weight, |x| x + shift);
-            all.push(Rewrite::of_param(name, finding, "with the 1 put right", edit));
+            all.push(Rewrite::of_param(
+                name,
+                finding,
+                "with the 1 put right",
+                edit,
+            ));
         }
         let weight = subject.segment.params[name].widened()?;
         let ones = weight.as_slice::<f64>()?.iter().all(|x| *x == 1.0);
         let finding = match ones {
-            true => "the norm's weight is all ones where the reference's is not: left at init".into(),
-            false => format!("{} is not the reference's", StageId::from(name.as_str()).kind()),
+            true => {
+                "the norm's weight is all ones where the reference's is not: left at init".into()
+            }
+            false => format!(
+                "{} is not the reference's",
+                StageId::from(name.as_str()).kind()
+            ),
         };
         if let ([_, bias], [_]) = (step.params.as_slice(), subject.steps()) {
             let zeros = subject.segment.params[&bias.name].widened()?;

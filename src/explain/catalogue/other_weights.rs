@@ -32,14 +32,21 @@ pub(super) fn rewrites<'a>(subject: &Subject<'a>) -> Result<Vec<Rewrite<'a>>> {
                     (vec![pair], what)
                 }));
             } else if let Some((group, what)) = groups.first_mut() {
-                *what = if group[0].0.ends_with("bias") { "its bias is" } else { "its weight is" };
+                *what = if group[0].0.ends_with("bias") {
+                    "its bias is"
+                } else {
+                    "its weight is"
+                };
             }
             for (pairs, what) in groups {
                 let place = relative(&module, &other);
-                let finding = format!("{what} not the reference's: the reference has those of {place}");
+                let finding =
+                    format!("{what} not the reference's: the reference has those of {place}");
                 let rewrite = Rewrite::new(finding, "with those", move |segment| {
                     for (name, other) in &pairs {
-                        segment.params.insert(name.clone(), subject.weights.load(other)?);
+                        segment
+                            .params
+                            .insert(name.clone(), subject.weights.load(other)?);
                     }
                     Ok(())
                 });
@@ -65,7 +72,9 @@ pub(super) fn duplicates(subject: &Subject<'_>) -> Result<Vec<String>> {
             for other in others(subject, &module) {
                 let theirs = format!("{other}{}", &name[module.len()..]);
                 if subject.weights.load(&theirs)?.bits_equal(ours) {
-                    all.push(format!("{name} is {theirs}, bit for bit: one was written over the other"));
+                    all.push(format!(
+                        "{name} is {theirs}, bit for bit: one was written over the other"
+                    ));
                 }
             }
         }
@@ -76,12 +85,17 @@ pub(super) fn duplicates(subject: &Subject<'_>) -> Result<Vec<String>> {
 /// The modules whose parameters the segment reads: names without their last part.
 fn modules(subject: &Subject<'_>) -> BTreeSet<String> {
     let names = subject.segment.params.keys();
-    names.filter_map(|name| name.rsplit_once('.').map(|(module, _)| module.to_owned())).collect()
+    names
+        .filter_map(|name| name.rsplit_once('.').map(|(module, _)| module.to_owned()))
+        .collect()
 }
 
 fn params_of(subject: &Subject<'_>, module: &str) -> Vec<String> {
     let names = subject.segment.params.keys();
-    let of_module = |name: &&String| name.rsplit_once('.').is_some_and(|(other, _)| other == module);
+    let of_module = |name: &&String| {
+        name.rsplit_once('.')
+            .is_some_and(|(other, _)| other == module)
+    };
     let mut names: Vec<String> = names.filter(of_module).cloned().collect();
     names.sort();
     names
@@ -90,7 +104,9 @@ fn params_of(subject: &Subject<'_>, module: &str) -> Vec<String> {
 /// Modules with parameters of the same names and shapes.
 fn others(subject: &Subject<'_>, module: &str) -> Vec<String> {
     let ours = params_of(subject, module);
-    let large = ours.iter().any(|name| subject.segment.params[name].len() > LARGE);
+    let large = ours
+        .iter()
+        .any(|name| subject.segment.params[name].len() > LARGE);
     let layer = |name: &str| StageId::from(name).layer();
     let mut found = BTreeSet::new();
     for name in subject.weights.names() {
@@ -105,7 +121,9 @@ fn others(subject: &Subject<'_>, module: &str) -> Vec<String> {
             continue;
         }
         let fits = ours.iter().all(|name| {
-            let theirs = subject.weights.stored(&format!("{other}{}", &name[module.len()..]));
+            let theirs = subject
+                .weights
+                .stored(&format!("{other}{}", &name[module.len()..]));
             theirs.is_some_and(|theirs| theirs.shape == subject.segment.params[name].shape())
         });
         if fits {

@@ -12,14 +12,19 @@ pub(super) fn rewrites<'a>(subject: &Subject<'a>) -> Result<Vec<Rewrite<'a>>> {
             continue;
         };
         let k = step.params[0].shape.get(1).copied().unwrap_or(1);
-        for theirs in [1, 2, 4, 8].into_iter().filter(|n| *n != ours && k % n == 0) {
+        for theirs in [1, 2, 4, 8]
+            .into_iter()
+            .filter(|n| *n != ours && k % n == 0)
+        {
             let set = move |step: &mut Step| {
                 if let Op::Linear { partials, .. } = &mut step.op {
                     *partials = theirs;
                 }
             };
             let finding = match theirs {
-                1 => format!("the reference computes one sum, the model rounds {ours} partial sums"),
+                1 => {
+                    format!("the reference computes one sum, the model rounds {ours} partial sums")
+                }
                 _ => format!("the reference rounds partial sums of {theirs} ranks"),
             };
             let remedy = format!("with {theirs} partial sums");

@@ -13,11 +13,7 @@ const AXES: [&str; 3] = ["heads", "3", "d"];
 const ORDERS: [[usize; 3]; 5] = [[1, 0, 2], [0, 2, 1], [1, 2, 0], [2, 0, 1], [2, 1, 0]];
 
 pub(super) fn rewrites<'a>(subject: &Subject<'a>) -> Result<Vec<Rewrite<'a>>> {
-    let heads = subject.readers().find_map(|step| match step.op {
-        Op::SplitHeads { heads, .. } => Some(heads),
-        _ => None,
-    });
-    let Some((step, heads)) = subject.steps().last().zip(heads) else {
+    let Some((step, heads)) = subject.steps().last().zip(subject.heads()) else {
         return Ok(Vec::new());
     };
     let Op::Linear { .. } = step.op else {
@@ -101,5 +97,9 @@ fn strides(extents: [usize; 3], order: [usize; 3]) -> [usize; 3] {
 }
 
 fn dot(index: [usize; 3], strides: [usize; 3]) -> usize {
-    index.iter().zip(strides).map(|(index, stride)| index * stride).sum()
+    index
+        .iter()
+        .zip(strides)
+        .map(|(index, stride)| index * stride)
+        .sum()
 }

@@ -33,7 +33,12 @@ pub(super) fn rewrites<'a>(subject: &Subject<'a>) -> Result<Vec<Rewrite<'a>>> {
                         format!("weight shards of {ranks} ranks are joined {how} along the inputs");
                     let edit = move |param: &Tensor| columns(param, &columns_of);
                     let remedy = "with the shards in rank order";
-                    all.push(Rewrite::of_param(&step.params[0].name, finding, remedy, edit));
+                    all.push(Rewrite::of_param(
+                        &step.params[0].name,
+                        finding,
+                        remedy,
+                        edit,
+                    ));
                 }
             }
         }
@@ -51,7 +56,9 @@ fn orders(ranks: usize) -> Vec<(Vec<usize>, &'static str)> {
         let half = ranks / 2;
         let interleaved = (0..ranks).map(|rank| rank / 2 + rank % 2 * half).collect();
         all.push((interleaved, "even ranks first"));
-        let interleaved = (0..ranks).map(|rank| rank % half * 2 + rank / half).collect();
+        let interleaved = (0..ranks)
+            .map(|rank| rank % half * 2 + rank / half)
+            .collect();
         all.push((interleaved, "interleaved"));
     }
     all
@@ -59,5 +66,7 @@ fn orders(ranks: usize) -> Vec<(Vec<usize>, &'static str)> {
 
 fn blocks(order: &[usize], len: usize) -> Vec<usize> {
     let blocks = order.iter();
-    blocks.flat_map(|block| block * len..(block + 1) * len).collect()
+    blocks
+        .flat_map(|block| block * len..(block + 1) * len)
+        .collect()
 }

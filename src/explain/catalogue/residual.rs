@@ -33,7 +33,12 @@ pub(super) fn rewrites<'a>(subject: &Subject<'a>) -> Result<Vec<Rewrite<'a>>> {
                 step.op = Op::Scale { factor: 1.0 };
                 step.inputs = vec![kept.clone()];
             };
-            all.push(Rewrite::of_step(&step.id, finding, "without the addition", set));
+            all.push(Rewrite::of_step(
+                &step.id,
+                finding,
+                "without the addition",
+                set,
+            ));
         }
     }
     Ok(all)
@@ -46,7 +51,10 @@ fn candidates(subject: &Subject<'_>, residual: &StageId) -> Vec<(StageId, &'stat
     for step in subject.plan.steps() {
         let norm = matches!(step.op, Op::LayerNorm { .. } | Op::RmsNorm { .. });
         if norm && step.inputs.contains(residual) {
-            all.push((step.id.clone(), "the reference takes the residual after the norm"));
+            all.push((
+                step.id.clone(),
+                "the reference takes the residual after the norm",
+            ));
         }
         if norm && step.id == *residual {
             let before = step.inputs[0].clone();

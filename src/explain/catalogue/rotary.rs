@@ -34,10 +34,16 @@ fn variants(ours: Rotary) -> Vec<(Rotary, String)> {
     let paired = Rotary { pairs, ..ours };
     let mut all = vec![
         (paired, format!("the reference rotates {how} together")),
-        (Rotary { dims: 0, ..ours }, "the reference rotates nothing here".into()),
+        (
+            Rotary { dims: 0, ..ours },
+            "the reference rotates nothing here".into(),
+        ),
     ];
     all.extend(THETAS.map(|theta| {
-        let finding = format!("the reference's rotary base is {theta:e}, the model's {:e}", ours.theta);
+        let finding = format!(
+            "the reference's rotary base is {theta:e}, the model's {:e}",
+            ours.theta
+        );
         (Rotary { theta, ..ours }, finding)
     }));
     all.extend(SCALINGS.map(|scaling| {
@@ -54,7 +60,10 @@ fn variants(ours: Rotary) -> Vec<(Rotary, String)> {
     }));
     all.extend([ours.dims / 4, ours.dims / 2, 2 * ours.dims].map(|dims| {
         let dims = dims - dims % 2;
-        let finding = format!("the reference rotates {dims} entries of a head, the model {}", ours.dims);
+        let finding = format!(
+            "the reference rotates {dims} entries of a head, the model {}",
+            ours.dims
+        );
         (Rotary { dims, ..ours }, finding)
     }));
     all

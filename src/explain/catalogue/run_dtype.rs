@@ -19,7 +19,11 @@ pub(super) fn rewrites<'a>(subject: &Subject<'a>) -> Result<Vec<Rewrite<'a>>> {
             for param in segment.params.values_mut() {
                 *param = cast(param, dtype)?;
             }
-            for value in segment.given.values_mut().filter(|value| value.dtype() == ours) {
+            for value in segment
+                .given
+                .values_mut()
+                .filter(|value| value.dtype() == ours)
+            {
                 *value = cast(value, dtype)?;
             }
             for step in &mut segment.steps {

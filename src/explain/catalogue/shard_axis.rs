@@ -23,14 +23,24 @@ pub(super) fn rewrites<'a>(subject: &Subject<'a>) -> Result<Vec<Rewrite<'a>>> {
                     "shards of {ranks} ranks are joined along the outputs, they belong side by side along the inputs"
                 );
                 let edit = move |weight: &Tensor| swapped(weight, [ranks, m, k / ranks]);
-                all.push(Rewrite::of_param(name, finding, "joined along the inputs", edit));
+                all.push(Rewrite::of_param(
+                    name,
+                    finding,
+                    "joined along the inputs",
+                    edit,
+                ));
             }
             if m % ranks == 0 {
                 let finding = format!(
                     "shards of {ranks} ranks are joined along the inputs, they belong below each other along the outputs"
                 );
                 let edit = move |weight: &Tensor| swapped(weight, [m / ranks, ranks, k]);
-                all.push(Rewrite::of_param(name, finding, "joined along the outputs", edit));
+                all.push(Rewrite::of_param(
+                    name,
+                    finding,
+                    "joined along the outputs",
+                    edit,
+                ));
             }
         }
     }

@@ -2,8 +2,9 @@
 
 use crate::error::Result;
 use crate::explain::rewrite::Rewrite;
+use crate::explain::steps::followed;
 use crate::explain::subject::Subject;
-use crate::plan::{Form, Numerics, Op, Rounding, Step};
+use crate::plan::{Op, Rounding};
 
 /// Those in use: Gemma 2 has 30 on logits and 50 on scores.
 const CAPS: [f32; 4] = [30.0, 50.0, 15.0, 20.0];
@@ -20,17 +21,7 @@ pub(super) fn rewrites<'a>(subject: &Subject<'a>) -> Result<Vec<Rewrite<'a>>> {
         let finding = format!("the reference caps these values softly at {cap}");
         Rewrite::new(finding, "with that cap", move |segment| {
             if let Some(last) = segment.steps.last_mut() {
-                let id = last.id.clone();
-                last.id = format!("{id}.uncapped").into();
-                let step = Step {
-                    inputs: vec![last.id.clone()],
-                    stage: last.stage.clone(),
-                    id,
-                    form: Form::PLAIN,
-                    op: Op::SoftCap { cap },
-                    params: Vec::new(),
-                    numerics: Numerics::elementwise(last.numerics.out, Rounding::EachOperation),
-                };
+                let step = followed(last, Op::SoftCap { cap }, Rounding::EachOperation);
                 segment.steps.push(step);
             }
             Ok(())

@@ -23,7 +23,12 @@ pub(super) fn rewrites<'a>(subject: &Subject<'a>) -> Result<Vec<Rewrite<'a>>> {
             ),
         };
         let set = move |step: &mut Step| step.numerics.rounding = theirs;
-        all.push(Rewrite::of_step(&step.id, finding, "with that precision", set));
+        all.push(Rewrite::of_step(
+            &step.id,
+            finding,
+            "with that precision",
+            set,
+        ));
     }
     Ok(all)
 }

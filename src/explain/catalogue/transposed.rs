@@ -19,7 +19,12 @@ pub(super) fn rewrites<'a>(subject: &Subject<'a>) -> Result<Vec<Rewrite<'a>>> {
         // The bytes are those of [in, out] under the shape [out, in].
         let edit = move |weight: &Tensor| swapped(weight, [k, m, 1]);
         let finding = "weight is stored [in, out], the model expects [out, in]";
-        all.push(Rewrite::of_param(&step.params[0].name, finding, "transposed", edit));
+        all.push(Rewrite::of_param(
+            &step.params[0].name,
+            finding,
+            "transposed",
+            edit,
+        ));
     }
     Ok(all)
 }

@@ -79,12 +79,16 @@ fn eight_bit(param: &Tensor) -> Result<Option<(&'static str, Vec<f32>)>> {
     }
     let sorted: Vec<f64> = magnitudes.into_iter().map(f64::from_bits).collect();
     let gap = |at: usize| {
-        let below = at.checked_sub(1).map_or(0.0, |below| sorted[at] - sorted[below]);
+        let below = at
+            .checked_sub(1)
+            .map_or(0.0, |below| sorted[at] - sorted[below]);
         let above = sorted.get(at + 1).map_or(0.0, |above| above - sorted[at]);
         below.max(above)
     };
     let finest = sorted.windows(2).filter(|pair| pair[0] > 0.0);
-    let finest = finest.map(|pair| pair[1] / pair[0] - 1.0).fold(f64::INFINITY, f64::min);
+    let finest = finest
+        .map(|pair| pair[1] / pair[0] - 1.0)
+        .fold(f64::INFINITY, f64::min);
     let even = {
         let smallest = (1..sorted.len()).map(gap).fold(f64::INFINITY, f64::min);
         sorted.windows(2).all(|pair| {

@@ -1,0 +1,37 @@
+//! Steps in place of a step.
+
+use crate::plan::{Form, Numerics, Op, Rounding, Step};
+
+/// A step that does `op` to the value of `step`, and takes over its name.
+pub(super) fn followed(step: &mut Step, op: Op, rounding: Rounding) -> Step {
+    let id = step.id.clone();
+    step.id = format!("{id}.before").into();
+    Step {
+        inputs: vec![step.id.clone()],
+        stage: step.stage.clone(),
+        id,
+        form: Form::PLAIN,
+        op,
+        params: Vec::new(),
+        numerics: Numerics::elementwise(step.numerics.out, rounding),
+    }
+}
+
+/// A product with its bias, as a rounded product and an addition.
+pub(super) fn split(step: &Step) -> [Step; 2] {
+    let mut product = step.clone();
+    let bias = product.params.pop();
+    if let Op::Linear { bias, .. } = &mut product.op {
+        *bias = false;
+    }
+    product.form = Form::WITHOUT_BIAS;
+    product.id = format!("{}.product", step.id).into();
+    let add = Step {
+        op: Op::AddBias,
+        inputs: vec![product.id.clone()],
+        params: bias.into_iter().collect(),
+        numerics: Numerics::elementwise(step.numerics.out, Rounding::Once),
+        ..step.clone()
+    };
+    [product, add]
+}
