@@ -69,6 +69,7 @@ impl Synthetic {
         let manifest = Manifest {
             parity_golden: 1,
             provenance: Provenance {
+                gpu: None,
                 framework: "synthetic".into(),
                 device: "cpu".into(),
                 torch: None,

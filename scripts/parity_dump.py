@@ -16,13 +16,29 @@ and `parity import out/ -o golden/` needs nothing else. bf16 is written lossless
 work in place on it afterwards, and written at once, so memory does not grow with the model.
 
 Tensor-parallel ranks write to one folder, each its own files.
+
+On a GPU, results depend on the card, on the libraries that torch loaded and on torch's switches:
+the key "gpu" of dump.json holds them, with null for what could not be found out.
+
+    name, compute_capability, multiprocessors   the card; "9.0"
+    driver                                      its version
+    cublas                                      the version of the loaded libcublas; "13.1.0"
+    cublas_sha256, cublaslt_sha256              digests of the loaded library files
+    flags                                       switches of torch that change products
+    environment                                 variables that change them, those that are set
+
+What no module gives out is recorded with `recorder.keep(name, tensor)` inside the block, where
+`with capture(...) as recorder`.
 """
 
 import contextlib
+import ctypes
 import fnmatch
+import hashlib
 import json
 import os
 import platform
+import subprocess
 
 import numpy
 import torch
@@ -41,6 +57,14 @@ _INPUTS = [
     "*.self_attention.dense", "*.mlp.dense_4h_to_h", "*.scale_mask_softmax",
     "*.post_attention_layernorm", "*.word_embeddings.norm",
     "*.self_attention.linear_proj", "*.mlp.linear_fc2", "*.core_attention", "*.pre_mlp_layernorm",
+]
+
+# Variables that change which products cuBLAS and torch compute, or how.
+_ENVIRONMENT = [
+    "CUBLAS_WORKSPACE_CONFIG", "CUBLASLT_WORKSPACE_SIZE", "DISABLE_ADDMM_CUDA_LT",
+    "NVIDIA_TF32_OVERRIDE", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", "TORCH_BLAS_PREFER_CUBLASLT",
+    "TORCH_CUBLASLT_UNIFIED_WORKSPACE", "PYTORCH_TUNABLEOP_ENABLED", "PYTORCH_TUNABLEOP_TUNING",
+    "CUBLAS_EMULATE_SINGLE_PRECISION", "CUBLAS_EMULATION_STRATEGY",
 ]
 
 
@@ -124,6 +148,10 @@ class _Recorder:
         if not headed:
             self._record("logits", "output", logits, file="logits")
 
+    def keep(self, name, tensor):
+        """Records a tensor that no module gives out, as the output of a module of that name."""
+        self._record(name, "output", tensor)
+
     def keep_tokens(self, tokens):
         self.tokens = tokens.detach().to("cpu", torch.int64).numpy()
 
@@ -193,6 +221,8 @@ class _Recorder:
             "numerics": _numerics(config),
             "arrays": list(self.arrays.values()),
         }
+        if self.device.startswith("cuda"):
+            description["gpu"] = gpu(self.device)
         path = os.path.join(self.folder, "dump%s.json" % (self.suffix if self.rank else ""))
         with open(path + ".incomplete", "w") as out:
             json.dump(description, out, indent=1)
@@ -294,7 +324,7 @@ def _numerics(config):
     """Settings of torch that change results."""
     settings = {
         "threads": torch.get_num_threads(),
-        "matmul_tf32": torch.backends.cuda.matmul.allow_tf32,
+        "matmul_tf32": _matmul_tf32(),
         "cudnn_tf32": torch.backends.cudnn.allow_tf32,
         "deterministic_algorithms": torch.are_deterministic_algorithms_enabled(),
         "autocast": torch.is_autocast_enabled(),
@@ -304,3 +334,112 @@ def _numerics(config):
     with contextlib.suppress(AttributeError):
         settings["float32_matmul_precision"] = torch.get_float32_matmul_precision()
     return settings
+
+
+def _matmul_tf32():
+    try:
+        return bool(torch.backends.cuda.matmul.allow_tf32)
+    except RuntimeError:
+        # torch 2.9 refuses the old switch to whoever has used the new one.
+        return torch.backends.cuda.matmul.fp32_precision == "tf32"
+
+
+def gpu(device="cuda"):
+    """What results on this GPU depend on; None for what cannot be found out."""
+    properties = torch.cuda.get_device_properties(device)
+    cublas = loaded_library("libcublas.so")
+    return {
+        "name": torch.cuda.get_device_name(device),
+        "compute_capability": "%d.%d" % torch.cuda.get_device_capability(device),
+        "multiprocessors": properties.multi_processor_count,
+        "driver": _driver(),
+        "cublas": _cublas_version(cublas),
+        "cublas_sha256": _sha256(cublas),
+        "cublaslt_sha256": _sha256(loaded_library("libcublasLt.so")),
+        "flags": _gpu_flags(),
+        "environment": {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
+    }
+
+
+def loaded_library(name):
+    """The file of a library that this process has loaded, such as "libcublas.so"; else None.
+
+    Only the loaded file counts: a machine often has several versions of one library.
+    """
+    with contextlib.suppress(OSError):
+        with open("/proc/self/maps") as maps:
+            for line in maps:
+                path = line.rstrip("\n").split(None, 5)[-1]
+                if path.startswith("/") and os.path.basename(path).startswith(name):
+                    return path
+    return None
+
+
+def _cublas_version(path):
+    with contextlib.suppress(Exception):
+        number = ctypes.c_int(0)
+        # The version is the library's: it takes no handle.
+        if ctypes.CDLL(path).cublasGetVersion_v2(None, ctypes.byref(number)) == 0:
+            # Until cuBLAS 11 the major version counted thousands: 11401 is 11.4.1.
+            major = 10000 if number.value >= 100000 else 1000
+            rest = number.value % major
+            return "%d.%d.%d" % (number.value // major, rest // 100, rest % 100)
+    return None
+
+
+_digests = {}
+
+
+def _sha256(path):
+    """Of a file, once a process: libcublasLt has hundreds of megabytes."""
+    if path not in _digests:
+        digest = hashlib.sha256()
+        try:
+            with open(path, "rb") as file:
+                for block in iter(lambda: file.read(1 << 20), b""):
+                    digest.update(block)
+            _digests[path] = digest.hexdigest()
+        except (OSError, TypeError):
+            return None
+    return _digests[path]
+
+
+def _driver():
+    with contextlib.suppress(Exception):
+        nvml, text = ctypes.CDLL("libnvidia-ml.so.1"), ctypes.create_string_buffer(96)
+        if nvml.nvmlInit_v2() == 0 and nvml.nvmlSystemGetDriverVersion(text, len(text)) == 0:
+            return text.value.decode()
+    with contextlib.suppress(Exception):
+        command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+        out = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+                             timeout=20, check=True).stdout.decode()
+        return out.split()[0]
+    return None
+
+
+def _gpu_flags():
+    matmul = torch.backends.cuda.matmul
+
+    def flag(name, before):
+        """A switch; `before` is what versions of torch do that lack it."""
+        try:
+            return bool(getattr(matmul, name))
+        except (AttributeError, AssertionError):
+            return before
+
+    flags = {
+        "allow_tf32": _matmul_tf32(),
+        "allow_fp16_reduced_precision_reduction":
+            flag("allow_fp16_reduced_precision_reduction", True),
+        "allow_bf16_reduced_precision_reduction":
+            flag("allow_bf16_reduced_precision_reduction", True),
+        "allow_fp16_accumulation": flag("allow_fp16_accumulation", False),
+        "preferred_blas_library": "cublas",
+        "tunable_op": False,
+    }
+    with contextlib.suppress(Exception):
+        library = str(torch.backends.cuda.preferred_blas_library())
+        flags["preferred_blas_library"] = library.split(".")[-1].lower()
+    with contextlib.suppress(Exception):
+        flags["tunable_op"] = bool(torch.cuda.tunable.is_enabled())
+    return flags

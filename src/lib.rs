@@ -25,6 +25,7 @@ pub mod report;
 pub mod tensor;
 
 mod assert;
+mod digest;
 
 pub use assert::{assert_parity, assert_parity_with};
 pub use error::{Error, Result};

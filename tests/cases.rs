@@ -3,7 +3,7 @@
 //! reason in the test's kind.
 
 use libtest_mimic::{Arguments, Failed, Trial};
-use parity::backend::{self, Device};
+use parity::backend::{self, CudaSettings, Device};
 use parity::case::Case;
 use parity::diff::{Modes, Options, Verdict, diff};
 use parity::report::{Detail, Format};
@@ -36,7 +36,7 @@ fn trial(case: &Path, device: Device, modes: Modes, mode: &str) -> Trial {
     let trial = Trial::test(format!("{name}::{device}::{mode}"), move || {
         run(&case, device, modes)
     });
-    match backend::open(device) {
+    match backend::open(device, &CudaSettings::from_env()) {
         Ok(_) => trial,
         Err(reason) => trial.with_kind(reason.to_string()).with_ignored_flag(true),
     }
@@ -44,7 +44,7 @@ fn trial(case: &Path, device: Device, modes: Modes, mode: &str) -> Trial {
 
 fn run(case: &Path, device: Device, modes: Modes) -> Result<(), Failed> {
     let options = Options {
-        device,
+        backend: backend::open(device, &CudaSettings::from_env())?,
         modes,
         ..Options::default()
     };

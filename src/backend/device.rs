@@ -1,27 +1,62 @@
 //! The devices there are, and what every backend can do.
 
-use super::Cpu;
-use crate::error::{Error, Result};
+use super::{Cpu, Cuda, CudaSettings};
+use crate::error::Result;
 use crate::plan::Step;
 use crate::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 use std::fmt;
+use std::sync::Arc;
 
 /// Computes steps. Knows no tolerance and no file.
 pub trait Backend: Send + Sync {
+    /// An array where the backend computes. Cloning shares the data.
+    type Array: Clone;
+
     /// Where it computes.
     fn device(&self) -> Device;
 
-    /// Computes one step from its inputs and parameters, in the order the step names them.
+    /// Brings an array to where the backend computes.
+    ///
+    /// # Errors
+    /// [`Error::DeviceUnavailable`] if the device has no memory for it or is lost.
+    fn upload(&self, tensor: &Tensor) -> Result<Self::Array>;
+
+    /// Brings a parameter to where the backend computes; it may be on its way while steps run.
+    ///
+    /// # Errors
+    /// As [`Self::upload`].
+    fn upload_param(&self, tensor: &Tensor) -> Result<Self::Array> {
+        self.upload(tensor)
+    }
+
+    /// Brings an array back. Waits for the steps that compute it.
+    ///
+    /// # Errors
+    /// [`Error::DeviceUnavailable`] if a step before has failed or the device is lost.
+    fn download(&self, array: &Self::Array) -> Result<Tensor>;
+
+    /// Computes one step from its inputs and parameters, in the order the step names them. May return
+    /// before the result is there.
     ///
     /// The result has the same bits for any number of threads, any batch a row is computed in and
-    /// any number of repetitions.
+    /// any number of repetitions; where a library chooses the kernel by the shape, as cuBLAS does,
+    /// for the same batch.
     ///
     /// # Errors
     /// [`Error::Unsupported`] if the backend does not implement the step's numerics to the letter;
-    /// [`Error::Mismatch`] if arrays do not fit the step.
-    fn run(&self, step: &Step, inputs: &[&Tensor], params: &[&Tensor]) -> Result<Tensor>;
+    /// [`Error::Mismatch`] if arrays do not fit the step; [`Error::DeviceUnavailable`] as
+    /// [`Self::upload`].
+    fn run(
+        &self,
+        step: &Step,
+        inputs: &[&Self::Array],
+        params: &[&Self::Array],
+    ) -> Result<Self::Array>;
 }
+
+/// A backend that computes on arrays of this process.
+pub type Host = dyn Backend<Array = Tensor>;
 
 /// A kind of device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, clap::ValueEnum)]
@@ -47,16 +82,39 @@ impl fmt::Display for Device {
     }
 }
 
+/// A backend that is ready to compute.
+#[derive(Clone, Debug)]
+pub enum Opened {
+    /// The CPU's.
+    Cpu(Cpu),
+    /// A GPU's.
+    Cuda(Arc<Cuda>),
+}
+
+impl Opened {
+    /// Where it computes.
+    pub fn device(&self) -> Device {
+        match self {
+            Self::Cpu(cpu) => cpu.device(),
+            Self::Cuda(cuda) => cuda.device(),
+        }
+    }
+}
+
+impl Default for Opened {
+    /// The CPU's.
+    fn default() -> Self {
+        Self::Cpu(Cpu)
+    }
+}
+
 /// The backend of a device.
 ///
 /// # Errors
-/// [`Error::DeviceUnavailable`] with what is missing.
-pub fn open(device: Device) -> Result<Box<dyn Backend>> {
+/// [`Error::DeviceUnavailable`](crate::Error::DeviceUnavailable) with what is missing.
+pub fn open(device: Device, settings: &CudaSettings) -> Result<Opened> {
     match device {
-        Device::Cpu => Ok(Box::new(Cpu)),
-        Device::Cuda => Err(Error::DeviceUnavailable {
-            device: device.to_string(),
-            reason: "no GPU can be used: this version has no CUDA backend".into(),
-        }),
+        Device::Cpu => Ok(Opened::Cpu(Cpu)),
+        Device::Cuda => Ok(Opened::Cuda(Arc::new(Cuda::open(settings)?))),
     }
 }

@@ -80,6 +80,7 @@ mod tests {
         let situation = Situation {
             stage: &stage.into(),
             device: Some(device),
+            same_kernels: true,
             mode,
             dtype: DType::F32,
             budgeted: false,

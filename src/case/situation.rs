@@ -13,6 +13,8 @@ pub struct Situation<'a> {
     pub stage: &'a StageId,
     /// Where the candidate was computed; `None` if it was recorded elsewhere.
     pub device: Option<Device>,
+    /// Whether the reference was made by the device's own kernels, so that it can be met exactly.
+    pub same_kernels: bool,
     /// Where its inputs came from.
     pub mode: Mode,
     /// The type the stage's values have.

@@ -1,6 +1,6 @@
 //! The arguments, as typed.
 
-use crate::backend::Device;
+use crate::backend::CudaSettings;
 use crate::budget::Confidence;
 use crate::case::{ArithmeticName, Pattern};
 use crate::checkpoint::megatron::Arg;
@@ -11,6 +11,7 @@ use crate::golden::Source;
 use crate::report::Format;
 use crate::tensor::DType;
 use clap::{Parser, Subcommand};
+use std::ffi::OsString;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -30,13 +31,15 @@ pub(super) enum Command {
     /// Compare a converted model with reference activations, or two dumps with each other
     Diff(Box<DiffArgs>),
     /// Say why a converted model differs
-    Explain(ExplainArgs),
+    Explain(Box<ExplainArgs>),
     /// Make a transformers folder from a Megatron checkpoint
     Convert(ConvertArgs),
     /// Make a golden from a folder of raw dumps
     Import(ImportArgs),
     /// Show what a golden, an array, a model or a Megatron checkpoint holds
     Inspect(InspectArgs),
+    /// Say what this machine can run models on, and what is missing
+    Doctor(DoctorArgs),
 }
 
 /// Compare a converted model with reference activations, or two dumps with each other.
@@ -109,9 +112,8 @@ pub(super) struct CaseArgs {
     #[arg(long, value_name = "DIR", requires = "golden")]
     pub(super) model: Option<PathBuf>,
 
-    /// Where to run the model
-    #[arg(long, value_enum, default_value_t = Device::Cpu)]
-    pub(super) device: Device,
+    #[command(flatten)]
+    pub(super) device: DeviceArgs,
     /// Whose places of rounding to run it with [default: the case file's, else those of the
     /// framework whose format the model is in]
     #[arg(long, value_enum)]
@@ -127,6 +129,46 @@ pub(super) struct CaseArgs {
     /// How sure rounding budgets are: errors add up as independent ones do, or as the worst do
     #[arg(long, value_enum, default_value_t = Confidence::Probabilistic)]
     pub(super) confidence: Confidence,
+}
+
+/// Where a model runs.
+#[derive(Debug, clap::Args)]
+pub(super) struct DeviceArgs {
+    /// Where to run the model; auto: on a GPU if one can be used
+    #[arg(long, value_enum, default_value_t = DeviceName::Cpu)]
+    pub(super) device: DeviceName,
+    #[command(flatten)]
+    pub(super) cuda: CudaArgs,
+    /// The most GPU memory to take, such as 8GiB [default: all there is]
+    #[arg(long, value_name = "SIZE")]
+    pub(super) gpu_memory: Option<ByteSize>,
+}
+
+/// Where the CUDA libraries are.
+#[derive(Debug, clap::Args)]
+pub(super) struct CudaArgs {
+    /// Folders of cuBLAS, cuBLASLt and NVRTC, separated as in PATH: those of the torch that made a
+    /// reference, for exact results [default: PARITY_CUDA_LIBS, else the system's]
+    #[arg(long, value_name = "DIRS")]
+    pub(super) cuda_libs: Option<OsString>,
+}
+
+impl CudaArgs {
+    /// The folders that are named here, else those that the environment names.
+    pub(super) fn settings(&self) -> CudaSettings {
+        match &self.cuda_libs {
+            Some(folders) => CudaSettings::of_folders(folders),
+            None => CudaSettings::from_env(),
+        }
+    }
+}
+
+/// A device, or whichever there is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum DeviceName {
+    Cpu,
+    Cuda,
+    Auto,
 }
 
 /// Where the report goes.
@@ -198,6 +240,13 @@ pub(super) struct ImportArgs {
 pub(super) struct InspectArgs {
     /// A golden's folder, a model's folder, a Megatron checkpoint's, a .npy or an .npz file
     pub(super) path: PathBuf,
+}
+
+/// Say what this machine can run models on, and what is missing.
+#[derive(Debug, clap::Args)]
+pub(super) struct DoctorArgs {
+    #[command(flatten)]
+    pub(super) cuda: CudaArgs,
 }
 
 /// `NAME=VALUE`.

@@ -3,7 +3,7 @@
 use super::args::{CaseArgs, DiffArgs, ReportArgs};
 use super::print::print;
 use super::progress::Progress;
-use crate::backend;
+use crate::backend::Opened;
 use crate::case::{ArithmeticName, Case, Pattern, Rule, Rules};
 use crate::compare::Tolerance;
 use crate::diff::{CaseOutcome, Options, Verdict, diff, diff_dumps};
@@ -20,7 +20,7 @@ const CASES: &str = "cases";
 
 pub(super) fn run(args: &DiffArgs) -> Result<Verdict> {
     let options = Options {
-        device: args.cases.device,
+        backend: Opened::default(),
         modes: args.mode,
         stages: args.stages.clone(),
         confidence: args.cases.confidence,
@@ -39,15 +39,18 @@ pub(super) fn run(args: &DiffArgs) -> Result<Verdict> {
                 &reference, &candidate, &rules, &options, &mut on,
             )?]
         }
-        _ => outcomes(&args.cases, &options)?,
+        _ => outcomes(&args.cases, options)?,
     };
     report.write(&outcomes)
 }
 
 /// Runs the cases that arguments name.
-pub(super) fn outcomes(args: &CaseArgs, options: &Options) -> Result<Vec<CaseOutcome>> {
+pub(super) fn outcomes(args: &CaseArgs, options: Options) -> Result<Vec<CaseOutcome>> {
     // What is wrong with the arguments shows before any work is done.
-    backend::open(args.device)?;
+    let options = Options {
+        backend: args.device.open()?,
+        ..options
+    };
     let mut progress = Progress::new();
     let mut outcomes: Vec<CaseOutcome> = Vec::new();
     for mut case in cases(args)? {
@@ -59,7 +62,7 @@ pub(super) fn outcomes(args: &CaseArgs, options: &Options) -> Result<Vec<CaseOut
         if let Some(rules) = rules(args) {
             case.rules = rules;
         }
-        let outcome = diff(&case, options, &mut |event| progress.on(&event))?;
+        let outcome = diff(&case, &options, &mut |event| progress.on(&event))?;
         let failed = outcome.verdict() == Verdict::Fail;
         outcomes.push(outcome);
         if failed && options.fail_fast {

@@ -8,7 +8,6 @@ use anyhow::Result;
 
 pub(super) fn run(args: &ExplainArgs) -> Result<Verdict> {
     let options = Options {
-        device: args.cases.device,
         // A cause shows where inputs are the reference's own.
         modes: Modes::Isolated,
         stages: args.stage.clone(),
@@ -17,5 +16,5 @@ pub(super) fn run(args: &ExplainArgs) -> Result<Verdict> {
         ..Options::default()
     };
     let report = Report::open(&args.report, Detail::Causes)?;
-    report.write(&outcomes(&args.cases, &options)?)
+    report.write(&outcomes(&args.cases, options)?)
 }

@@ -2,7 +2,9 @@
 
 mod args;
 mod convert;
+mod device;
 mod diff;
+mod doctor;
 mod exit;
 mod explain;
 mod import;

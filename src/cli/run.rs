@@ -1,7 +1,7 @@
 //! From arguments to an exit code.
 
 use super::args::{Args, Command};
-use super::{convert, diff, exit, explain, import, inspect};
+use super::{convert, diff, doctor, exit, explain, import, inspect};
 use clap::Parser;
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -22,6 +22,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Convert(args) => convert::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Import(args) => import::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Inspect(args) => inspect::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Doctor(args) => doctor::run(&args).map(|()| ExitCode::SUCCESS),
     };
     done.unwrap_or_else(|error| {
         anstream::eprintln!("error: {error:#}");

@@ -33,6 +33,14 @@ pub(super) struct Segment {
     /// Elements that are not finite on both sides, and the same.
     pub(super) agreements: usize,
     pub(super) outside_close: usize,
+    pub(super) elements: usize,
+}
+
+impl Segment {
+    /// Elements that are finite on both sides.
+    pub(super) fn comparable(&self) -> usize {
+        self.elements - self.disagreements - self.agreements
+    }
 }
 
 /// Statistics of one side of a segment.
@@ -95,6 +103,7 @@ pub(super) fn segment<T: Element>(
         true => fast,
         false => any_segment(reference, candidate),
     };
+    segment.elements = reference.len();
     if let Some(close) = close {
         let pairs = reference.iter().zip(candidate);
         let outside = pairs.filter(|(r, c)| !close.holds(r.to_f64(), c.to_f64()));
@@ -260,6 +269,7 @@ impl<T: Element> Lanes<T> {
             disagreements: 0,
             agreements: 0,
             outside_close: 0,
+            elements: 0,
         }
     }
 }

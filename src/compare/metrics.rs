@@ -116,13 +116,7 @@ impl Metrics {
 /// [`Error::Mismatch`] if the shapes differ, the budget is of another size, or the last axis cannot
 /// be cut into the slices asked for.
 pub fn compare(reference: &Tensor, candidate: &Tensor, spec: &Spec<'_>) -> Result<Metrics> {
-    if reference.shape() != candidate.shape() {
-        return Err(Error::Mismatch {
-            at: "arrays".into(),
-            expected: format!("shape {:?}", reference.shape()),
-            found: format!("shape {:?}", candidate.shape()),
-        });
-    }
+    same_shape(reference.shape(), candidate.shape())?;
     if let Some(budget) = spec.budget
         && budget.len() != reference.len()
     {
@@ -210,6 +204,18 @@ pub fn largest_difference(reference: &Tensor, candidate: &Tensor) -> Result<f64>
     })
 }
 
+/// Refuses arrays of two shapes.
+pub(super) fn same_shape(reference: &[usize], candidate: &[usize]) -> Result<()> {
+    if reference == candidate {
+        return Ok(());
+    }
+    Err(Error::Mismatch {
+        at: "arrays".into(),
+        expected: format!("shape {reference:?}"),
+        found: format!("shape {candidate:?}"),
+    })
+}
+
 fn compare_slices<T: Element>(shape: &Tensor, candidate: &[T], spec: &Spec<'_>) -> Result<Metrics> {
     let reference = shape.as_slice::<T>()?;
     let row = shape.row_len();
@@ -219,11 +225,7 @@ fn compare_slices<T: Element>(shape: &Tensor, candidate: &[T], spec: &Spec<'_>) 
         segment(r, c, spec.close)
     });
 
-    let count = |of: fn(&Segment) -> usize| parts.iter().map(of).sum::<usize>();
-    let total = |of: fn(&Segment) -> f64| parts.iter().map(of).sum::<f64>();
-    let (disagreements, agreements) = (count(|s| s.disagreements), count(|s| s.agreements));
-    let comparable = reference.len() - disagreements - agreements;
-    let worst = parts.iter().map(|part| part.max_abs).fold(0.0, f64::max);
+    let worst = Worst::of(&parts);
     let extreme_at = |index: usize| {
         let (reference, candidate) = (reference[index].to_f64(), candidate[index].to_f64());
         Extreme {
@@ -233,18 +235,11 @@ fn compare_slices<T: Element>(shape: &Tensor, candidate: &[T], spec: &Spec<'_>) 
             candidate,
         }
     };
-    let extreme = (comparable > 0).then(|| {
-        let part = parts
-            .iter()
-            .position(|part| part.max_abs == worst)
-            .unwrap_or(0);
-        let range = place(part, row, &pieces);
-        let offset = first_at(&reference[range.clone()], &candidate[range.clone()], worst);
-        let index = range.start + offset.unwrap_or(0);
-        Extreme {
-            difference: worst,
-            ..extreme_at(index)
-        }
+    let extreme = worst.map(|worst| {
+        let range = place(worst.part, row, &pieces);
+        let (reference, candidate) = (&reference[range.clone()], &candidate[range.clone()]);
+        let offset = first_at(reference, candidate, worst.difference);
+        extreme_at(range.start + offset.unwrap_or(0))
     });
     let spent = spec.budget.and_then(|budget| {
         let (ratio, index) = worst_of(reference, candidate, budget)?;
@@ -254,38 +249,86 @@ fn compare_slices<T: Element>(shape: &Tensor, candidate: &[T], spec: &Spec<'_>) 
             worst: extreme_at(index),
         })
     });
-    let norm = total(|s| s.reference_squares).sqrt();
-    let distance = total(|s| s.squares).sqrt();
-    let sides = |of: fn(&Segment) -> super::kernel::Side| {
-        let sides: Vec<_> = parts.iter().map(of).collect();
-        Statistics::gather(&sides, row, pieces.len(), spec.vocab_shards)
+    let cut = Cut {
+        row,
+        pieces: pieces.len(),
+        shards: spec.vocab_shards,
     };
-    Ok(Metrics {
-        elements: reference.len(),
-        unequal: count(|s| s.unequal),
-        max_abs: extreme,
-        mean_abs: match comparable {
-            0 => 0.0,
-            n => total(|s| s.sum_abs) / n as f64,
-        },
-        relative_frobenius: if distance == 0.0 {
-            0.0
-        } else {
-            distance / norm
-        },
-        max_ulp: Some(parts.iter().map(|part| part.max_ulp).max().unwrap_or(0)),
-        non_finite: NonFinite {
-            reference_nans: count(|s| s.reference.nans),
-            candidate_nans: count(|s| s.candidate.nans),
-            reference_infinities: count(|s| s.reference.infinities),
-            candidate_infinities: count(|s| s.candidate.infinities),
-            disagreements,
-        },
-        outside_close: count(|s| s.outside_close),
-        spent,
-        flips: None,
-        statistics: sides(|s| s.reference).difference(&sides(|s| s.candidate))?,
-    })
+    Metrics::gather(reference.len(), &cut, &parts, extreme, spent)
+}
+
+/// How an array was cut into segments.
+pub(super) struct Cut {
+    /// Elements of a row.
+    pub(super) row: usize,
+    /// Segments of a row.
+    pub(super) pieces: usize,
+    /// Slices of the last axis whose means are compared.
+    pub(super) shards: Option<NonZeroUsize>,
+}
+
+/// The segment that holds the largest difference, the first of several.
+pub(super) struct Worst {
+    pub(super) part: usize,
+    pub(super) difference: f64,
+}
+
+impl Worst {
+    /// `None` if no element is finite on both sides.
+    pub(super) fn of(parts: &[Segment]) -> Option<Self> {
+        let difference = parts.iter().map(|part| part.max_abs).fold(0.0, f64::max);
+        let comparable = |part: &Segment| part.comparable() > 0;
+        let part = parts
+            .iter()
+            .position(|part| part.max_abs == difference && comparable(part))?;
+        Some(Self { part, difference })
+    }
+}
+
+impl Metrics {
+    /// What the segments of an array of `elements` say together, in their order.
+    pub(super) fn gather(
+        elements: usize,
+        cut: &Cut,
+        parts: &[Segment],
+        max_abs: Option<Extreme>,
+        spent: Option<Spent>,
+    ) -> Result<Self> {
+        let count = |of: fn(&Segment) -> usize| parts.iter().map(of).sum::<usize>();
+        let total = |of: fn(&Segment) -> f64| parts.iter().map(of).sum::<f64>();
+        let comparable = count(Segment::comparable);
+        let norm = total(|s| s.reference_squares).sqrt();
+        let distance = total(|s| s.squares).sqrt();
+        let sides = |of: fn(&Segment) -> super::kernel::Side| {
+            let sides: Vec<_> = parts.iter().map(of).collect();
+            Statistics::gather(&sides, cut.row, cut.pieces, cut.shards)
+        };
+        Ok(Self {
+            elements,
+            unequal: count(|s| s.unequal),
+            max_abs,
+            mean_abs: match comparable {
+                0 => 0.0,
+                n => total(|s| s.sum_abs) / n as f64,
+            },
+            relative_frobenius: match distance == 0.0 {
+                true => 0.0,
+                false => distance / norm,
+            },
+            max_ulp: Some(parts.iter().map(|part| part.max_ulp).max().unwrap_or(0)),
+            non_finite: NonFinite {
+                reference_nans: count(|s| s.reference.nans),
+                candidate_nans: count(|s| s.candidate.nans),
+                reference_infinities: count(|s| s.reference.infinities),
+                candidate_infinities: count(|s| s.candidate.infinities),
+                disagreements: count(|s| s.disagreements),
+            },
+            outside_close: count(|s| s.outside_close),
+            spent,
+            flips: None,
+            statistics: sides(|s| s.reference).difference(&sides(|s| s.candidate))?,
+        })
+    }
 }
 
 #[cfg(test)]

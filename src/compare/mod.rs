@@ -1,12 +1,14 @@
-//! How far apart two arrays are, and whether that is too far. Knows no model, no device and no
-//! report.
+//! How far apart two arrays are, and whether that is too far. Knows no model and no report.
 
 mod approx;
+mod cuda;
 mod kernel;
+mod measure;
 mod metrics;
 mod statistics;
 mod tolerance;
 
+pub use measure::{Measure, Measuring};
 pub use metrics::{
     Extreme, Metrics, NonFinite, Spec, Spent, compare, compare_statistics, largest_difference,
     unequal,

@@ -74,6 +74,7 @@ impl Candidate {
             megatron: Some(MegatronArithmetic {
                 tensor_parallel: checkpoint.ranks(),
                 query_key_layer_scaling: args.flag_or(scaling, default.query_key_layer_scaling)?,
+                ..default
             }),
             weights: Box::new(converted),
             rewriting: None,

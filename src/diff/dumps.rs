@@ -61,6 +61,7 @@ pub fn diff_dumps(
         let in_force = rules.resolve(&Situation {
             stage,
             device: None,
+            same_kernels: false,
             mode: Mode::Recorded,
             dtype: record.dtype,
             budgeted: false,
@@ -135,6 +136,7 @@ pub fn diff_dumps(
         stages,
         coverage,
         explanations: Vec::new(),
+        on_gpu: None,
         notes,
     })
 }

@@ -2,7 +2,7 @@
 
 use super::reference::Recordings;
 use super::{Event, StageResult, Verdict};
-use crate::backend::Backend;
+use crate::backend::Cpu;
 use crate::budget::Confidence;
 use crate::case::Mode;
 use crate::checkpoint::Weights;
@@ -21,7 +21,6 @@ pub(super) struct Explained<'a> {
     pub(super) tokens: &'a Tensor,
     /// Where the candidate's own arithmetic parts from it.
     pub(super) parts: &'a BTreeMap<StageId, Departure>,
-    pub(super) backend: &'a dyn Backend,
     pub(super) confidence: Confidence,
 }
 
@@ -64,7 +63,7 @@ impl Explained<'_> {
                 },
                 &self.own(&segment, result),
                 &known,
-                self.backend,
+                &Cpu,
                 self.confidence,
                 &mut || on(Event::Tried),
             )?;

@@ -8,45 +8,45 @@ use crate::tensor::Tensor;
 use std::collections::{BTreeSet, HashMap};
 
 /// One run of a part of a plan.
-pub(super) struct Lane<'a> {
+pub(super) struct Lane<'a, B: Backend> {
     plan: &'a Plan,
-    backend: &'a dyn Backend,
+    backend: &'a B,
     schedule: Schedule,
-    values: HashMap<StageId, Value>,
+    values: HashMap<StageId, Value<B::Array>>,
 }
 
 /// A value that steps read.
-pub(super) struct Value {
-    tensor: Tensor,
+pub(super) struct Value<A> {
+    array: A,
     /// `None` if it was given, or nobody asks.
     deviation: Option<Deviation>,
 }
 
-impl Value {
+impl<A> Value<A> {
     /// A value that both sides start from.
-    pub(super) fn given(tensor: Tensor) -> Self {
+    pub(super) fn given(array: A) -> Self {
         Self {
-            tensor,
+            array,
             deviation: None,
         }
     }
 
     /// A value that a lane computed.
-    pub(super) fn computed(tensor: Tensor, deviation: Option<Deviation>) -> Self {
-        Self { tensor, deviation }
+    pub(super) fn computed(array: A, deviation: Option<Deviation>) -> Self {
+        Self { array, deviation }
     }
 }
 
-impl<'a> Lane<'a> {
+impl<'a, B: Backend> Lane<'a, B> {
     /// A run of what is needed for the steps in `wanted`, where those in `known` are given.
     pub(super) fn new(
         plan: &'a Plan,
-        backend: &'a dyn Backend,
-        tokens: &Tensor,
+        backend: &'a B,
+        tokens: B::Array,
         wanted: &BTreeSet<usize>,
         known: &BTreeSet<usize>,
     ) -> Self {
-        let tokens = (StageId::TOKENS.into(), Value::given(tokens.clone()));
+        let tokens = (StageId::TOKENS.into(), Value::given(tokens));
         Self {
             plan,
             backend,
@@ -71,10 +71,10 @@ impl<'a> Lane<'a> {
     }
 
     /// Computes a step.
-    pub(super) fn run(&self, index: usize, params: &[Tensor]) -> Result<Tensor> {
+    pub(super) fn run(&self, index: usize, params: &[B::Array]) -> Result<B::Array> {
         let step = self.step(index);
-        let inputs: Vec<&Tensor> = self.inputs(step).map(|value| &value.tensor).collect();
-        let params: Vec<&Tensor> = params.iter().collect();
+        let inputs: Vec<&B::Array> = self.inputs(step).map(|value| &value.array).collect();
+        let params: Vec<&B::Array> = params.iter().collect();
         self.backend.run(step, &inputs, &params)
     }
 
@@ -88,10 +88,14 @@ impl<'a> Lane<'a> {
         confidence: Confidence,
     ) -> Result<Option<Deviation>> {
         let step = self.step(index);
-        let inputs: Vec<Operand<'_>> = self
+        let values: Vec<Tensor> = self
             .inputs(step)
-            .map(|input| Operand {
-                value: &input.tensor,
+            .map(|input| self.backend.download(&input.array))
+            .collect::<Result<_>>()?;
+        let inputs = values.iter().zip(self.inputs(step));
+        let inputs: Vec<Operand<'_>> = inputs
+            .map(|(value, input)| Operand {
+                value,
                 deviation: input.deviation.as_ref(),
             })
             .collect();
@@ -104,7 +108,7 @@ impl<'a> Lane<'a> {
 
     /// Takes the value of a step that later steps are to see, if any, and drops those that none
     /// will.
-    pub(super) fn keep(&mut self, index: usize, value: Option<Value>) {
+    pub(super) fn keep(&mut self, index: usize, value: Option<Value<B::Array>>) {
         if let Some(value) = value {
             self.values.insert(self.step(index).id.clone(), value);
         }
@@ -117,7 +121,7 @@ impl<'a> Lane<'a> {
         &self.plan.steps()[index]
     }
 
-    fn inputs<'b>(&'b self, step: &'b Step) -> impl Iterator<Item = &'b Value> {
+    fn inputs<'b>(&'b self, step: &'b Step) -> impl Iterator<Item = &'b Value<B::Array>> {
         step.inputs.iter().map(|id| &self.values[id])
     }
 }

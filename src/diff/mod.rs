@@ -3,6 +3,7 @@
 
 mod candidate;
 mod check;
+mod comparable;
 mod dumps;
 mod event;
 mod explained;
@@ -20,4 +21,4 @@ pub use dumps::diff_dumps;
 pub use event::Event;
 pub use model::{diff, diff_candidate};
 pub use options::{Modes, Options};
-pub use outcome::{CaseOutcome, Coverage, OracleErrors, StageResult, Verdict};
+pub use outcome::{CaseOutcome, Coverage, OnGpu, OracleErrors, StageResult, Verdict};

@@ -2,14 +2,15 @@
 
 use super::candidate::Candidate;
 use super::check;
+use super::comparable;
 use super::explained::Explained;
-use super::outcome::{CaseOutcome, Coverage, StageResult, Verdict};
+use super::outcome::{CaseOutcome, Coverage, OnGpu, StageResult, Verdict};
 use super::records::Records;
 use super::reference::Recordings;
 use super::run::{Parted, Run};
 use super::witness::Witness;
 use super::{Event, Options};
-use crate::backend;
+use crate::backend::{Device, Opened};
 use crate::case::{Case, Mode};
 use crate::error::{BadInput, Result};
 use crate::golden::Golden;
@@ -24,7 +25,6 @@ use std::collections::{BTreeSet, HashSet};
 /// # Errors
 /// If an input is malformed or golden and model do not fit together. That they differ is no error.
 pub fn diff(case: &Case, options: &Options, on: &mut dyn FnMut(Event<'_>)) -> Result<CaseOutcome> {
-    backend::open(options.device)?;
     let golden = Golden::open(&case.golden)?;
     let candidate = Candidate::open(&case.model)?;
     diff_candidate(case, &golden, &candidate, options, on)
@@ -42,8 +42,6 @@ pub fn diff_candidate(
     options: &Options,
     on: &mut dyn FnMut(Event<'_>),
 ) -> Result<CaseOutcome> {
-    let backend = backend::open(options.device)?;
-    let backend = backend.as_ref();
     let mut notes = check::same_model(golden, candidate)?;
     let manifest = golden.manifest();
     let theirs = manifest.arithmetic;
@@ -59,7 +57,7 @@ pub fn diff_candidate(
     let shapes = shapes.map_err(|e| e.in_file(&manifest_path))?;
     let weights = candidate.weights.as_ref();
     let records = Records::of(golden);
-    let recordings = Recordings::new(&records, &plan, weights, backend, &shapes);
+    let recordings = Recordings::new(&records, &plan, weights, &shapes);
 
     let mut modes = options.modes.list().to_vec();
     if recordings.full().is_empty() && modes.contains(&Mode::Isolated) {
@@ -83,11 +81,30 @@ pub fn diff_candidate(
         let expected = format!("a recorded stage that matches {}", options.stages);
         return Err(BadInput::new(manifest_path, expected, "none").into());
     }
+    let not_comparable = match &options.backend {
+        Opened::Cpu(_) => None,
+        Opened::Cuda(cuda) => {
+            let here = cuda.gpu_beside(manifest.provenance.gpu.as_ref());
+            Some(comparable::differences(&manifest.provenance, &here))
+        }
+    };
+    notes.extend(
+        not_comparable
+            .iter()
+            .filter(|all| !all.is_empty())
+            .map(|all| {
+                format!(
+                    "exactness not comparable, tolerances hold instead: {}",
+                    all.join("; ")
+                )
+            }),
+    );
     let mut run = Run {
         case,
         options,
         golden,
-        backend,
+        device: options.backend.device(),
+        same_kernels: not_comparable.as_ref().is_none_or(Vec::is_empty),
         plan: &plan,
         layers: candidate.model.layers(),
         recordings: &recordings,
@@ -100,7 +117,7 @@ pub fn diff_candidate(
     let witness_plan = candidate.plan(&theirs)?;
     let parts = plan.departures(&witness_plan);
     let witness_shapes = witness_plan.shapes(extents)?;
-    let of_witness = Recordings::new(&records, &witness_plan, weights, backend, &witness_shapes);
+    let of_witness = Recordings::new(&records, &witness_plan, weights, &witness_shapes);
     let asked: BTreeSet<&StageId> = recordings
         .iter()
         .filter(|(index, stage)| parts.contains_key(*stage) && run.is_budgeted(*index))
@@ -110,14 +127,31 @@ pub fn diff_candidate(
     let witness = Witness::new(
         &witness_plan,
         &of_witness,
-        backend,
         &tokens,
         &asked,
         confidence,
         run.counts_flips(),
     );
     let mut witness = Parted { parts, witness };
-    run.steps(&modes, &tokens, &mut witness, on)?;
+    let on_gpu = match &options.backend {
+        Opened::Cpu(cpu) => {
+            run.steps(cpu, &plan, &modes, &tokens, &mut witness, on)?;
+            None
+        }
+        Opened::Cuda(cuda) => {
+            let on_cuda = plan.on_cuda(arithmetic.summation());
+            let session = cuda.session(&on_cuda, manifest.provenance.gpu.as_ref())?;
+            run.steps(cuda.as_ref(), &on_cuda, &modes, &tokens, &mut witness, on)?;
+            let ran = session.finish()?;
+            Some(OnGpu {
+                gpu: cuda.gpu().clone(),
+                not_comparable: not_comparable.unwrap_or_default(),
+                elapsed_ms: ran.elapsed_ms,
+                peak_memory: ran.peak_memory,
+                products: ran.products,
+            })
+        }
+    };
     let stages = run.stages;
     on(Event::Finished);
     let explained = Explained {
@@ -126,7 +160,6 @@ pub fn diff_candidate(
         weights,
         tokens: &tokens,
         parts: &witness.parts,
-        backend,
         confidence,
     };
     let explanations = match options.explain {
@@ -168,7 +201,7 @@ pub fn diff_candidate(
             "{} model in {} arithmetic on {} against {} ({}, {})",
             plan.dtype(),
             arithmetic,
-            options.device,
+            place(&options.backend),
             manifest.provenance.framework,
             theirs,
             manifest.provenance.device,
@@ -176,6 +209,15 @@ pub fn diff_candidate(
         stages,
         coverage,
         explanations,
+        on_gpu,
         notes,
     })
+}
+
+/// Where a backend computes, in words: `cpu`, `cuda (NVIDIA H100)`.
+fn place(backend: &Opened) -> String {
+    match backend {
+        Opened::Cpu(_) => Device::Cpu.to_string(),
+        Opened::Cuda(cuda) => format!("{} ({})", Device::Cuda, cuda.gpu().name),
+    }
 }

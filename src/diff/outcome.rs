@@ -1,6 +1,6 @@
 //! What came out.
 
-use crate::backend::Device;
+use crate::backend::{Device, Gpu, Product};
 use crate::case::{InForce, Mode};
 use crate::compare::{Judgement, Metrics, Spec, compare};
 use crate::error::Result;
@@ -67,6 +67,21 @@ pub struct Coverage {
     pub unmatched: Vec<StageId>,
 }
 
+/// What ran on a GPU.
+#[derive(Clone, Debug)]
+pub struct OnGpu {
+    /// The GPU and its libraries.
+    pub gpu: Gpu,
+    /// Why results cannot be held to the bit against the reference; nothing if they can.
+    pub not_comparable: Vec<String>,
+    /// From the first step to the last comparison, in milliseconds.
+    pub elapsed_ms: f64,
+    /// The most device memory that arrays took, in bytes.
+    pub peak_memory: u64,
+    /// The matrix products, and what the libraries chose for them.
+    pub products: Vec<Product>,
+}
+
 /// All of one case.
 #[derive(Clone, Debug)]
 pub struct CaseOutcome {
@@ -80,6 +95,8 @@ pub struct CaseOutcome {
     pub coverage: Coverage,
     /// Why stages fail, if that was asked.
     pub explanations: Vec<Explanation>,
+    /// What ran on a GPU, if one was used.
+    pub on_gpu: Option<OnGpu>,
     /// Facts that a reader should know: settings that differ, modes that could not run.
     pub notes: Vec<String>,
 }

@@ -1,7 +1,7 @@
 //! Which step a recorded stage is compared with, and what makes the two comparable.
 
 use super::records::Records;
-use crate::backend::Backend;
+use crate::backend::{Backend, Cpu};
 use crate::budget::{self, Confidence, Deviation, Operand};
 use crate::checkpoint::Weights;
 use crate::error::{BadInput, Result};
@@ -15,7 +15,6 @@ pub(super) struct Recordings<'a> {
     records: &'a Records<'a>,
     plan: &'a Plan,
     weights: &'a dyn Weights,
-    backend: &'a dyn Backend,
     shapes: &'a HashMap<StageId, Vec<usize>>,
     /// By index of the step. A stage that the plan passes through in several forms is compared in
     /// the one that was recorded.
@@ -34,14 +33,12 @@ impl<'a> Recordings<'a> {
         records: &'a Records<'a>,
         plan: &'a Plan,
         weights: &'a dyn Weights,
-        backend: &'a dyn Backend,
         shapes: &'a HashMap<StageId, Vec<usize>>,
     ) -> Self {
         Self {
             records,
             plan,
             weights,
-            backend,
             shapes,
             steps: recorded(plan, records.golden.manifest()),
         }
@@ -85,6 +82,11 @@ impl<'a> Recordings<'a> {
             return Err(fault.at(step.stage.as_str()).into());
         }
         Ok(Some(Reference::Full(value)))
+    }
+
+    /// The shape of a step's value.
+    pub(super) fn shape(&self, index: usize) -> &[usize] {
+        &self.shapes[&self.plan.steps()[index].id]
     }
 
     /// How many NaNs were recorded of a step, whatever completes the recorded value.
@@ -133,7 +135,8 @@ impl<'a> Recordings<'a> {
 
     fn run(&self, step: &Step, value: &Tensor, params: &[Tensor]) -> Result<Tensor> {
         let params: Vec<&Tensor> = params.iter().collect();
-        self.backend.run(step, &[value], &params)
+        // One operation an element, each rounded as IEEE has it: the same on any device.
+        Cpu.run(step, &[value], &params)
     }
 
     /// What [`Self::value`] does to the recorded value, if anything.

@@ -6,23 +6,30 @@ use super::outcome::{OracleErrors, StageResult, Verdict};
 use super::reference::Recordings;
 use super::witness::{Testimony, Witness};
 use super::{Event, Options};
-use crate::backend::{Backend, Oracle};
+use crate::backend::{Backend, Device, Oracle};
 use crate::budget::{Budget, Deviation, Flips};
 use crate::case::{Case, InForce, Mode, Situation};
-use crate::compare::{Metrics, Spec, compare, compare_statistics, unequal};
+use crate::compare::{
+    Measure, Measuring, Metrics, Spec, Statistics, compare, compare_statistics, unequal,
+};
 use crate::error::Result;
 use crate::golden::{Golden, Reference};
 use crate::plan::{Departure, Plan, StageId};
 use crate::tensor::Tensor;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::num::NonZeroUsize;
+
+/// Comparisons that may be under way while later steps are sent to the device.
+const UNDER_WAY: usize = 64;
 
 /// A candidate's run in one or both modes.
 pub(super) struct Run<'a> {
     pub(super) case: &'a Case,
     pub(super) options: &'a Options,
     pub(super) golden: &'a Golden,
-    pub(super) backend: &'a dyn Backend,
+    pub(super) device: Device,
+    /// Whether the reference comes from the device's own kernels, so that results can be exact.
+    pub(super) same_kernels: bool,
     pub(super) plan: &'a Plan,
     pub(super) layers: usize,
     pub(super) recordings: &'a Recordings<'a>,
@@ -38,46 +45,70 @@ pub(super) struct Parted<'a> {
 }
 
 /// What one mode runs.
-struct ModeLane<'a> {
+struct ModeLane<'a, B: Backend> {
     mode: Mode,
-    lane: Lane<'a>,
+    lane: Lane<'a, B>,
     /// The same in fp64.
-    oracle: Option<Lane<'a>>,
+    oracle: Option<Lane<'a, Oracle>>,
 }
 
 /// A step's result in one mode.
-struct Computed<'a> {
-    value: &'a Tensor,
-    deviation: Option<&'a Deviation>,
-    exact: Option<&'a Tensor>,
+struct Computed<A> {
+    value: A,
+    deviation: Option<Deviation>,
+    exact: Option<Tensor>,
+}
+
+/// What a step is compared with.
+enum Recorded<A> {
+    /// All of it, here and where the backend computes.
+    Full { value: Tensor, array: A },
+    /// Statistics of it.
+    Statistics(Statistics),
+}
+
+/// A stage whose comparison is under way.
+struct Pending {
+    index: usize,
+    mode: Mode,
+    in_force: InForce,
+    shape: Vec<usize>,
+    oracle: Option<OracleErrors>,
+    metrics: Measuring,
 }
 
 impl<'a> Run<'a> {
-    /// Runs the steps and judges those that are selected.
-    pub(super) fn steps(
+    /// Runs the steps and judges those that are selected. `plan` is the run's plan as the backend
+    /// computes it.
+    pub(super) fn steps<B: Measure>(
         &mut self,
+        backend: &B,
+        plan: &Plan,
         modes: &[Mode],
         tokens: &Tensor,
         witness: &mut Parted<'_>,
         on: &mut dyn FnMut(Event<'_>),
     ) -> Result<()> {
-        let lanes = modes.iter().map(|mode| self.lane(*mode, tokens));
-        let mut lanes: Vec<ModeLane<'_>> = lanes.collect();
+        let mut lanes: Vec<ModeLane<'_, B>> = modes
+            .iter()
+            .map(|mode| self.lane(*mode, backend, plan, tokens))
+            .collect::<Result<_>>()?;
         let visited: BTreeSet<usize> = lanes.iter().flat_map(|lane| lane.lane.visited()).collect();
         let budgets = self.selected.iter().any(|index| self.is_budgeted(*index));
+        let mut under_way: VecDeque<Pending> = VecDeque::new();
         on(Event::Started {
             case: &self.case.name,
             steps: visited.len(),
         });
         for index in visited {
-            let step = &self.plan.steps()[index];
+            let step = &plan.steps()[index];
             on(Event::Step {
                 id: step.id.as_str(),
             });
             let selected = self.selected.contains(&index);
             let supplied = lanes.iter().any(|lane| lane.lane.is_supplied(index));
-            let reference = match supplied || selected {
-                true => self.recordings.value(index)?,
+            let recorded = match supplied || selected {
+                true => self.recorded(index, backend)?,
                 false => None,
             };
             let runs = lanes.iter().any(|lane| lane.lane.runs(index));
@@ -85,55 +116,127 @@ impl<'a> Run<'a> {
                 true => self.recordings.params(step)?,
                 false => Vec::new(),
             };
+            let uploaded = params.iter().map(|param| backend.upload_param(param));
+            let uploaded: Vec<B::Array> = uploaded.collect::<Result<_>>()?;
             for lane in &mut lanes {
-                let (mut value, mut exact, mut deviation) = (None, None, None);
-                if lane.lane.runs(index) {
-                    let found = lane.lane.run(index, &params)?;
-                    let oracle = lane.oracle.as_ref();
-                    exact = oracle
-                        .map(|oracle| oracle.run(index, &params))
-                        .transpose()?;
-                    let isolated = lane.mode == Mode::Isolated;
-                    let judged = selected && self.is_budgeted(index);
-                    if budgets && isolated && (judged || !self.recordings.is_full(index)) {
-                        let confidence = self.options.confidence;
-                        deviation = lane.lane.deviation(index, &params, &found, confidence)?;
+                let computed = match lane.lane.runs(index) {
+                    true => {
+                        let judged = selected && self.is_budgeted(index);
+                        let deviates = budgets
+                            && lane.mode == Mode::Isolated
+                            && (judged || !self.recordings.is_full(index));
+                        Some(self.compute(lane, index, backend, &params, &uploaded, deviates)?)
                     }
-                    value = Some(found);
-                }
-                if let (Some(value), Some(reference)) = (&value, &reference)
+                    false => None,
+                };
+                if let (Some(computed), Some(recorded)) = (&computed, &recorded)
                     && selected
                 {
-                    let computed = Computed {
-                        value,
-                        deviation: deviation.as_ref(),
-                        exact: exact.as_ref(),
-                    };
-                    let result = self.judge(index, lane.mode, &computed, reference, witness)?;
-                    on(Event::Judged(&result));
-                    let failed = result.verdict() == Verdict::Fail;
-                    self.stages.push(result);
-                    if failed && self.options.fail_fast {
+                    let pending =
+                        self.measure(index, lane.mode, backend, computed, recorded, witness)?;
+                    under_way.push_back(pending);
+                    let most = if self.options.fail_fast { 0 } else { UNDER_WAY };
+                    if self.settle(&mut under_way, most, on)? == Verdict::Fail
+                        && self.options.fail_fast
+                    {
                         return Ok(());
                     }
                 }
-                lane.keep(index, reference.as_ref(), value, deviation, exact);
+                lane.keep(index, recorded.as_ref(), computed);
             }
         }
+        self.settle(&mut under_way, 0, on)?;
         Ok(())
     }
 
-    fn lane(&self, mode: Mode, tokens: &Tensor) -> ModeLane<'a> {
+    fn lane<'l, B: Backend>(
+        &self,
+        mode: Mode,
+        backend: &'l B,
+        plan: &'l Plan,
+        tokens: &Tensor,
+    ) -> Result<ModeLane<'l, B>> {
         let known = match mode {
             Mode::Isolated => self.recordings.full(),
             Mode::Chained | Mode::Recorded => BTreeSet::new(),
         };
-        let lane = |backend| Lane::new(self.plan, backend, tokens, self.selected, &known);
-        ModeLane {
+        let oracle = || Lane::new(plan, &Oracle, tokens.clone(), self.selected, &known);
+        let tokens = backend.upload(tokens)?;
+        Ok(ModeLane {
             mode,
-            lane: lane(self.backend),
-            oracle: self.options.oracle.then(|| lane(&Oracle)),
+            lane: Lane::new(plan, backend, tokens, self.selected, &known),
+            oracle: self.options.oracle.then(oracle),
+        })
+    }
+
+    /// What was recorded of a step, and, if it is to be read or compared there, where the backend
+    /// computes.
+    fn recorded<B: Backend>(
+        &self,
+        index: usize,
+        backend: &B,
+    ) -> Result<Option<Recorded<B::Array>>> {
+        Ok(match self.recordings.value(index)? {
+            Some(Reference::Full(value)) => Some(Recorded::Full {
+                array: backend.upload(&value)?,
+                value,
+            }),
+            Some(Reference::Statistics(statistics)) => Some(Recorded::Statistics(statistics)),
+            None => None,
+        })
+    }
+
+    fn compute<B: Backend>(
+        &self,
+        lane: &ModeLane<'_, B>,
+        index: usize,
+        backend: &B,
+        params: &[Tensor],
+        uploaded: &[B::Array],
+        deviates: bool,
+    ) -> Result<Computed<B::Array>> {
+        let value = lane.lane.run(index, uploaded)?;
+        let oracle = lane.oracle.as_ref();
+        let exact = oracle.map(|oracle| oracle.run(index, params)).transpose()?;
+        let deviation = match deviates {
+            true => {
+                let found = backend.download(&value)?;
+                let confidence = self.options.confidence;
+                lane.lane.deviation(index, params, &found, confidence)?
+            }
+            false => None,
+        };
+        Ok(Computed {
+            value,
+            deviation,
+            exact,
+        })
+    }
+
+    /// Judges what has been measured, in order, until no more than `most` comparisons are left to wait
+    /// for. Fails if one of those judged does.
+    fn settle(
+        &mut self,
+        under_way: &mut VecDeque<Pending>,
+        most: usize,
+        on: &mut dyn FnMut(Event<'_>),
+    ) -> Result<Verdict> {
+        let mut verdict = Verdict::Pass;
+        let is_due = |under_way: &VecDeque<Pending>| {
+            let done = |pending: &Pending| matches!(pending.metrics, Measuring::Done(_));
+            under_way.len() > most || under_way.front().is_some_and(done)
+        };
+        while is_due(under_way)
+            && let Some(pending) = under_way.pop_front()
+        {
+            let result = self.judge(pending)?;
+            on(Event::Judged(&result));
+            if result.verdict() == Verdict::Fail {
+                verdict = Verdict::Fail;
+            }
+            self.stages.push(result);
         }
+        Ok(verdict)
     }
 
     /// What has to hold of a step in a mode; `budgeted` says whether it can have a budget.
@@ -141,7 +244,8 @@ impl<'a> Run<'a> {
         let step = &self.plan.steps()[index];
         self.case.rules.resolve(&Situation {
             stage: &step.stage,
-            device: Some(self.backend.device()),
+            device: Some(self.device),
+            same_kernels: self.same_kernels,
             mode,
             dtype: step.numerics.out,
             budgeted,
@@ -169,67 +273,86 @@ impl<'a> Run<'a> {
         })
     }
 
-    fn judge(
+    /// Begins the comparison of a step's result with what was recorded.
+    fn measure<B: Measure>(
         &self,
         index: usize,
         mode: Mode,
-        computed: &Computed<'_>,
-        reference: &Reference,
+        backend: &B,
+        computed: &Computed<B::Array>,
+        recorded: &Recorded<B::Array>,
         witness: &mut Parted<'_>,
-    ) -> Result<StageResult> {
+    ) -> Result<Pending> {
         let step = &self.plan.steps()[index];
         let in_force = self.in_force(index, mode, computed.deviation.is_some());
-        let candidate = computed.value;
         let manifest = || self.golden.path().join(Golden::MANIFEST);
-        let (metrics, oracle) = match reference {
-            Reference::Full(reference) => {
+        let mut oracle = None;
+        let metrics = match recorded {
+            Recorded::Full { value, array } => {
                 let spec = Spec {
                     close: in_force.tolerance.close(),
                     budget: None,
                     vocab_shards: vocab_shards(&step.stage, self.golden),
                 };
-                let metrics = match computed.deviation {
-                    None => compare(reference, candidate, &spec),
+                if let Some(exact) = &computed.exact {
+                    let candidate = backend.download(&computed.value)?;
+                    oracle = Some(OracleErrors::of(exact, value, &candidate)?);
+                }
+                let metrics = match &computed.deviation {
+                    None => backend.measure(array, &computed.value, &spec),
                     Some(ours) => {
                         let sides = Sides {
-                            reference,
-                            candidate,
+                            reference: value,
+                            candidate: &backend.download(&computed.value)?,
                             ours,
                         };
-                        self.compare_within(index, &sides, &in_force, spec, witness)
+                        let metrics = self.compare_within(index, &sides, &in_force, spec, witness);
+                        metrics.map(Measuring::done)
                     }
                 };
-                let mut metrics = metrics.map_err(|e| e.in_file(manifest()))?;
-                // A NaN that the candidate's own bias made of the recorded value is the candidate's.
-                if metrics.non_finite.reference_nans > 0 {
-                    let recorded = self.recordings.nans(index)?;
-                    let own = metrics.non_finite.reference_nans.saturating_sub(recorded);
-                    metrics.non_finite.reference_nans -= own;
-                    metrics.non_finite.disagreements += own;
-                }
-                let exact = computed.exact;
-                let oracle = exact.map(|exact| OracleErrors::of(exact, reference, candidate));
-                (metrics, oracle.transpose()?)
+                metrics.map_err(|e| e.in_file(manifest()))?
             }
-            Reference::Statistics(statistics) => {
-                let found = compare_statistics(statistics, candidate);
-                let metrics = found.map_err(|e| e.in_file(self.golden.file_of(&step.stage)))?;
-                (metrics, None)
+            Recorded::Statistics(statistics) => {
+                let candidate = backend.download(&computed.value)?;
+                let metrics = compare_statistics(statistics, &candidate);
+                let file = self.golden.file_of(&step.stage);
+                Measuring::done(metrics.map_err(|e| e.in_file(file))?)
             }
         };
+        Ok(Pending {
+            index,
+            mode,
+            in_force,
+            shape: self.recordings.shape(index).to_vec(),
+            oracle,
+            metrics,
+        })
+    }
+
+    fn judge(&self, pending: Pending) -> Result<StageResult> {
+        let index = pending.index;
+        let step = &self.plan.steps()[index];
+        let mut metrics = pending.metrics.finish()?;
+        // A NaN that the candidate's own bias made of the recorded value is the candidate's.
+        if metrics.non_finite.reference_nans > 0 && self.recordings.is_full(index) {
+            let recorded = self.recordings.nans(index)?;
+            let own = metrics.non_finite.reference_nans.saturating_sub(recorded);
+            metrics.non_finite.reference_nans -= own;
+            metrics.non_finite.disagreements += own;
+        }
         check::reference(&metrics.non_finite, self.golden, &step.stage)?;
         Ok(StageResult {
             stage: step.stage.clone(),
-            mode,
-            device: Some(self.backend.device()),
+            mode: pending.mode,
+            device: Some(self.device),
             dtype: step.numerics.out,
-            shape: candidate.shape().to_vec(),
-            judgements: in_force.tolerance.judge(&metrics),
+            shape: pending.shape,
+            judgements: pending.in_force.tolerance.judge(&metrics),
             metrics,
-            in_force,
+            in_force: pending.in_force,
             departure: self.departures.get(&step.stage).cloned(),
             completed: self.recordings.completion(index),
-            oracle,
+            oracle: pending.oracle,
         })
     }
 
@@ -288,25 +411,29 @@ struct Sides<'a> {
     ours: &'a Deviation,
 }
 
-impl ModeLane<'_> {
+impl<B: Backend> ModeLane<'_, B> {
     /// Isolated lanes go on with what was recorded, wherever it was.
     fn keep(
         &mut self,
         index: usize,
-        reference: Option<&Reference>,
-        value: Option<Tensor>,
-        deviation: Option<Deviation>,
-        exact: Option<Tensor>,
+        recorded: Option<&Recorded<B::Array>>,
+        computed: Option<Computed<B::Array>>,
     ) {
-        let given = match (self.mode, reference) {
-            (Mode::Isolated, Some(Reference::Full(reference))) => Some(reference),
-            _ => None,
+        let given = recorded.filter(|_| self.mode == Mode::Isolated);
+        let (exact, value) = match computed {
+            Some(computed) => (
+                computed.exact,
+                Some(Value::computed(computed.value, computed.deviation)),
+            ),
+            None => (None, None),
         };
-        let given = || given.cloned().map(Value::given);
-        let value = value.map(|value| Value::computed(value, deviation));
-        self.lane.keep(index, given().or(value));
+        let (given, array) = match given {
+            Some(Recorded::Full { value, array }) => (Some(value.clone()), Some(array.clone())),
+            _ => (None, None),
+        };
+        self.lane.keep(index, array.map(Value::given).or(value));
         if let Some(oracle) = &mut self.oracle {
-            oracle.keep(index, given().or(exact.map(Value::given)));
+            oracle.keep(index, given.or(exact).map(Value::given));
         }
     }
 }

@@ -3,11 +3,11 @@
 //! Where the candidate rounds elsewhere than the reference did, the reference's own deviation is
 //! that of the reference's steps; and how many half-precision elements may differ at all can only
 //! be said of the same steps. The witness runs them: on the reference's values, for the stages
-//! where the two plans part.
+//! where the two plans part. It runs on the CPU whatever the candidate runs on: a budget covers both.
 
 use super::lane::{Lane, Value};
 use super::reference::Recordings;
-use crate::backend::Backend;
+use crate::backend::Cpu;
 use crate::budget::{Confidence, Deviation};
 use crate::error::Result;
 use crate::golden::Reference;
@@ -18,7 +18,7 @@ use std::collections::{BTreeMap, BTreeSet};
 pub(super) struct Witness<'a> {
     plan: &'a Plan,
     recordings: &'a Recordings<'a>,
-    lane: Lane<'a>,
+    lane: Lane<'a, Cpu>,
     /// Its step for every stage that it is asked about.
     steps: BTreeMap<&'a StageId, usize>,
     /// Steps still to visit, in order.
@@ -43,7 +43,6 @@ impl<'a> Witness<'a> {
     pub(super) fn new(
         plan: &'a Plan,
         recordings: &'a Recordings<'a>,
-        backend: &'a dyn Backend,
         tokens: &Tensor,
         stages: &BTreeSet<&StageId>,
         confidence: Confidence,
@@ -55,7 +54,7 @@ impl<'a> Witness<'a> {
             .filter(|(index, stage)| known.contains(index) && stages.contains(stage));
         let steps: BTreeMap<&StageId, usize> = asked.map(|(index, stage)| (stage, index)).collect();
         let wanted = steps.values().copied().collect();
-        let lane = Lane::new(plan, backend, tokens, &wanted, &known);
+        let lane = Lane::new(plan, &Cpu, tokens.clone(), &wanted, &known);
         let ahead: Vec<usize> = lane.visited().collect();
         Self {
             plan,

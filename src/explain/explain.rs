@@ -3,7 +3,7 @@
 use super::catalogue::{HYPOTHESES, OBSERVATIONS};
 use super::rewrite::{Certainty, Rewrite};
 use super::{Cause, Evidence, Explanation, Segment, Subject, facts};
-use crate::backend::Backend;
+use crate::backend::Host;
 use crate::budget::Confidence;
 use crate::error::Result;
 use crate::plan::{Departure, StageId};
@@ -39,7 +39,7 @@ pub fn explain(
     subject: &Subject<'_>,
     own: &OwnArithmetic<'_>,
     known: &[Explanation],
-    backend: &dyn Backend,
+    backend: &Host,
     confidence: Confidence,
     on: &mut dyn FnMut(),
 ) -> Result<Explanation> {
@@ -143,7 +143,7 @@ impl OwnArithmetic<'_> {
 }
 
 struct Search<'a> {
-    backend: &'a dyn Backend,
+    backend: &'a Host,
     confidence: Confidence,
     on: &'a mut dyn FnMut(),
 }

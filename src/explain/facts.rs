@@ -1,7 +1,7 @@
 //! What narrows a difference that nothing explains: where it lies and what shape it has.
 
 use super::Segment;
-use crate::backend::Backend;
+use crate::backend::Host;
 use crate::error::Result;
 
 /// Part of the squared difference that is worth a sentence.
@@ -11,11 +11,7 @@ const MOST: f64 = 0.9;
 ///
 /// # Errors
 /// If the segment cannot be run.
-pub(super) fn of(
-    segment: &Segment,
-    heads: Option<usize>,
-    backend: &dyn Backend,
-) -> Result<Vec<String>> {
+pub(super) fn of(segment: &Segment, heads: Option<usize>, backend: &Host) -> Result<Vec<String>> {
     let found = segment.result(backend)?.widened()?;
     let reference = segment.reference.widened()?;
     let shape = reference.shape().to_vec();

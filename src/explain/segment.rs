@@ -1,7 +1,7 @@
 //! The steps between recorded values.
 
 use super::{Evidence, rearrange};
-use crate::backend::Backend;
+use crate::backend::Host;
 use crate::budget::{Budget, Confidence, Deviation, Flips, Operand, deviation};
 use crate::compare::{Spec, compare};
 use crate::error::{Error, Result};
@@ -65,7 +65,7 @@ impl Segment {
     ///
     /// # Errors
     /// If the steps and what they read do not fit together.
-    pub(super) fn result(&self, backend: &dyn Backend) -> Result<Tensor> {
+    pub(super) fn result(&self, backend: &Host) -> Result<Tensor> {
         let narrowed = self.narrowed()?;
         let mut values = narrowed.given.clone();
         for step in &narrowed.steps {
@@ -83,16 +83,12 @@ impl Segment {
     ///
     /// # Errors
     /// As [`Self::result`], and if the result has another shape than the reference.
-    pub(super) fn evidence(
-        &self,
-        backend: &dyn Backend,
-        confidence: Confidence,
-    ) -> Result<Evidence> {
+    pub(super) fn evidence(&self, backend: &Host, confidence: Confidence) -> Result<Evidence> {
         let narrowed = self.narrowed()?;
         narrowed.whole_evidence(backend, confidence)
     }
 
-    fn whole_evidence(&self, backend: &dyn Backend, confidence: Confidence) -> Result<Evidence> {
+    fn whole_evidence(&self, backend: &Host, confidence: Confidence) -> Result<Evidence> {
         let mut values = self.given.clone();
         let mut ours: HashMap<StageId, Deviation> = HashMap::new();
         let mut theirs: HashMap<StageId, Deviation> = HashMap::new();

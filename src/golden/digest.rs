@@ -1,19 +1,8 @@
-//! SHA-256 of files, as `sha256sum` prints it.
+//! Files against their digests.
 
+use crate::digest::sha256;
 use crate::error::{BadInput, Result};
 use crate::tensor::MappedFile;
-use sha2::{Digest, Sha256};
-use std::fmt::Write as _;
-
-/// The digest in lower-case hexadecimal.
-pub(super) fn sha256(bytes: &[u8]) -> String {
-    Sha256::digest(bytes)
-        .iter()
-        .fold(String::new(), |mut hex, byte| {
-            let _ = write!(hex, "{byte:02x}");
-            hex
-        })
-}
 
 /// Checks a file against the digest its manifest records.
 pub(super) fn verify(file: &MappedFile, expected: &str) -> Result<()> {

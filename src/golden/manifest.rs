@@ -3,6 +3,7 @@
 //! Version 1. A reader refuses versions it does not know and keys it does not know: a golden that
 //! is half understood proves nothing.
 
+use crate::backend::Gpu;
 use crate::error::{BadInput, Result};
 use crate::model::ModelConfig;
 use crate::plan::{Arithmetic, Form, StageId};
@@ -48,6 +49,9 @@ pub struct Provenance {
     /// Version of torch, if known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub torch: Option<String>,
+    /// The GPU and its libraries, if one computed them and the dump says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gpu: Option<Gpu>,
     /// Everything else that was recorded: commit, libraries, flags that change numerics.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub extra: BTreeMap<String, Value>,

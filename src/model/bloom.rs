@@ -376,7 +376,7 @@ mod tests {
     fn megatron(tensor_parallel: usize) -> Arithmetic {
         Arithmetic::Megatron(MegatronArithmetic {
             tensor_parallel,
-            query_key_layer_scaling: true,
+            ..MegatronArithmetic::default()
         })
     }
 

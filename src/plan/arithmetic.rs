@@ -1,5 +1,6 @@
 //! Whose arithmetic a plan follows.
 
+use super::Summation;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -32,6 +33,20 @@ pub struct MegatronArithmetic {
     pub tensor_parallel: usize,
     /// Whether scores are divided by `max(1, block index)` and multiplied back inside the softmax.
     pub query_key_layer_scaling: bool,
+    /// Whether LayerNorms and softmax were Megatron's fused CUDA kernels (`MixedFusedLayerNorm`,
+    /// `ScaledUpperTriangMaskedSoftmax`) in place of torch's. Says nothing of a run on a CPU.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub fused_kernels: bool,
+}
+
+impl Arithmetic {
+    /// The order in which a GPU sums the rows of norms and softmax in this arithmetic.
+    pub fn summation(&self) -> Summation {
+        match self {
+            Self::Megatron(megatron) if megatron.fused_kernels => Summation::MegatronCuda,
+            Self::Megatron(_) | Self::Transformers(_) => Summation::TorchCuda,
+        }
+    }
 }
 
 impl Default for Arithmetic {
@@ -46,6 +61,7 @@ impl Default for MegatronArithmetic {
         Self {
             tensor_parallel: 1,
             query_key_layer_scaling: true,
+            fused_kernels: false,
         }
     }
 }

@@ -5,6 +5,7 @@
 
 mod arithmetic;
 mod departure;
+mod kernels;
 mod numerics;
 mod op;
 #[expect(clippy::module_inception, reason = "the noun of the module")]
@@ -17,7 +18,7 @@ mod step;
 
 pub use arithmetic::{Arithmetic, MegatronArithmetic, TransformersArithmetic};
 pub use departure::Departure;
-pub use numerics::{Numerics, Rounding};
+pub use numerics::{Numerics, Rounding, Summation};
 pub use op::{Activation, AlibiForm, HeadPart, Mask, Op, QkvLayout};
 pub use plan::Plan;
 pub use rotary::{Rotary, RotaryPairs};

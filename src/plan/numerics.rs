@@ -14,6 +14,8 @@ pub struct Numerics {
     pub compute: DType,
     /// Type in which sums (of products, of a row) are accumulated.
     pub accumulate: DType,
+    /// In what order they are.
+    pub summation: Summation,
     /// Where results are rounded to `out`.
     pub rounding: Rounding,
     /// Type the step's result is stored in.
@@ -30,12 +32,28 @@ pub enum Rounding {
     EachOperation,
 }
 
+/// In what order a step sums.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Summation {
+    /// The backend's own, which its documentation states. Correct results of other orders are within
+    /// the step's rounding budget.
+    #[default]
+    Backend,
+    /// The tree of torch's CUDA kernel, to the bit.
+    TorchCuda,
+    /// The tree of Megatron's fused CUDA kernel, to the bit, with its approximate quotients,
+    /// exponentials and roots. A softmax that Megatron's kernel does not take is torch's.
+    MegatronCuda,
+}
+
 impl Numerics {
     /// Matrix products: fp32 sums of exact products, one rounding.
     pub fn product(out: DType) -> Self {
         Self {
             compute: DType::F32,
             accumulate: DType::F32,
+            summation: Summation::Backend,
             rounding: Rounding::Once,
             out,
         }
@@ -47,6 +65,7 @@ impl Numerics {
         Self {
             compute: DType::F64,
             accumulate: DType::F64,
+            summation: Summation::Backend,
             rounding: Rounding::Once,
             out,
         }
@@ -57,6 +76,19 @@ impl Numerics {
         Self {
             compute: DType::F32,
             accumulate: DType::F64,
+            summation: Summation::Backend,
+            rounding: Rounding::Once,
+            out,
+        }
+    }
+
+    /// Norms and softmax as CUDA kernels compute them: in fp32 throughout, in the kernel's order, one
+    /// rounding.
+    pub fn cuda_kernel(out: DType, summation: Summation) -> Self {
+        Self {
+            compute: DType::F32,
+            accumulate: DType::F32,
+            summation,
             rounding: Rounding::Once,
             out,
         }
@@ -67,6 +99,7 @@ impl Numerics {
         Self {
             compute: DType::F32,
             accumulate: DType::F32,
+            summation: Summation::Backend,
             rounding,
             out,
         }

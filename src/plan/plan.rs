@@ -36,6 +36,14 @@ impl Plan {
         Ok(Self { dtype, steps })
     }
 
+    /// The same plan with every step replaced by one of the same name on the same values.
+    pub(super) fn map(&self, of: impl Fn(&Step) -> Step) -> Self {
+        Self {
+            dtype: self.dtype,
+            steps: self.steps.iter().map(of).collect(),
+        }
+    }
+
     /// The steps, in execution order.
     pub fn steps(&self) -> &[Step] {
         &self.steps
@@ -50,6 +58,20 @@ impl Plan {
     pub fn params(&self) -> BTreeMap<&str, &Param> {
         let params = self.steps.iter().flat_map(|step| &step.params);
         params.map(|param| (param.name.as_str(), param)).collect()
+    }
+
+    /// Bytes of the parameters of the block that has most, or of the step outside of blocks that has.
+    pub fn largest_layer(&self) -> u64 {
+        let mut layers: BTreeMap<Result<usize, &StageId>, BTreeMap<&str, u64>> = BTreeMap::new();
+        for step in &self.steps {
+            let layer = layers.entry(step.id.layer().ok_or(&step.id)).or_default();
+            for param in &step.params {
+                let elements: usize = param.shape.iter().product();
+                layer.insert(&param.name, (elements * self.dtype.size()) as u64);
+            }
+        }
+        let bytes = layers.values().map(|params| params.values().sum());
+        bytes.max().unwrap_or(0)
     }
 
     /// The names of all stages, in execution order, each once.

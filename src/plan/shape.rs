@@ -60,6 +60,23 @@ impl Step {
             found: format!("inputs {inputs:?} and parameters {params:?}"),
         })
     }
+
+    /// Checks that tensors have the shapes of the step's parameters.
+    ///
+    /// # Errors
+    /// [`Error::Mismatch`] if one has not, or there are more or fewer.
+    pub fn check_params<'a>(&self, found: impl Iterator<Item = &'a [usize]>) -> Result<()> {
+        let wanted = self.params.iter().map(|param| param.shape.as_slice());
+        let found: Vec<&[usize]> = found.collect();
+        if wanted.eq(found.iter().copied()) {
+            return Ok(());
+        }
+        Err(Error::Mismatch {
+            at: self.id.to_string(),
+            expected: format!("the parameters {:?}", self.params),
+            found: format!("shapes {found:?}"),
+        })
+    }
 }
 
 impl Plan {

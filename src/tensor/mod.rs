@@ -24,3 +24,4 @@ pub use tiled::{Tile, Tiled};
 
 pub(crate) use element::with_element;
 pub(crate) use element::with_float;
+pub(crate) use tensor::position;

@@ -287,19 +287,24 @@ impl Tensor {
 
     /// The indices, one an axis, of the element at `index` in C order.
     pub fn position(&self, index: usize) -> Vec<usize> {
-        let mut position = vec![0; self.shape.len()];
-        let mut rest = index;
-        for (place, extent) in position.iter_mut().zip(&self.shape).rev() {
-            *place = rest % extent;
-            rest /= extent;
-        }
-        position
+        position(&self.shape, index)
     }
 
     /// Whether both hold the same bits under the same type and shape.
     pub fn bits_equal(&self, other: &Self) -> bool {
         self.dtype == other.dtype && self.shape == other.shape && self.bytes() == other.bytes()
     }
+}
+
+/// The indices, one an axis, of the element at `index` of an array of this shape in C order.
+pub(crate) fn position(shape: &[usize], index: usize) -> Vec<usize> {
+    let mut position = vec![0; shape.len()];
+    let mut rest = index;
+    for (place, extent) in position.iter_mut().zip(shape).rev() {
+        *place = rest % extent;
+        rest /= extent;
+    }
+    position
 }
 
 /// The same bits under the same type and shape.

@@ -16,6 +16,7 @@
 mod attention;
 mod elementwise;
 mod embedding;
+mod features;
 mod linear;
 mod norm;
 mod rotary;
@@ -24,4 +25,5 @@ mod softmax;
 
 pub(crate) use attention::split_heads;
 pub(crate) use embedding::gather;
+pub use features::cpu_features;
 pub use run::Cpu;

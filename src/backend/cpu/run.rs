@@ -13,13 +13,23 @@ use crate::tensor::{Float, Tensor, with_float};
 pub struct Cpu;
 
 impl Backend for Cpu {
+    type Array = Tensor;
+
     fn device(&self) -> Device {
         Device::Cpu
     }
 
+    fn upload(&self, tensor: &Tensor) -> Result<Tensor> {
+        Ok(tensor.clone())
+    }
+
+    fn download(&self, array: &Tensor) -> Result<Tensor> {
+        Ok(array.clone())
+    }
+
     fn run(&self, step: &Step, inputs: &[&Tensor], params: &[&Tensor]) -> Result<Tensor> {
         check_numerics(step)?;
-        check_params(step, params)?;
+        step.check_params(params.iter().map(|param| param.shape()))?;
         let shapes: Vec<&[usize]> = inputs.iter().map(|input| input.shape()).collect();
         let shape = step.output_shape(&shapes)?;
         let dtype = step.numerics.out;
@@ -119,18 +129,6 @@ fn check_numerics(step: &Step) -> Result<()> {
         step,
         format!("{} in {:?}", step.op, step.numerics),
     ))
-}
-
-fn check_params(step: &Step, params: &[&Tensor]) -> Result<()> {
-    let wanted = step.params.iter().map(|param| param.shape.as_slice());
-    if wanted.eq(params.iter().map(|param| param.shape())) {
-        return Ok(());
-    }
-    Err(Error::Mismatch {
-        at: step.id.to_string(),
-        expected: format!("the parameters {:?}", step.params),
-        found: format!("{params:?}"),
-    })
 }
 
 fn unsupported(step: &Step, what: String) -> Error {

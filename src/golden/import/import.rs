@@ -4,9 +4,9 @@ use super::described::Described;
 use super::raw::RawDump;
 use super::{megatron_deepspeed, transformers};
 use crate::compare::{Statistics, largest_difference};
+use crate::digest::sha256;
 use crate::error::{BadInput, Error, Result};
 use crate::golden::Golden;
-use crate::golden::digest::sha256;
 use crate::golden::manifest::{
     Content, FileRecord, Join, Layout, Manifest, Provenance, StageRecord, StatisticsFiles,
 };
@@ -167,7 +167,7 @@ impl Import<'_> {
         }
         let manifest = Manifest {
             parity_golden: Manifest::VERSION,
-            provenance: self.provenance(),
+            provenance: self.provenance()?,
             arithmetic: self.described.arithmetic,
             model: self.described.model.clone(),
             dtype: self.described.dtype,
@@ -304,18 +304,26 @@ impl Import<'_> {
         Ok(FileRecord { file, sha256 })
     }
 
-    fn provenance(&self) -> Provenance {
+    fn provenance(&self) -> Result<Provenance> {
         let mut extra: BTreeMap<_, _> = self.dump.provenance().clone().into_iter().collect();
+        let gpu = match extra.remove("gpu") {
+            None | Some(serde_json::Value::Null) => None,
+            Some(_) => Some(
+                self.dump
+                    .setting(&["gpu"], "a GPU as parity_dump.py describes it")?,
+            ),
+        };
         let mut text = |key: &str| match extra.remove(key) {
             Some(serde_json::Value::String(text)) => Some(text),
             _ => None,
         };
-        Provenance {
+        Ok(Provenance {
             framework: self.described.framework.to_owned(),
+            gpu,
             torch: text("torch"),
             // Dumps that do not say are from before GPUs were dumped from.
             device: text("device").unwrap_or_else(|| "cpu".to_owned()),
             extra,
-        }
+        })
     }
 }

@@ -1,0 +1,515 @@
+//! Matrix products, as PyTorch asks cuBLAS and cuBLASLt for them.
+//!
+//! The libraries choose a kernel, and with it the order of summation, by what they are called with:
+//! the function, the extents and leading dimensions, the alignment of pointers, the workspace and the
+//! math mode. So all of these are PyTorch's (`aten/src/ATen/cuda/CUDABlas.cpp`,
+//! `aten/src/ATen/native/cuda/Blas.cpp`, 2.11):
+//!
+//! * a linear layer with a bias on more than one row: `cublasLtMatmul` with the bias in its epilogue,
+//!   1 MiB of workspace, the first algorithm that the heuristic names for the pointers' alignments;
+//! * on one row, or where the heuristic names none: the bias copied into the result, then a product
+//!   with `beta = 1`;
+//! * products: `cublasSgemm` in fp32, `cublasGemmEx` of half types with fp32 sums and scales, and their
+//!   strided-batched forms where there is more than one;
+//! * 32 MiB of workspace from Hopper on, 8.125 MiB before; math mode default, TF32 if the reference
+//!   had it; `DISALLOW_REDUCED_PRECISION_REDUCTION` around `cublasGemmEx` alone.
+//!
+//! Both libraries are column-major: a product `x · wᵀ` in C order is `w` transposed times `x`.
+
+use super::failure::{driver, unavailable};
+use super::library::{Cublas, CublasLt};
+use super::lt::{Request, matmul_with_bias};
+use super::probe::cublas_version;
+use super::product::Product;
+use crate::backend::{Gpu, GpuFlags};
+use crate::error::{Error, Result};
+use crate::tensor::DType;
+use cudarc::cublas::sys::{
+    cublasComputeType_t, cublasGemmAlgo_t, cublasHandle_t, cublasMath_t, cublasOperation_t,
+    cudaDataType_t,
+};
+use cudarc::driver::{CudaSlice, CudaStream, DevicePtr};
+use std::ffi::{c_int, c_void};
+use std::ptr;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// An operand: where it is, the distance of its columns, and whether it is transposed.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Operand {
+    pub(super) pointer: u64,
+    pub(super) leading: usize,
+    pub(super) transposed: bool,
+    /// Distance to the operand of the next product of a batch, in elements.
+    pub(super) stride: usize,
+}
+
+/// `result [m, n] = alpha · a [m, k] · b [k, n] + beta · result`, column-major, `batch` times.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Gemm {
+    pub(super) dtype: DType,
+    pub(super) m: usize,
+    pub(super) n: usize,
+    pub(super) k: usize,
+    pub(super) batch: usize,
+    pub(super) alpha: f32,
+    pub(super) beta: f32,
+    pub(super) a: Operand,
+    pub(super) b: Operand,
+    pub(super) result: Operand,
+}
+
+/// The libraries, ready to be called.
+pub(super) struct Blas {
+    cublas: Cublas,
+    lt: CublasLt,
+    handle: cublasHandle_t,
+    stream: Arc<CudaStream>,
+    /// As large as PyTorch makes it on this GPU.
+    default_workspace: usize,
+    state: Mutex<State>,
+}
+
+// SAFETY: cuBLAS's handles may be used from any thread, one at a time; `state` is locked around every
+// use.
+#[expect(unsafe_code, reason = "a foreign handle")]
+unsafe impl Send for Blas {}
+// SAFETY: as above.
+#[expect(unsafe_code, reason = "a foreign handle")]
+unsafe impl Sync for Blas {}
+
+/// What runs set, and what they did.
+struct State {
+    flags: GpuFlags,
+    /// Whether linear layers with a bias go to cuBLASLt.
+    epilogues: bool,
+    workspace: CudaSlice<u8>,
+    lt_workspace: CudaSlice<u8>,
+    products: Vec<Product>,
+}
+
+impl Blas {
+    pub(super) fn new(
+        cublas: Cublas,
+        lt: CublasLt,
+        stream: &Arc<CudaStream>,
+        capability: (i32, i32),
+    ) -> Result<Self> {
+        let mut handle = ptr::null_mut();
+        // SAFETY: a context is current, and the pointer is valid for writes.
+        #[expect(unsafe_code, reason = "a foreign function")]
+        let status = unsafe { (cublas.cublasCreate_v2)(&mut handle) };
+        check(status, "start cuBLAS")?;
+        let default_workspace = match capability.0 >= 9 {
+            true => 32 << 20,
+            false => 8_519_680, // 2 · 4096 KiB + 8 · 16 KiB
+        };
+        let blas = Self {
+            state: Mutex::new(State {
+                flags: GpuFlags::default(),
+                epilogues: true,
+                workspace: workspace(stream, default_workspace)?,
+                lt_workspace: workspace(stream, LT_WORKSPACE)?,
+                products: Vec::new(),
+            }),
+            cublas,
+            lt,
+            handle,
+            stream: stream.clone(),
+            default_workspace,
+        };
+        blas.cublas
+            .library
+            .check_major(blas.version()?.unsigned_abs() / 10_000)?;
+        // SAFETY: takes nothing and returns a number.
+        #[expect(unsafe_code, reason = "a foreign function")]
+        let lt_version = unsafe { (blas.lt.cublasLtGetVersion)() };
+        blas.lt
+            .library
+            .check_major(u32::try_from(lt_version / 10_000).unwrap_or_default())?;
+        // SAFETY: the handle was created above; the stream lives as long as `blas`.
+        #[expect(unsafe_code, reason = "a foreign function")]
+        let status = unsafe { (blas.cublas.cublasSetStream_v2)(handle, stream.cu_stream().cast()) };
+        check(status, "give cuBLAS a stream")?;
+        blas.restart(None)?;
+        Ok(blas)
+    }
+
+    fn version(&self) -> Result<c_int> {
+        let mut version = 0;
+        // SAFETY: the handle is valid, and so is the pointer for writes.
+        #[expect(unsafe_code, reason = "a foreign function")]
+        let status = unsafe { (self.cublas.cublasGetVersion_v2)(self.handle, &mut version) };
+        check(status, "ask for cuBLAS's version")?;
+        Ok(version)
+    }
+
+    /// `13.1.0`.
+    pub(super) fn version_text(&self) -> Result<String> {
+        self.version().map(cublas_version)
+    }
+
+    /// The files of cuBLAS and cuBLASLt.
+    pub(super) fn files(&self) -> [Option<&std::path::Path>; 2] {
+        [self.cublas.library.path(), self.lt.library.path()]
+    }
+
+    /// Sets what the reference's run had set, torch's defaults where it is unknown, and forgets the
+    /// products so far.
+    pub(super) fn restart(&self, reference: Option<&Gpu>) -> Result<()> {
+        let setting = |name: &str| reference.and_then(|gpu| gpu.environment.get(name));
+        let bytes = setting("CUBLAS_WORKSPACE_CONFIG").and_then(|text| workspace_bytes(text));
+        let lt_bytes = setting("CUBLASLT_WORKSPACE_SIZE").and_then(|text| kibibytes(text));
+        let bytes = bytes.unwrap_or(self.default_workspace);
+        let state = &mut *self.lock();
+        state.flags = reference.map(|gpu| gpu.flags.clone()).unwrap_or_default();
+        state.epilogues = setting("DISABLE_ADDMM_CUDA_LT").is_none_or(|value| value != "1");
+        state.products.clear();
+        state.workspace = workspace(&self.stream, bytes)?;
+        state.lt_workspace = workspace(&self.stream, lt_bytes.unwrap_or(LT_WORKSPACE).min(bytes))?;
+        let (pointer, _record) = state.workspace.device_ptr(&self.stream);
+        // SAFETY: the memory is as large as is said and lives until the next call of this function,
+        // in the order of the stream that cuBLAS works on.
+        #[expect(unsafe_code, reason = "a foreign function")]
+        let status = unsafe {
+            (self.cublas.cublasSetWorkspace_v2)(self.handle, pointer as *mut c_void, bytes)
+        };
+        check(status, "give cuBLAS a workspace")?;
+        self.set_math_mode(state.math_mode())
+    }
+
+    /// The products since [`Self::restart`].
+    pub(super) fn products(&self) -> Vec<Product> {
+        self.lock().products.clone()
+    }
+
+    /// A linear layer's product with `bias` added before the one rounding, if the libraries can:
+    /// false if they name no algorithm.
+    pub(super) fn linear_with_bias(&self, gemm: &Gemm, bias: u64) -> Result<bool> {
+        let mut state = self.lock();
+        if gemm.n <= 1 || gemm.m <= 1 || gemm.k <= 1 || !state.epilogues {
+            return Ok(false);
+        }
+        let (workspace, _record) = state.lt_workspace.device_ptr(&self.stream);
+        let request = Request {
+            bias,
+            tf32: state.flags.allow_tf32,
+            reduced_precision: state.reduces_in(gemm.dtype),
+            workspace: (workspace, state.lt_workspace.num_bytes()),
+            stream: self.stream.cu_stream().cast(),
+        };
+        let algorithm = matmul_with_bias(&self.lt, self.handle, gemm, &request)?;
+        drop(_record);
+        let call = "cublasLtMatmul, bias in the epilogue";
+        let found = algorithm.is_some();
+        if found {
+            count(&mut state.products, call, gemm, algorithm);
+        }
+        Ok(found)
+    }
+
+    /// A product, or a batch of them.
+    pub(super) fn gemm(&self, gemm: &Gemm) -> Result<()> {
+        let mut state = self.lock();
+        let gemm = gemm.adjusted();
+        let half = gemm.dtype.is_half();
+        let call = match (half, gemm.batch) {
+            (false, 1) => "cublasSgemm",
+            (false, _) => "cublasSgemmStridedBatched",
+            (true, 1) => "cublasGemmEx",
+            (true, _) => "cublasGemmStridedBatchedEx",
+        };
+        let restricted = half && gemm.batch == 1 && !state.reduces_in(gemm.dtype);
+        if restricted {
+            let default = cublasMath_t::CUBLAS_DEFAULT_MATH as u32;
+            let disallow = cublasMath_t::CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION as u32;
+            self.set_math_mode(default | disallow)?;
+        }
+        let status = self.call(&gemm)?;
+        if restricted {
+            self.set_math_mode(state.math_mode())?;
+        }
+        check(status, call)?;
+        let call = match gemm.beta {
+            0.0 => call.to_owned(),
+            _ => format!("{call}, added to the result"),
+        };
+        count(&mut state.products, &call, &gemm, None);
+        Ok(())
+    }
+
+    fn call(&self, gemm: &Gemm) -> Result<c_int> {
+        let [m, n, k, batch, lda, ldb, ldc] = [
+            gemm.m,
+            gemm.n,
+            gemm.k,
+            gemm.batch,
+            gemm.a.leading,
+            gemm.b.leading,
+            gemm.result.leading,
+        ]
+        .map(c_int::try_from);
+        let (Ok(m), Ok(n), Ok(k), Ok(batch), Ok(lda), Ok(ldb), Ok(ldc)) =
+            (m, n, k, batch, lda, ldb, ldc)
+        else {
+            return Err(unavailable(format!(
+                "cuBLAS takes extents below 2^31, not {}×{}×{}; compare fewer tokens",
+                gemm.m, gemm.n, gemm.k
+            )));
+        };
+        let [ta, tb] = [gemm.a, gemm.b].map(|operand| match operand.transposed {
+            true => cublasOperation_t::CUBLAS_OP_T,
+            false => cublasOperation_t::CUBLAS_OP_N,
+        });
+        let strides = [gemm.a, gemm.b, gemm.result].map(|operand| operand.stride as i64);
+        let (a, b, c) = (gemm.a.pointer, gemm.b.pointer, gemm.result.pointer);
+        let (alpha, beta) = (&gemm.alpha, &gemm.beta);
+        let cublas = &self.cublas;
+        let kind = cuda_type(gemm.dtype)?;
+        let sums = cublasComputeType_t::CUBLAS_COMPUTE_32F;
+        let algorithm = cublasGemmAlgo_t::CUBLAS_GEMM_DEFAULT_TENSOR_OP;
+        // SAFETY: the handle is valid and locked; the pointers are of arrays of these extents in memory
+        // of its context, which live until the stream has passed them; scales are on the host, as
+        // the handle's pointer mode is by default.
+        #[expect(unsafe_code, reason = "foreign functions")]
+        let status = unsafe {
+            match (gemm.dtype.is_half(), batch) {
+                (false, 1) => (cublas.cublasSgemm_v2)(
+                    self.handle,
+                    ta,
+                    tb,
+                    m,
+                    n,
+                    k,
+                    alpha,
+                    a as _,
+                    lda,
+                    b as _,
+                    ldb,
+                    beta,
+                    c as _,
+                    ldc,
+                ),
+                (false, _) => (cublas.cublasSgemmStridedBatched)(
+                    self.handle,
+                    ta,
+                    tb,
+                    m,
+                    n,
+                    k,
+                    alpha,
+                    a as _,
+                    lda,
+                    strides[0],
+                    b as _,
+                    ldb,
+                    strides[1],
+                    beta,
+                    c as _,
+                    ldc,
+                    strides[2],
+                    batch,
+                ),
+                (true, 1) => (cublas.cublasGemmEx)(
+                    self.handle,
+                    ta,
+                    tb,
+                    m,
+                    n,
+                    k,
+                    ptr::from_ref(alpha).cast(),
+                    a as _,
+                    kind,
+                    lda,
+                    b as _,
+                    kind,
+                    ldb,
+                    ptr::from_ref(beta).cast(),
+                    c as _,
+                    kind,
+                    ldc,
+                    sums,
+                    algorithm,
+                ),
+                (true, _) => (cublas.cublasGemmStridedBatchedEx)(
+                    self.handle,
+                    ta,
+                    tb,
+                    m,
+                    n,
+                    k,
+                    ptr::from_ref(alpha).cast(),
+                    a as _,
+                    kind,
+                    lda,
+                    strides[0],
+                    b as _,
+                    kind,
+                    ldb,
+                    strides[1],
+                    ptr::from_ref(beta).cast(),
+                    c as _,
+                    kind,
+                    ldc,
+                    strides[2],
+                    batch,
+                    sums,
+                    algorithm,
+                ),
+            }
+        };
+        Ok(status)
+    }
+
+    fn set_math_mode(&self, mode: u32) -> Result<()> {
+        // SAFETY: the handle is valid.
+        #[expect(unsafe_code, reason = "a foreign function")]
+        let status = unsafe { (self.cublas.cublasSetMathMode)(self.handle, mode) };
+        check(status, "set cuBLAS's math mode")
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Blas {
+    fn drop(&mut self) {
+        // SAFETY: the handle is valid and used no more. Its status tells nothing that matters here.
+        #[expect(unsafe_code, reason = "a foreign function")]
+        let _ = unsafe { (self.cublas.cublasDestroy_v2)(self.handle) };
+    }
+}
+
+impl State {
+    /// The math mode between products.
+    fn math_mode(&self) -> u32 {
+        let mode = match self.flags.allow_tf32 {
+            true => cublasMath_t::CUBLAS_TF32_TENSOR_OP_MATH,
+            false => cublasMath_t::CUBLAS_DEFAULT_MATH,
+        };
+        mode as u32
+    }
+
+    /// Whether partial sums of a half type may be added in that type.
+    fn reduces_in(&self, dtype: DType) -> bool {
+        match dtype {
+            DType::F16 => self.flags.allow_fp16_reduced_precision_reduction,
+            DType::Bf16 => self.flags.allow_bf16_reduced_precision_reduction,
+            _ => true,
+        }
+    }
+}
+
+impl Gemm {
+    /// With the leading dimensions that PyTorch gives degenerate matrices
+    /// (`_cublasAdjustLdLevel3`): they are not read, but looked at.
+    fn adjusted(mut self) -> Self {
+        let at_least_1 = |extent: usize| extent.max(1);
+        if self.n <= 1 {
+            self.result.leading = at_least_1(self.m);
+        }
+        match self.a.transposed {
+            true if self.m <= 1 => self.a.leading = at_least_1(self.k),
+            false if self.k <= 1 => self.a.leading = at_least_1(self.m),
+            _ => {}
+        }
+        match self.b.transposed {
+            true if self.k <= 1 => self.b.leading = at_least_1(self.n),
+            false if self.n <= 1 => self.b.leading = at_least_1(self.k),
+            _ => {}
+        }
+        self
+    }
+}
+
+fn count(products: &mut Vec<Product>, call: &str, gemm: &Gemm, algorithm: Option<String>) {
+    let product = Product {
+        call: call.to_owned(),
+        m: gemm.m,
+        n: gemm.n,
+        k: gemm.k,
+        batch: gemm.batch,
+        algorithm,
+        calls: 1,
+    };
+    let same = |known: &&mut Product| {
+        let calls = known.calls;
+        **known
+            == Product {
+                calls,
+                ..product.clone()
+            }
+    };
+    match products.iter_mut().find(same) {
+        Some(known) => known.calls += 1,
+        None => products.push(product),
+    }
+}
+
+/// What PyTorch gives cuBLASLt.
+const LT_WORKSPACE: usize = 1 << 20;
+
+fn workspace(stream: &Arc<CudaStream>, bytes: usize) -> Result<CudaSlice<u8>> {
+    stream
+        .alloc_zeros(bytes.max(1))
+        .map_err(driver("take a workspace for cuBLAS"))
+}
+
+/// `:4096:2:16:8` → 2 · 4096 KiB + 8 · 16 KiB.
+fn workspace_bytes(config: &str) -> Option<usize> {
+    let numbers: Option<Vec<usize>> = config
+        .trim_start_matches(':')
+        .split(':')
+        .map(|number| number.parse().ok())
+        .collect();
+    let pairs = numbers?;
+    let sizes = pairs.chunks(2).map(|pair| match pair {
+        [size, count] => size.checked_mul(*count)?.checked_mul(1024),
+        _ => None,
+    });
+    let total = sizes.sum::<Option<usize>>()?;
+    // Larger ones are taken from no card.
+    (total <= 1 << 30).then_some(total)
+}
+
+fn kibibytes(text: &str) -> Option<usize> {
+    let kibibytes: usize = text.parse().ok()?;
+    kibibytes
+        .checked_mul(1024)
+        .filter(|bytes| *bytes <= 1 << 30)
+}
+
+fn cuda_type(dtype: DType) -> Result<cudaDataType_t> {
+    match dtype {
+        DType::F32 => Ok(cudaDataType_t::CUDA_R_32F),
+        DType::F16 => Ok(cudaDataType_t::CUDA_R_16F),
+        DType::Bf16 => Ok(cudaDataType_t::CUDA_R_16BF),
+        other => Err(unavailable(format!(
+            "cuBLAS is not asked for products in {other}"
+        ))),
+    }
+}
+
+/// Names the statuses that cuBLAS, cuBLASLt share (`cublasStatus_t`).
+pub(super) fn check(status: c_int, doing: &str) -> Result<()> {
+    let name = match status {
+        0 => return Ok(()),
+        1 => "not initialized",
+        3 => "allocation failed",
+        7 => "invalid value",
+        8 => "the GPU is too old",
+        11 => "mapping error",
+        13 => "execution failed",
+        14 => "internal error",
+        15 => "not supported",
+        _ => "unknown",
+    };
+    Err(failed(doing, status, name))
+}
+
+fn failed(doing: &str, status: c_int, name: &str) -> Error {
+    unavailable(format!(
+        "cuBLAS failed ({doing}: status {status}, {name}); the GPU may be lost or full: see nvidia-smi, \
+         and run again"
+    ))
+}

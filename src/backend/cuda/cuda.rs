@@ -1,0 +1,162 @@
+//! The backend: a GPU, its streams, its memory and what runs on it.
+
+use super::blas::Blas;
+use super::compiler::Compiler;
+use super::failure::driver;
+use super::kernels::Kernels;
+use super::memory::{Block, Meter, Ring, block_of};
+use super::probe::Usable;
+use super::product::Product;
+use super::settings::CudaSettings;
+use super::transfer::Transfer;
+use crate::backend::Gpu;
+use crate::digest::sha256;
+use crate::error::Result;
+use crate::plan::Plan;
+use crate::tensor::MappedFile;
+use cudarc::driver::sys::CUevent_flags;
+use cudarc::driver::{CudaContext, CudaEvent, CudaStream};
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+
+/// The CUDA backend, on the first GPU.
+pub struct Cuda {
+    gpu: Gpu,
+    context: Arc<CudaContext>,
+    /// Steps run here, one after the other.
+    pub(super) compute: Arc<CudaStream>,
+    /// Results of comparisons come back here.
+    pub(super) results: Arc<CudaStream>,
+    pub(super) meter: Arc<Meter>,
+    /// Where parameters lie.
+    pub(super) ring: Arc<Ring>,
+    /// Sends parameters up, on a stream of its own.
+    pub(super) ahead: Transfer,
+    /// Sends other arrays up, in the order of the steps.
+    pub(super) in_order: Transfer,
+    pub(super) kernels: Kernels,
+    pub(super) blas: Blas,
+}
+
+/// A run on the GPU, from its start.
+pub struct Session<'a> {
+    cuda: &'a Cuda,
+    started: CudaEvent,
+}
+
+/// What a run took and did.
+#[derive(Clone, Debug)]
+pub struct Ran {
+    /// Time on the GPU from the first step to the last, waits for what was sent up included.
+    pub elapsed_ms: f64,
+    /// The most device memory that arrays took, in bytes.
+    pub peak_memory: u64,
+    /// The matrix products.
+    pub products: Vec<Product>,
+}
+
+impl Cuda {
+    /// Finds a GPU and gets it ready.
+    ///
+    /// # Errors
+    /// [`Error::DeviceUnavailable`](crate::Error::DeviceUnavailable) with what is missing.
+    pub fn open(settings: &CudaSettings) -> Result<Self> {
+        let found = Usable::find(settings)?;
+        let context = CudaContext::new(0).map_err(driver("open the GPU"))?;
+        let stream = || context.new_stream().map_err(driver("make a stream"));
+        let (compute, copies, results) = (stream()?, stream()?, stream()?);
+        let meter = Arc::new(Meter::new(settings.memory));
+        let (major, minor) = found.capability;
+        let blas = Blas::new(found.cublas, found.lt, &compute, found.capability)?;
+        Ok(Self {
+            gpu: Gpu {
+                cublas: Some(blas.version_text()?),
+                ..found.gpu
+            },
+            ring: Ring::new(copies.clone(), meter.clone()),
+            ahead: Transfer::new(copies)?,
+            in_order: Transfer::new(compute.clone())?,
+            kernels: Kernels::new(
+                context.clone(),
+                Compiler::new(found.nvrtc),
+                format!("sm_{major}{minor}"),
+            ),
+            context,
+            compute,
+            results,
+            meter,
+            blas,
+        })
+    }
+
+    /// The GPU and its libraries, without the digests of their files.
+    pub fn gpu(&self) -> &Gpu {
+        &self.gpu
+    }
+
+    /// The GPU and its libraries, with the digests of those files that a reference has one of: they
+    /// are hundreds of megabytes.
+    pub fn gpu_beside(&self, reference: Option<&Gpu>) -> Gpu {
+        let [cublas, lt] = self.blas.files();
+        let digest = |asked: Option<&String>, path: Option<&Path>| {
+            asked?;
+            MappedFile::open(path?).ok().map(|file| sha256(&file))
+        };
+        Gpu {
+            cublas_sha256: digest(reference.and_then(|gpu| gpu.cublas_sha256.as_ref()), cublas),
+            cublaslt_sha256: digest(reference.and_then(|gpu| gpu.cublaslt_sha256.as_ref()), lt),
+            ..self.gpu.clone()
+        }
+    }
+
+    /// Begins a run of `plan`, with the settings that the reference's run had.
+    ///
+    /// # Errors
+    /// [`Error::DeviceUnavailable`](crate::Error::DeviceUnavailable) if the GPU fails.
+    pub fn session(&self, plan: &Plan, reference: Option<&Gpu>) -> Result<Session<'_>> {
+        self.blas.restart(reference)?;
+        self.meter.restart();
+        self.ring.set_window(2 * plan.largest_layer());
+        let timed = Some(CUevent_flags::CU_EVENT_DEFAULT);
+        let started = self.compute.record_event(timed);
+        Ok(Session {
+            cuda: self,
+            started: started.map_err(driver("start the clock"))?,
+        })
+    }
+
+    /// Memory for what a step computes, or for a value that steps read.
+    pub(super) fn block(&self, bytes: usize) -> Result<Block> {
+        block_of(&self.compute, bytes, &self.meter, || self.ring.empty())
+    }
+}
+
+impl Session<'_> {
+    /// Waits for the end of the run.
+    ///
+    /// # Errors
+    /// [`Error::DeviceUnavailable`](crate::Error::DeviceUnavailable) if the GPU has failed.
+    pub fn finish(self) -> Result<Ran> {
+        let cuda = self.cuda;
+        let elapsed = || {
+            let timed = Some(CUevent_flags::CU_EVENT_DEFAULT);
+            let ended = cuda.compute.record_event(timed)?;
+            ended.synchronize()?;
+            // What failed where no result could be returned: records and frees at the end of arrays.
+            cuda.context.check_err()?;
+            self.started.elapsed_ms(&ended)
+        };
+        Ok(Ran {
+            elapsed_ms: elapsed().map_err(driver("finish"))?.into(),
+            peak_memory: cuda.meter.peak(),
+            products: cuda.blas.products(),
+        })
+    }
+}
+
+impl fmt::Debug for Cuda {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Cuda").field("gpu", &self.gpu).finish()
+    }
+}

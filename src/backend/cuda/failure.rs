@@ -1,0 +1,31 @@
+//! What is said when a GPU or a library of it fails.
+
+use crate::backend::Device;
+use crate::error::Error;
+use cudarc::driver::DriverError;
+use cudarc::driver::sys::CUresult;
+
+/// The device cannot be used, or not any more.
+pub(super) fn unavailable(reason: impl Into<String>) -> Error {
+    Error::DeviceUnavailable {
+        device: Device::Cuda.to_string(),
+        reason: reason.into(),
+    }
+}
+
+/// The driver refused. `doing` is what it was asked for, as a verb phrase.
+pub(super) fn driver(doing: &str) -> impl FnOnce(DriverError) -> Error {
+    move |error| {
+        let remedy = match error.0 {
+            CUresult::CUDA_ERROR_OUT_OF_MEMORY => {
+                "free memory of the GPU, or use --gpu-memory or --device cpu"
+            }
+            CUresult::CUDA_ERROR_NO_DEVICE => "no GPU is visible to this process",
+            CUresult::CUDA_ERROR_NO_BINARY_FOR_GPU | CUresult::CUDA_ERROR_INVALID_IMAGE => {
+                "NVRTC is newer than the driver: name libraries of the driver's version with --cuda-libs"
+            }
+            _ => "the GPU may be lost: see nvidia-smi, and run again",
+        };
+        unavailable(format!("cannot {doing}: {error}; {remedy}"))
+    }
+}

@@ -1,0 +1,40 @@
+//! Steps on an NVIDIA GPU, with the bits of the PyTorch run that made the reference.
+//!
+//! | operation | computed by | order of summation | rounding |
+//! |---|---|---|---|
+//! | products | cuBLAS and cuBLASLt, called as PyTorch calls them (`blas.rs`) | the library's, fp32 | once; partial sums once each |
+//! | norms, softmax | `layer_norm.cu`, `softmax.cu`, …, fp32 | the tree of PyTorch's kernel, or of Megatron's fused one | once |
+//! | everything else | `elementwise.cu`, …, fp32 | – | once, or after each operation |
+//!
+//! Kernels are CUDA C++ in `kernels/`, compiled for the GPU at hand when it is first used
+//! (`compiler.rs`). Nothing is needed to build this crate; what is needed to run is looked for by
+//! `probe.rs` before anything else is called.
+//!
+//! Steps are sent to the GPU without waiting for them. Parameters go up through pinned buffers on a
+//! stream of their own while earlier steps run (`transfer.rs`), into memory for two layers
+//! (`memory.rs`).
+
+mod array;
+mod blas;
+mod compiler;
+#[expect(clippy::module_inception, reason = "the noun of the module")]
+mod cuda;
+mod failure;
+mod kernels;
+mod library;
+mod lt;
+mod memory;
+mod probe;
+mod product;
+mod run;
+mod segments;
+mod settings;
+mod transfer;
+
+pub use array::CudaArray;
+pub use compiler::Compiler;
+pub use cuda::Cuda;
+pub use probe::{Found, Probe};
+pub use product::Product;
+pub use segments::CudaSegments;
+pub use settings::CudaSettings;

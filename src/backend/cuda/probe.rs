@@ -1,0 +1,303 @@
+//! Is there a GPU that can be used, and what is missing if not. Nothing else of this backend calls CUDA
+//! before the probe has found it.
+
+use super::failure::{driver, unavailable};
+use super::library::{Cublas, CublasLt, Nvrtc};
+use super::settings::CudaSettings;
+use crate::backend::{Gpu, GpuFlags};
+use crate::error::Result;
+use cudarc::driver::sys::{self, CUdevice_attribute_enum};
+use cudarc::driver::{CudaContext, result};
+use std::collections::BTreeMap;
+use std::ffi::c_int;
+use std::path::Path;
+
+/// The oldest driver that can run what is compiled: CUDA 12.
+const OLDEST_DRIVER: c_int = 12_000;
+/// The oldest GPU that kernels compile for: Ampere, the first with bf16.
+const OLDEST_CAPABILITY: (i32, i32) = (8, 0);
+
+/// Functions of the driver that are called, by cudarc or here. cudarc panics at the first call of one
+/// that is missing, so they are looked up before.
+const DRIVER_FUNCTIONS: &[&str] = &[
+    "cuCtxSetCurrent",
+    "cuCtxGetCurrent",
+    "cuCtxSynchronize",
+    "cuDeviceGet",
+    "cuDeviceGetAttribute",
+    "cuDeviceGetCount",
+    "cuDeviceGetName",
+    "cuDevicePrimaryCtxRetain",
+    "cuDevicePrimaryCtxRelease_v2",
+    "cuDeviceTotalMem_v2",
+    "cuDriverGetVersion",
+    "cuEventCreate",
+    "cuEventDestroy_v2",
+    "cuEventElapsedTime_v2",
+    "cuEventRecord",
+    "cuEventSynchronize",
+    "cuGetErrorName",
+    "cuGetErrorString",
+    "cuInit",
+    "cuLaunchKernel",
+    "cuMemAllocAsync",
+    "cuMemAlloc_v2",
+    "cuMemFreeAsync",
+    "cuMemFreeHost",
+    "cuMemFree_v2",
+    "cuMemHostAlloc",
+    "cuMemcpyDtoDAsync_v2",
+    "cuMemcpyDtoHAsync_v2",
+    "cuMemcpyHtoDAsync_v2",
+    "cuModuleGetFunction",
+    "cuModuleLoadData",
+    "cuModuleUnload",
+    "cuStreamCreate",
+    "cuStreamDestroy_v2",
+    "cuStreamSynchronize",
+    "cuStreamWaitEvent",
+];
+
+/// What was found of one thing that is needed.
+#[derive(Debug)]
+pub struct Found {
+    /// The thing: `driver`, `gpu`, `nvrtc`, `cublas`, `cublasLt`.
+    pub what: &'static str,
+    /// Its version and place, or what is missing.
+    pub found: Result<String>,
+}
+
+/// Everything that a GPU needs to be used.
+pub struct Probe {
+    /// A line for each, for people.
+    pub lines: Vec<Found>,
+}
+
+/// What a usable GPU is used through.
+pub(super) struct Usable {
+    pub(super) gpu: Gpu,
+    pub(super) capability: (i32, i32),
+    pub(super) cublas: Cublas,
+    pub(super) lt: CublasLt,
+    pub(super) nvrtc: Nvrtc,
+}
+
+impl Probe {
+    /// Looks for everything; what is missing does not keep it from looking for the rest.
+    pub fn run(settings: &CudaSettings) -> Self {
+        let driver = find_driver();
+        let gpu = match &driver {
+            Ok(_) => find_gpu().map(|gpu| gpu.to_string()),
+            Err(_) => Err(unavailable("not looked for without a driver")),
+        };
+        let nvrtc = Nvrtc::load(settings).and_then(|nvrtc| {
+            let version = nvrtc.version()?;
+            Ok(described(version, nvrtc.library.path()))
+        });
+        let cublas = Cublas::load(settings);
+        let cublas = cublas.map(|cublas| described(String::new(), cublas.library.path()));
+        let lt = CublasLt::load(settings).map(|lt| described(lt.version(), lt.library.path()));
+        let lines = [
+            ("driver", driver.map(driver_version)),
+            ("gpu", gpu),
+            ("nvrtc", nvrtc),
+            ("cublas", cublas),
+            ("cublasLt", lt),
+        ];
+        Self {
+            lines: lines.map(|(what, found)| Found { what, found }).into(),
+        }
+    }
+}
+
+/// A device as the driver describes it.
+struct Device {
+    name: String,
+    capability: (i32, i32),
+    multiprocessors: i32,
+    memory: usize,
+}
+
+impl std::fmt::Display for Device {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (major, minor) = self.capability;
+        write!(
+            f,
+            "{} (sm_{major}{minor}), {} multiprocessors, {:.1} GiB",
+            self.name,
+            self.multiprocessors,
+            self.memory as f64 / f64::from(1 << 30)
+        )
+    }
+}
+
+impl Usable {
+    /// Finds everything, or says what is missing first.
+    pub(super) fn find(settings: &CudaSettings) -> Result<Self> {
+        let driver = find_driver()?;
+        let device = find_gpu()?;
+        if device.capability < OLDEST_CAPABILITY {
+            let (major, minor) = OLDEST_CAPABILITY;
+            return Err(unavailable(format!(
+                "{device} is older than sm_{major}{minor}, for which kernels can be compiled; use --device cpu"
+            )));
+        }
+        let nvrtc = Nvrtc::load(settings)?;
+        nvrtc.version()?;
+        // cuBLAS needs cuBLASLt: whichever is loaded first is the one that it finds.
+        let lt = CublasLt::load(settings)?;
+        let cublas = Cublas::load(settings)?;
+        let (major, minor) = device.capability;
+        Ok(Self {
+            gpu: Gpu {
+                name: device.name,
+                compute_capability: format!("{major}.{minor}"),
+                multiprocessors: device.multiprocessors.unsigned_abs(),
+                driver: Some(driver_version(driver)),
+                cublas: None,
+                cublas_sha256: None,
+                cublaslt_sha256: None,
+                flags: GpuFlags::default(),
+                environment: BTreeMap::new(),
+            },
+            capability: device.capability,
+            cublas,
+            lt,
+            nvrtc,
+        })
+    }
+}
+
+impl Nvrtc {
+    /// `13.0`; refuses versions that are not known.
+    fn version(&self) -> Result<String> {
+        let (mut major, mut minor) = (0, 0);
+        // SAFETY: both pointers are valid for writes.
+        #[expect(unsafe_code, reason = "a foreign function")]
+        let status = unsafe { (self.nvrtcVersion)(&mut major, &mut minor) };
+        if status != 0 {
+            return Err(unavailable(format!(
+                "nvrtcVersion failed with status {status}"
+            )));
+        }
+        self.library.check_major(major.unsigned_abs())?;
+        Ok(format!("{major}.{minor}"))
+    }
+}
+
+impl CublasLt {
+    fn version(&self) -> String {
+        // SAFETY: takes nothing and returns a number.
+        #[expect(unsafe_code, reason = "a foreign function")]
+        let version = unsafe { (self.cublasLtGetVersion)() };
+        cublas_version(version as c_int)
+    }
+}
+
+/// 130100 → `13.1.0`: ten thousands, hundreds and the rest.
+pub(super) fn cublas_version(version: c_int) -> String {
+    format!(
+        "{}.{}.{}",
+        version / 10_000,
+        version / 100 % 100,
+        version % 100
+    )
+}
+
+fn described(version: String, path: Option<&Path>) -> String {
+    let path = path.map(|path| path.display().to_string());
+    let parts = [Some(version).filter(|version| !version.is_empty()), path];
+    parts.into_iter().flatten().collect::<Vec<_>>().join(", ")
+}
+
+/// 13000 → `CUDA 13.0`.
+fn driver_version(version: c_int) -> String {
+    format!("CUDA {}.{}", version / 1000, version % 1000 / 10)
+}
+
+/// The version of the driver.
+fn find_driver() -> Result<c_int> {
+    // SAFETY: loads libcuda and nothing else.
+    #[expect(unsafe_code, reason = "cudarc marks it so because it loads a library")]
+    let present = unsafe { sys::is_culib_present() };
+    if !present {
+        return Err(unavailable(
+            "no NVIDIA driver: libcuda.so is not there; install one, or use --device cpu",
+        ));
+    }
+    check_driver_functions()?;
+    let mut version = 0;
+    // SAFETY: the pointer is valid for writes; the function was found above.
+    #[expect(unsafe_code, reason = "a foreign function")]
+    let status = unsafe { sys::cuDriverGetVersion(&mut version) };
+    status
+        .result()
+        .map_err(driver("ask for the driver's version"))?;
+    if version < OLDEST_DRIVER {
+        return Err(unavailable(format!(
+            "expected a driver of {} or later, found {}; install a newer one, or use --device cpu",
+            driver_version(OLDEST_DRIVER),
+            driver_version(version)
+        )));
+    }
+    Ok(version)
+}
+
+/// Refuses a driver that lacks a function.
+fn check_driver_functions() -> Result<()> {
+    let names = cudarc::get_lib_name_candidates("cuda");
+    // SAFETY: the library is loaded already, by the same names in the same order.
+    #[expect(unsafe_code, reason = "foreign libraries")]
+    let library = names
+        .iter()
+        .find_map(|name| unsafe { libloading::Library::new(name) }.ok());
+    let Some(library) = library else {
+        return Err(unavailable("libcuda.so cannot be opened again"));
+    };
+    let lacking = DRIVER_FUNCTIONS.iter().find(|name| {
+        // SAFETY: looked up, never called through this type.
+        #[expect(unsafe_code, reason = "foreign functions")]
+        let found = unsafe { library.get::<unsafe extern "C" fn()>(name.as_bytes()) };
+        found.is_err()
+    });
+    match lacking {
+        None => Ok(()),
+        Some(name) => Err(unavailable(format!(
+            "the NVIDIA driver (libcuda.so) has no function {name}: install a driver of {} or later, \
+             or use --device cpu",
+            driver_version(OLDEST_DRIVER)
+        ))),
+    }
+}
+
+/// The first GPU.
+fn find_gpu() -> Result<Device> {
+    result::init().map_err(driver("start the driver"))?;
+    let count = CudaContext::device_count().map_err(driver("count the GPUs"))?;
+    if count == 0 {
+        return Err(unavailable(
+            "the driver is there, but no GPU: see nvidia-smi and CUDA_VISIBLE_DEVICES",
+        ));
+    }
+    let device = result::device::get(0).map_err(driver("open the first GPU"))?;
+    let name = result::device::get_name(device).map_err(driver("ask for the GPU's name"))?;
+    let attribute = |attribute| {
+        // SAFETY: the device was returned by the driver.
+        #[expect(unsafe_code, reason = "cudarc's functions on a device")]
+        let value = unsafe { result::device::get_attribute(device, attribute) };
+        value.map_err(driver("ask for the GPU's properties"))
+    };
+    use CUdevice_attribute_enum as Attribute;
+    // SAFETY: as above.
+    #[expect(unsafe_code, reason = "cudarc's functions on a device")]
+    let memory = unsafe { result::device::total_mem(device) };
+    Ok(Device {
+        name,
+        capability: (
+            attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?,
+            attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?,
+        ),
+        multiprocessors: attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?,
+        memory: memory.map_err(driver("ask for the GPU's memory"))?,
+    })
+}

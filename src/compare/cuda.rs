@@ -1,0 +1,100 @@
+//! Comparing on a GPU: a kernel measures the segments (`compare.cu`, in the order of [`super::kernel`]),
+//! and what they say is put together here as it is of the CPU's.
+
+use super::kernel::{Segment, Side, place, segments};
+use super::metrics::{Cut, Worst, same_shape};
+use super::statistics::shard_count;
+use super::{Extreme, Measure, Measuring, Metrics, Spec, compare};
+use crate::backend::{Backend, Cuda, CudaArray};
+use crate::error::Result;
+use crate::tensor::position;
+
+/// Words that the kernel writes of a segment.
+const WORDS: usize = 22;
+
+impl Measure for Cuda {
+    fn measure(
+        &self,
+        reference: &CudaArray,
+        candidate: &CudaArray,
+        spec: &Spec<'_>,
+    ) -> Result<Measuring> {
+        same_shape(reference.shape(), candidate.shape())?;
+        if spec.budget.is_some() || reference.dtype() != candidate.dtype() {
+            let [reference, candidate] = [self.download(reference)?, self.download(candidate)?];
+            return compare(&reference, &candidate, spec).map(Measuring::done);
+        }
+        let shape = reference.shape().to_vec();
+        let elements = shape.iter().product();
+        let row = shape.last().copied().unwrap_or(1);
+        let pieces = segments(row, shard_count(row, spec.vocab_shards)?);
+        let cut = Cut {
+            row,
+            pieces: pieces.len(),
+            shards: spec.vocab_shards,
+        };
+        let close = spec.close.map(|close| (close.atol, close.rtol));
+        let words = self.compare(reference, candidate, row, &pieces, WORDS, close)?;
+        Ok(Measuring::UnderWay(Box::new(move || {
+            let words = words.wait()?;
+            let measured: Vec<Measured> = words.chunks_exact(WORDS).map(Measured::read).collect();
+            let mut parts: Vec<Segment> = measured.iter().map(|each| each.segment).collect();
+            for (part, segment) in parts.iter_mut().enumerate() {
+                segment.elements = place(part, row, &pieces).len();
+            }
+            let extreme = Worst::of(&parts).map(|worst| {
+                let found = &measured[worst.part];
+                let index = place(worst.part, row, &pieces).start + found.index;
+                Extreme {
+                    difference: worst.difference,
+                    position: position(&shape, index),
+                    reference: found.reference,
+                    candidate: found.candidate,
+                }
+            });
+            Metrics::gather(elements, &cut, &parts, extreme, None)
+        })))
+    }
+}
+
+/// A segment, and the first element with its largest difference.
+struct Measured {
+    segment: Segment,
+    index: usize,
+    reference: f64,
+    candidate: f64,
+}
+
+impl Measured {
+    /// The words in the order that `compare.cu` documents.
+    fn read(words: &[u64]) -> Self {
+        let count = |word: usize| words[word] as usize;
+        let number = |word: usize| f64::from_bits(words[word]);
+        let side = |counts: usize, numbers: usize| Side {
+            min: number(numbers),
+            max: number(numbers + 1),
+            sum: number(numbers + 2),
+            nans: count(counts),
+            infinities: count(counts + 1),
+        };
+        Self {
+            segment: Segment {
+                unequal: count(0),
+                disagreements: count(1),
+                agreements: count(2),
+                outside_close: count(3),
+                max_ulp: words[4],
+                max_abs: number(10),
+                sum_abs: number(11),
+                squares: number(12),
+                reference_squares: number(13),
+                reference: side(6, 14),
+                candidate: side(8, 17),
+                elements: 0,
+            },
+            index: count(5),
+            reference: number(20),
+            candidate: number(21),
+        }
+    }
+}
