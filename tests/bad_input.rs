@@ -393,13 +393,3 @@ fn a_closed_output_keeps_the_exit_code() {
         .expect("parity runs");
     assert_eq!(status.code(), Some(1));
 }
-
-#[test]
-fn a_device_that_is_not_there_has_an_exit_code_of_its_own() {
-    let output = Command::new(env!("CARGO_BIN_EXE_parity"))
-        .args(["diff", "--device", "cuda"])
-        .output()
-        .expect("parity runs");
-    assert_eq!(output.status.code(), Some(3));
-    insta::assert_snapshot!(String::from_utf8_lossy(&output.stderr), @"error: cuda: no GPU can be used: this version has no CUDA backend");
-}

@@ -1,6 +1,8 @@
 //! The CUDA kernels without a GPU: the same source, run on the CPU by a shim, against a model of what
 //! it says it computes. Every comparison is of bits.
 
+#[path = "common/cpp.rs"]
+mod cpp;
 #[path = "kernels/model.rs"]
 mod model;
 #[path = "kernels/shim.rs"]
@@ -937,13 +939,13 @@ fn pairs<T: Float>(count: usize, seed: u64, wild: bool) -> [Vec<T>; 2] {
     let mut pair = [reference.clone(), reference];
     for i in 0..count {
         let pick = noise[i].to_bits() >> 3;
-        if pick % 3 != 0 {
+        if !pick.is_multiple_of(3) {
             pair[1][i] = T::from_f32(pair[0][i].to_f32() * (1.0 + noise[i] * 0.1));
         }
-        if wild && pick % 11 == 0 {
+        if wild && pick.is_multiple_of(11) {
             pair[pick as usize / 11 % 2][i] = T::from_f32(ODD[pick as usize / 22 % 5]);
         }
-        if wild && pick % 13 == 0 {
+        if wild && pick.is_multiple_of(13) {
             let value = T::from_f32(ODD[pick as usize / 13 % 5]);
             (pair[0][i], pair[1][i]) = (value, value);
         }

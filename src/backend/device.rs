@@ -16,19 +16,12 @@ pub trait Backend: Send + Sync {
     /// Where it computes.
     fn device(&self) -> Device;
 
-    /// Brings an array to where the backend computes.
+    /// Brings an array to where the backend computes. It may still be on its way when this returns;
+    /// steps wait for it by themselves.
     ///
     /// # Errors
     /// [`Error::DeviceUnavailable`] if the device has no memory for it or is lost.
     fn upload(&self, tensor: &Tensor) -> Result<Self::Array>;
-
-    /// Brings a parameter to where the backend computes; it may be on its way while steps run.
-    ///
-    /// # Errors
-    /// As [`Self::upload`].
-    fn upload_param(&self, tensor: &Tensor) -> Result<Self::Array> {
-        self.upload(tensor)
-    }
 
     /// Brings an array back. Waits for the steps that compute it.
     ///

@@ -140,7 +140,7 @@ pub fn diff_candidate(
         }
         Opened::Cuda(cuda) => {
             let on_cuda = plan.on_cuda(arithmetic.summation());
-            let session = cuda.session(&on_cuda, manifest.provenance.gpu.as_ref())?;
+            let session = cuda.session(&on_cuda, &shapes, manifest.provenance.gpu.as_ref())?;
             run.steps(cuda.as_ref(), &on_cuda, &modes, &tokens, &mut witness, on)?;
             let ran = session.finish()?;
             Some(OnGpu {

@@ -116,7 +116,7 @@ impl<'a> Run<'a> {
                 true => self.recordings.params(step)?,
                 false => Vec::new(),
             };
-            let uploaded = params.iter().map(|param| backend.upload_param(param));
+            let uploaded = params.iter().map(|param| backend.upload(param));
             let uploaded: Vec<B::Array> = uploaded.collect::<Result<_>>()?;
             for lane in &mut lanes {
                 let computed = match lane.lane.runs(index) {

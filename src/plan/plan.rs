@@ -4,7 +4,7 @@ use super::{Param, StageId, Step};
 use crate::error::{Error, Result};
 use crate::tensor::DType;
 use serde::Serialize;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 /// A model: steps in execution order, in single-assignment form.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -60,14 +60,20 @@ impl Plan {
         params.map(|param| (param.name.as_str(), param)).collect()
     }
 
-    /// Bytes of the parameters of the block that has most, or of the step outside of blocks that has.
-    pub fn largest_layer(&self) -> u64 {
+    /// Bytes of parameters and values, given the values' shapes, of the block that has most of them, or
+    /// of the step outside of blocks that has.
+    pub fn largest_layer(&self, shapes: &HashMap<StageId, Vec<usize>>) -> u64 {
         let mut layers: BTreeMap<Result<usize, &StageId>, BTreeMap<&str, u64>> = BTreeMap::new();
         for step in &self.steps {
             let layer = layers.entry(step.id.layer().ok_or(&step.id)).or_default();
-            for param in &step.params {
-                let elements: usize = param.shape.iter().product();
-                layer.insert(&param.name, (elements * self.dtype.size()) as u64);
+            let params = step
+                .params
+                .iter()
+                .map(|param| (param.name.as_str(), &param.shape));
+            let value = shapes.get(&step.id).map(|shape| (step.id.as_str(), shape));
+            for (name, shape) in params.chain(value) {
+                let elements: usize = shape.iter().product();
+                layer.insert(name, (elements * step.numerics.out.size()) as u64);
             }
         }
         let bytes = layers.values().map(|params| params.values().sum());

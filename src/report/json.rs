@@ -1,7 +1,7 @@
 //! JSON; the schema is described in `docs/report.md`.
 
 use super::summary::overall;
-use crate::backend::Device;
+use crate::backend::{Device, Gpu, Product};
 use crate::budget;
 use crate::case::Mode;
 use crate::compare::{self, Bound, StatisticsDifference};
@@ -64,7 +64,20 @@ struct Case<'a> {
     unrecorded: Vec<&'a str>,
     unmatched: Vec<&'a str>,
     explanations: Vec<Explained<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    on_gpu: Option<OnGpu<'a>>,
     notes: &'a [String],
+}
+
+/// What ran on a GPU.
+#[derive(Serialize)]
+struct OnGpu<'a> {
+    gpu: &'a Gpu,
+    exactly_comparable: bool,
+    differences: &'a [String],
+    elapsed_ms: Number,
+    peak_memory: u64,
+    products: &'a [Product],
 }
 
 #[derive(Serialize)]
@@ -220,6 +233,14 @@ fn case(outcome: &CaseOutcome) -> Case<'_> {
             .map(|s| s.as_str())
             .collect(),
         explanations: outcome.explanations.iter().map(explained).collect(),
+        on_gpu: outcome.on_gpu.as_ref().map(|on_gpu| OnGpu {
+            gpu: &on_gpu.gpu,
+            exactly_comparable: on_gpu.not_comparable.is_empty(),
+            differences: &on_gpu.not_comparable,
+            elapsed_ms: Number(on_gpu.elapsed_ms),
+            peak_memory: on_gpu.peak_memory,
+            products: &on_gpu.products,
+        }),
         notes: &outcome.notes,
     }
 }

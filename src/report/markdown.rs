@@ -1,7 +1,7 @@
 //! Markdown for a pull-request comment: the verdict first, tables folded away.
 
 use super::format::Detail;
-use super::summary::{coverage, describe_failure, explanations, overall};
+use super::summary::{coverage, describe_failure, explanations, on_gpu, overall};
 use super::table::{Table, VERDICT};
 use crate::diff::{CaseOutcome, Verdict};
 use std::fmt::Write;
@@ -85,6 +85,7 @@ fn details(text: &mut String, outcome: &CaseOutcome) {
         .iter()
         .map(|(mark, note)| format!("[{mark}] {note}"));
     for line in footnotes
+        .chain(on_gpu(outcome))
         .chain(outcome.notes.clone())
         .chain(coverage(outcome))
     {

@@ -106,6 +106,21 @@ pub(super) fn short(value: f64) -> String {
     }
 }
 
+/// The GPU that a case ran on, and what the run took of it.
+pub(super) fn on_gpu(outcome: &CaseOutcome) -> Option<String> {
+    let on_gpu = outcome.on_gpu.as_ref()?;
+    let held = match on_gpu.not_comparable.is_empty() {
+        true => "held to the bit",
+        false => "held to tolerances",
+    };
+    Some(format!(
+        "on {}, {held}: {:.1} ms, at most {:.1} MB of its memory",
+        on_gpu.gpu,
+        on_gpu.elapsed_ms,
+        on_gpu.peak_memory as f64 / 1e6
+    ))
+}
+
 /// The stage that spends most of its budget, as the end of a sentence.
 pub(super) fn worst_spent(outcome: &CaseOutcome) -> String {
     let spent = outcome.stages.iter().filter_map(|result| {

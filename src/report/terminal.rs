@@ -1,7 +1,9 @@
 //! Tables for people. Colours are in the text; who prints it strips them where they do not belong.
 
 use super::format::Detail;
-use super::summary::{coverage, describe_failure, explanations, growth, overall, worst_spent};
+use super::summary::{
+    coverage, describe_failure, explanations, growth, on_gpu, overall, worst_spent,
+};
 use super::table::Table;
 use crate::diff::{CaseOutcome, Verdict};
 use anstyle::{AnsiColor, Style};
@@ -69,8 +71,8 @@ fn case(text: &mut String, outcome: &CaseOutcome) {
             line(format!("{lead}{sentence}"));
         }
     }
-    if let Some(growth) = growth(outcome) {
-        line(growth);
+    for fact in growth(outcome).into_iter().chain(on_gpu(outcome)) {
+        line(fact);
     }
     for note in outcome.notes.iter().chain(&coverage(outcome)) {
         line(note.clone());

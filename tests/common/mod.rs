@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "every test binary uses a part of it")]
 
+pub mod cpp;
+pub mod fake_gpu;
 pub mod torch;
 
 use parity::case::{Case, Rules};

@@ -1,12 +1,12 @@
 //! The CUDA kernels compiled for the CPU (tests/simt), and how to launch one.
 
+use super::cpp::compile;
 use half::{bf16, f16};
 use libloading::Library;
 use parity::tensor::{DType, Float};
 use std::ffi::{CString, c_char, c_int, c_void};
 use std::marker::PhantomData;
 use std::path::Path;
-use std::process::Command;
 use std::sync::OnceLock;
 
 type Launch = unsafe extern "C" fn(
@@ -104,43 +104,15 @@ impl Shim {
     }
 }
 
-/// The kernels, compiled once; `None`, with a word on stderr, where there is no C++ compiler and
-/// `PARITY_REQUIRE` does not ask for one.
+/// The kernels, compiled once; `None`, with a word on stderr, where there is no C++ compiler.
 pub fn shim() -> Option<&'static Shim> {
     static SHIM: OnceLock<Option<Shim>> = OnceLock::new();
-    SHIM.get_or_init(|| {
-        let compiler = std::env::var("CXX").unwrap_or_else(|_| "c++".into());
+    let built = SHIM.get_or_init(|| {
         let folder = tempfile::tempdir().unwrap();
         let built = folder.path().join("kernels.so");
-        match compile(&compiler, &built) {
-            Ok(()) => Some(load(&built)),
-            Err(reason) => {
-                let required = std::env::var("PARITY_REQUIRE").unwrap_or_default();
-                assert!(!required.contains("c++"), "{compiler}: {reason}");
-                eprintln!("not run: {compiler}: {reason}");
-                None
-            }
-        }
-    })
-    .as_ref()
-}
-
-/// The error is that there is no compiler; one that fails is a failure of the test.
-fn compile(compiler: &str, built: &Path) -> std::io::Result<()> {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/simt/kernels.cpp");
-    let mut command = Command::new(compiler);
-    command.args(["-std=c++17", "-O2", "-ffp-contract=off", "-shared", "-fPIC"]);
-    command.args(["-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"]);
-    if cfg!(target_arch = "x86_64") {
-        command.arg("-mfma");
-    }
-    let output = command.arg("-o").arg(built).arg(source).output()?;
-    assert!(
-        output.status.success(),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    Ok(())
+        compile("kernels.cpp", &built, &[]).then(|| load(&built))
+    });
+    built.as_ref()
 }
 
 fn load(built: &Path) -> Shim {

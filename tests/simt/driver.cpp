@@ -6,17 +6,19 @@
 //
 // Work runs when it is called, which is one of the orders that a device could choose. What another
 // order would change ends the process with a message, or shows in results:
-//   - copies, fills, products and frees of two streams on the same bytes need a wait between them;
-//   - the host may change or free pinned memory only after waiting for the copies from it (checked
-//     until a fault is injected into the driver, memory that runs out aside: after others, nobody can
-//     wait), and reads what was copied to it only after waiting;
+//   - copies, fills, products, kernels and frees of two streams on the same bytes need a wait between
+//     them; a kernel is taken to access the first byte of each pointer, reading where it is const;
+//   - the host may change or free pinned memory only after waiting for the copies from it, and reads
+//     what was copied to it only after waiting;
+//     (both are checked until a fault is injected into the driver, memory that runs out aside: after
+//     others, nobody can wait)
 //   - memory is filled with 0xff before it is first written and when it is freed: NaN in every float
 //     type, and no token;
 //   - a write beyond an allocation's end is found when it is freed.
 //
-// Not modelled: what kernels access, time (events read the host's clock), the default stream's waiting
-// for others, pools (reserved is what is used, in steps of 512 bytes), several devices (they differ in
-// their number alone), a chain of copies through pinned memory that the host never waits for.
+// Not modelled: time (events read the host's clock), the default stream's waiting for others, pools
+// (reserved is what is used, in steps of 512 bytes), several devices (they differ in their number
+// alone), a chain of copies through pinned memory that the host never waits for.
 //
 // The device, through the environment: PARITY_FAKE_NAME, _CAPABILITY (9.0), _MEMORY (bytes; 4 GiB),
 // _DEVICES (1), _POOLS (1: asynchronous allocations), _DRIVER (13000).
@@ -156,6 +158,7 @@ struct Device {
             return INVALID_VALUE;
         }
         size_t begin = (char*)access.at - found->first;
+        if (broken) return SUCCESS;
         found->second.accesses.add(timeline, call, stream, tick, begin, begin + access.bytes, access.write);
         return SUCCESS;
     }
@@ -808,9 +811,15 @@ API int cuLaunchKernel(void* handle, unsigned gx, unsigned gy, unsigned gz, unsi
         if (Status status = device.launch()) return status;
         log("launch kernel=%s grid=%u,%u,%u block=%u,%u,%u shared=%u stream=%d", function.name.c_str(), gx, gy, gz, bx,
             by, bz, shared, number);
-        device.timeline.enqueue(number);
+        uint64_t tick = device.timeline.enqueue(number);
+        Status status = SUCCESS;
+        simt::on_pointer = [&](const void* at, bool writes) {
+            if (at && device.access(function.name.c_str(), number, tick, {at, 1, writes})) status = ILLEGAL_ADDRESS;
+            return status == SUCCESS;
+        };
         function.run({gx, gy, gz}, {bx, by, bz}, shared, parameters);
-        return SUCCESS;
+        simt::on_pointer = nullptr;
+        return status;
     });
 }
 

@@ -26,9 +26,18 @@ constexpr std::index_sequence_for<Arguments...> indices(void (*)(Arguments...)) 
     return {};
 }
 
+// Asked about every pointer that a kernel is given; a kernel does not run that is refused one.
+inline thread_local std::function<bool(const void* at, bool writes)> on_pointer;
+
+template <class T>
+bool allowed(T* at) { return !on_pointer || on_pointer(at, !std::is_const_v<T>); }
+template <class T>
+bool allowed(const T&) { return true; }
+
 template <auto KERNEL>
 void launcher(Dim grid, Dim block, size_t shared, void** parameters) {
     const auto given = arguments(KERNEL, parameters, indices(KERNEL));
+    if (!std::apply([](auto... argument) { return (allowed(argument) && ...); }, given)) return;
     launch(grid, block, shared, [&] { std::apply(KERNEL, given); });
 }
 

@@ -19,7 +19,6 @@
 use super::failure::{driver, unavailable};
 use super::library::{Cublas, CublasLt};
 use super::lt::{Request, matmul_with_bias};
-use super::probe::cublas_version;
 use super::product::Product;
 use crate::backend::{Gpu, GpuFlags};
 use crate::error::{Error, Result};
@@ -117,35 +116,12 @@ impl Blas {
             stream: stream.clone(),
             default_workspace,
         };
-        blas.cublas
-            .library
-            .check_major(blas.version()?.unsigned_abs() / 10_000)?;
-        // SAFETY: takes nothing and returns a number.
-        #[expect(unsafe_code, reason = "a foreign function")]
-        let lt_version = unsafe { (blas.lt.cublasLtGetVersion)() };
-        blas.lt
-            .library
-            .check_major(u32::try_from(lt_version / 10_000).unwrap_or_default())?;
         // SAFETY: the handle was created above; the stream lives as long as `blas`.
         #[expect(unsafe_code, reason = "a foreign function")]
         let status = unsafe { (blas.cublas.cublasSetStream_v2)(handle, stream.cu_stream().cast()) };
         check(status, "give cuBLAS a stream")?;
         blas.restart(None)?;
         Ok(blas)
-    }
-
-    fn version(&self) -> Result<c_int> {
-        let mut version = 0;
-        // SAFETY: the handle is valid, and so is the pointer for writes.
-        #[expect(unsafe_code, reason = "a foreign function")]
-        let status = unsafe { (self.cublas.cublasGetVersion_v2)(self.handle, &mut version) };
-        check(status, "ask for cuBLAS's version")?;
-        Ok(version)
-    }
-
-    /// `13.1.0`.
-    pub(super) fn version_text(&self) -> Result<String> {
-        self.version().map(cublas_version)
     }
 
     /// The files of cuBLAS and cuBLASLt.

@@ -70,7 +70,11 @@ impl Compiler {
             "-DPARITY_{}",
             dtype.to_string().to_uppercase().replace("FP", "F")
         ));
-        self.compile_source(&source, &options)
+        self.compile_source(&source, &options).map_err(|said| {
+            unavailable(format!(
+                "NVRTC cannot compile the kernels for {architecture}: {said}"
+            ))
+        })
     }
 
     /// As [`Self::compile`]; compiled once for every user, source, option and compiler.
@@ -105,19 +109,12 @@ impl Compiler {
         Some(cache.join(format!("{dtype}-{architecture}-{key:.32}.cubin")))
     }
 
-    fn compile_source(&self, source: &str, options: &[String]) -> Result<Vec<u8>> {
-        let text = |text: &str| {
-            CString::new(text).map_err(|_| unavailable("the kernels' source holds a zero byte"))
-        };
+    /// Fails with what NVRTC says.
+    fn compile_source(&self, source: &str, options: &[String]) -> Result<Vec<u8>, String> {
+        let text = |text: &str| CString::new(text).map_err(|e| e.to_string());
         let (source, name) = (text(source)?, text("parity.cu")?);
-        let options = options
-            .iter()
-            .map(|o| text(o))
-            .collect::<Result<Vec<CString>>>()?;
+        let options: Vec<CString> = options.iter().map(|o| text(o)).collect::<Result<_, _>>()?;
         let options: Vec<*const c_char> = options.iter().map(|o| o.as_ptr()).collect();
-        let failed = |doing: &str, status: c_int| {
-            unavailable(format!("NVRTC cannot {doing} the kernels: status {status}"))
-        };
         let mut program = Program {
             nvrtc: &self.nvrtc,
             handle: ptr::null_mut(),
@@ -135,7 +132,7 @@ impl Compiler {
             )
         };
         if status != 0 {
-            return Err(failed("take", status));
+            return Err(format!("status {status} before it began"));
         }
         let count = options.len() as c_int;
         // SAFETY: the program was created above; `options` holds `count` strings.
@@ -148,19 +145,18 @@ impl Compiler {
                 self.nvrtc.nvrtcGetProgramLog,
             );
             let log = String::from_utf8_lossy(&log.unwrap_or_default()).into_owned();
-            let first = log
+            let told = log
                 .lines()
                 .find(|line| line.contains("error"))
-                .unwrap_or(log.trim());
-            let first = first.trim_end_matches('\0').trim();
-            return Err(unavailable(format!(
-                "NVRTC cannot compile the kernels (status {status}): {first}; name an NVRTC of CUDA 12 or \
-                 13 with --cuda-libs"
-            )));
+                .unwrap_or(&log);
+            let told = told.trim_end_matches('\0').trim();
+            return Err(format!(
+                "{told} (status {status}); name an NVRTC of CUDA 12 or 13 with --cuda-libs"
+            ));
         }
         program
             .read(self.nvrtc.nvrtcGetCUBINSize, self.nvrtc.nvrtcGetCUBIN)
-            .map_err(|status| failed("give out", status))
+            .map_err(|status| format!("status {status} when asked for the result"))
     }
 }
 

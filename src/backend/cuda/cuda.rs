@@ -1,10 +1,11 @@
 //! The backend: a GPU, its streams, its memory and what runs on it.
 
+use super::array::CudaArray;
 use super::blas::Blas;
 use super::compiler::Compiler;
 use super::failure::driver;
 use super::kernels::Kernels;
-use super::memory::{Block, Meter, Ring, block_of};
+use super::memory::{Block, Meter, Ring, block_of, lock};
 use super::probe::Usable;
 use super::product::Product;
 use super::settings::CudaSettings;
@@ -12,13 +13,18 @@ use super::transfer::Transfer;
 use crate::backend::Gpu;
 use crate::digest::sha256;
 use crate::error::Result;
-use crate::plan::Plan;
+use crate::plan::{Plan, StageId};
 use crate::tensor::MappedFile;
 use cudarc::driver::sys::CUevent_flags;
 use cudarc::driver::{CudaContext, CudaEvent, CudaStream};
+use std::collections::HashMap;
 use std::fmt;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
+
+/// Layers whose parameters and recorded values have room: one that is computed and one that is on its
+/// way up.
+const LAYERS: u64 = 2;
 
 /// The CUDA backend, on the first GPU.
 pub struct Cuda {
@@ -29,12 +35,12 @@ pub struct Cuda {
     /// Results of comparisons come back here.
     pub(super) results: Arc<CudaStream>,
     pub(super) meter: Arc<Meter>,
-    /// Where parameters lie.
+    /// Where arrays lie that were sent up.
     pub(super) ring: Arc<Ring>,
-    /// Sends parameters up, on a stream of its own.
-    pub(super) ahead: Transfer,
-    /// Sends other arrays up, in the order of the steps.
-    pub(super) in_order: Transfer,
+    /// Sends them, on a stream of its own.
+    pub(super) transfer: Transfer,
+    /// Figures that many steps read: slopes, angles, bounds of segments.
+    pub(super) tables: Mutex<Vec<CudaArray>>,
     pub(super) kernels: Kernels,
     pub(super) blas: Blas,
 }
@@ -70,13 +76,10 @@ impl Cuda {
         let (major, minor) = found.capability;
         let blas = Blas::new(found.cublas, found.lt, &compute, found.capability)?;
         Ok(Self {
-            gpu: Gpu {
-                cublas: Some(blas.version_text()?),
-                ..found.gpu
-            },
+            gpu: found.gpu,
             ring: Ring::new(copies.clone(), meter.clone()),
-            ahead: Transfer::new(copies)?,
-            in_order: Transfer::new(compute.clone())?,
+            transfer: Transfer::new(copies)?,
+            tables: Mutex::default(),
             kernels: Kernels::new(
                 context.clone(),
                 Compiler::new(found.nvrtc),
@@ -110,14 +113,21 @@ impl Cuda {
         }
     }
 
-    /// Begins a run of `plan`, with the settings that the reference's run had.
+    /// Begins a run of `plan` on values of these shapes, with the settings that the reference's run
+    /// had.
     ///
     /// # Errors
     /// [`Error::DeviceUnavailable`](crate::Error::DeviceUnavailable) if the GPU fails.
-    pub fn session(&self, plan: &Plan, reference: Option<&Gpu>) -> Result<Session<'_>> {
+    pub fn session(
+        &self,
+        plan: &Plan,
+        shapes: &HashMap<StageId, Vec<usize>>,
+        reference: Option<&Gpu>,
+    ) -> Result<Session<'_>> {
         self.blas.restart(reference)?;
+        lock(&self.tables).clear();
+        self.ring.restart(LAYERS * plan.largest_layer(shapes));
         self.meter.restart();
-        self.ring.set_window(2 * plan.largest_layer());
         let timed = Some(CUevent_flags::CU_EVENT_DEFAULT);
         let started = self.compute.record_event(timed);
         Ok(Session {

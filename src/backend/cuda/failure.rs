@@ -2,6 +2,7 @@
 
 use crate::backend::Device;
 use crate::error::Error;
+use crate::plan::Step;
 use cudarc::driver::DriverError;
 use cudarc::driver::sys::CUresult;
 
@@ -10,6 +11,17 @@ pub(super) fn unavailable(reason: impl Into<String>) -> Error {
     Error::DeviceUnavailable {
         device: Device::Cuda.to_string(),
         reason: reason.into(),
+    }
+}
+
+/// Names the step that an error is about.
+pub(super) fn at(step: &Step) -> impl FnOnce(Error) -> Error {
+    move |error| match error {
+        Error::DeviceUnavailable { device, reason } => Error::DeviceUnavailable {
+            device,
+            reason: format!("{}: {reason}", step.id),
+        },
+        other => other,
     }
 }
 
@@ -26,6 +38,8 @@ pub(super) fn driver(doing: &str) -> impl FnOnce(DriverError) -> Error {
             }
             _ => "the GPU may be lost: see nvidia-smi, and run again",
         };
-        unavailable(format!("cannot {doing}: {error}; {remedy}"))
+        let said = error.error_string().map(|text| text.to_string_lossy());
+        let said = said.unwrap_or("an error that the driver has no words for".into());
+        unavailable(format!("cannot {doing}: {said} ({:?}); {remedy}", error.0))
     }
 }

@@ -22,6 +22,8 @@ const MAJORS: [u32; 2] = [13, 12];
 /// A loaded library.
 pub(super) struct Library {
     handle: libloading::Library,
+    /// Libraries that it opens itself, by a name that only the system's folders are searched for.
+    _companions: Vec<libloading::Library>,
     name: &'static str,
     /// The file, where the system tells.
     path: Option<PathBuf>,
@@ -33,6 +35,7 @@ impl Library {
         let candidates = candidates(name, &settings.libraries);
         let mut reasons = Vec::new();
         for candidate in &candidates {
+            let companions = companions(name, candidate);
             // SAFETY: loading runs the library's initialisers; it is the CUDA library of this name in
             // a place that the user or the system names for it.
             #[expect(unsafe_code, reason = "foreign libraries are loaded here only")]
@@ -40,6 +43,7 @@ impl Library {
                 Ok(handle) => {
                     return Ok(Self {
                         handle,
+                        _companions: companions,
                         name,
                         path: loaded_path(name),
                     });
@@ -110,18 +114,40 @@ fn candidates(name: &str, folders: &[PathBuf]) -> Vec<PathBuf> {
             .collect();
     }
     let prefix = format!("lib{name}.so");
-    let in_folder = |folder: &PathBuf| {
-        let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-        let named = |path: &PathBuf| {
-            let file = path.file_name().and_then(|file| file.to_str());
-            file.is_some_and(|file| file.starts_with(&prefix))
-        };
-        let mut files: Vec<PathBuf> = entries.map(|entry| entry.path()).filter(named).collect();
-        // The highest version first, as its name sorts.
-        files.sort_by(|a, b| b.cmp(a));
-        files
+    folders
+        .iter()
+        .flat_map(|folder| named(folder, &prefix))
+        .collect()
+}
+
+/// Loads what lies beside a file and is opened by it: NVRTC opens `libnvrtc-builtins`. One that is
+/// loaded already is found by its name.
+fn companions(name: &str, file: &Path) -> Vec<libloading::Library> {
+    let Some(folder) = file
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty())
+    else {
+        return Vec::new();
     };
-    folders.iter().flat_map(in_folder).collect()
+    let files = named(folder, &format!("lib{name}-builtins.so"));
+    // SAFETY: as of the library that they belong to.
+    #[expect(unsafe_code, reason = "foreign libraries are loaded here only")]
+    let loaded = files
+        .into_iter()
+        .filter_map(|file| unsafe { libloading::Library::new(file) }.ok());
+    loaded.collect()
+}
+
+/// The files in a folder whose names begin so, the highest version first as names sort.
+fn named(folder: &Path, prefix: &str) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let begins = |path: &PathBuf| {
+        let file = path.file_name().and_then(|file| file.to_str());
+        file.is_some_and(|file| file.starts_with(prefix))
+    };
+    let mut files: Vec<PathBuf> = entries.map(|entry| entry.path()).filter(begins).collect();
+    files.sort_by(|a, b| b.cmp(a));
+    files
 }
 
 /// The file of this process that is mapped under the library's name.
@@ -177,7 +203,7 @@ functions!(
     Cublas, "cublas", {
     cublasCreate_v2: fn(*mut cublasHandle_t) -> c_int;
     cublasDestroy_v2: fn(cublasHandle_t) -> c_int;
-    cublasGetVersion_v2: fn(cublasHandle_t, *mut c_int) -> c_int;
+    cublasGetProperty: fn(c_int, *mut c_int) -> c_int;
     cublasSetStream_v2: fn(cublasHandle_t, *mut c_void) -> c_int;
     cublasSetWorkspace_v2: fn(cublasHandle_t, *mut c_void, usize) -> c_int;
     // A combination of flags is no member of cudarc's enumeration.

@@ -1,4 +1,4 @@
-//! Device memory: who has how much of it, and blocks that parameters take turns in.
+//! Device memory: who has how much of it, and blocks that arrays take turns in when they are sent up.
 
 use super::failure::{driver, unavailable};
 use crate::error::{Error, Result};
@@ -98,7 +98,7 @@ impl Meter {
     }
 }
 
-/// Blocks that parameters go up into, in turn: while steps read one, the next is filled. A block is
+/// Blocks that arrays are sent up into, in turn: while steps read one, the next is filled. A block is
 /// taken again when the ring has grown to its window; the stream that fills it waits for the steps
 /// that still read it, and nobody else does.
 pub(super) struct Ring {
@@ -126,9 +126,10 @@ impl Ring {
         })
     }
 
-    /// How far the ring may grow: the parameters of two layers.
-    pub(super) fn set_window(&self, bytes: u64) {
-        lock(&self.state).window = bytes;
+    /// Gives all unused blocks up, and sets how far the ring may grow from now on.
+    pub(super) fn restart(&self, window: u64) {
+        self.empty();
+        lock(&self.state).window = window;
     }
 
     /// A block of at least this many bytes.
@@ -237,10 +238,7 @@ fn allocate(
         }
         slice = take();
     }
-    let slice = slice.map_err(driver(&format!(
-        "take {} of device memory",
-        megabytes(bytes)
-    )))?;
+    let slice = slice.map_err(driver(&format!("take {} of device memory", size(bytes))))?;
     meter.take(bytes as u64);
     Ok(slice)
 }
@@ -249,16 +247,21 @@ fn over_the_limit(bytes: usize, limit: u64) -> Error {
     unavailable(format!(
         "out of device memory: an array of {} does not fit into the {} that --gpu-memory leaves beside \
          what is in use; give more",
-        megabytes(bytes),
-        megabytes(limit as usize)
+        size(bytes),
+        size(limit as usize)
     ))
 }
 
-fn megabytes(bytes: usize) -> String {
-    format!("{:.1} MB", bytes as f64 / 1e6)
+/// `4.2 MB`, `640 bytes`.
+fn size(bytes: usize) -> String {
+    match bytes {
+        0..1_000 => format!("{bytes} bytes"),
+        1_000..1_000_000 => format!("{:.1} KB", bytes as f64 / 1e3),
+        _ => format!("{:.1} MB", bytes as f64 / 1e6),
+    }
 }
 
 /// A panic elsewhere leaves counts that are still true.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -10,9 +10,9 @@
 //! (`compiler.rs`). Nothing is needed to build this crate; what is needed to run is looked for by
 //! `probe.rs` before anything else is called.
 //!
-//! Steps are sent to the GPU without waiting for them. Parameters go up through pinned buffers on a
-//! stream of their own while earlier steps run (`transfer.rs`), into memory for two layers
-//! (`memory.rs`).
+//! Steps are sent to the GPU without waiting for them. Parameters and recorded values go up through
+//! pinned buffers on a stream of their own while earlier steps run (`transfer.rs`), into memory for two
+//! layers of them (`memory.rs`).
 
 mod array;
 mod blas;

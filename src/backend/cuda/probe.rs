@@ -95,8 +95,14 @@ impl Probe {
             Ok(described(version, nvrtc.library.path()))
         });
         let cublas = Cublas::load(settings);
-        let cublas = cublas.map(|cublas| described(String::new(), cublas.library.path()));
-        let lt = CublasLt::load(settings).map(|lt| described(lt.version(), lt.library.path()));
+        let cublas = cublas.and_then(|cublas| {
+            let version = cublas.version()?;
+            Ok(described(version, cublas.library.path()))
+        });
+        let lt = CublasLt::load(settings).and_then(|lt| {
+            let version = lt.version()?;
+            Ok(described(version, lt.library.path()))
+        });
         let lines = [
             ("driver", driver.map(driver_version)),
             ("gpu", gpu),
@@ -146,7 +152,9 @@ impl Usable {
         nvrtc.version()?;
         // cuBLAS needs cuBLASLt: whichever is loaded first is the one that it finds.
         let lt = CublasLt::load(settings)?;
+        lt.version()?;
         let cublas = Cublas::load(settings)?;
+        let version = cublas.version()?;
         let (major, minor) = device.capability;
         Ok(Self {
             gpu: Gpu {
@@ -154,7 +162,7 @@ impl Usable {
                 compute_capability: format!("{major}.{minor}"),
                 multiprocessors: device.multiprocessors.unsigned_abs(),
                 driver: Some(driver_version(driver)),
-                cublas: None,
+                cublas: Some(version),
                 cublas_sha256: None,
                 cublaslt_sha256: None,
                 flags: GpuFlags::default(),
@@ -185,29 +193,44 @@ impl Nvrtc {
     }
 }
 
-impl CublasLt {
-    fn version(&self) -> String {
-        // SAFETY: takes nothing and returns a number.
-        #[expect(unsafe_code, reason = "a foreign function")]
-        let version = unsafe { (self.cublasLtGetVersion)() };
-        cublas_version(version as c_int)
+impl Cublas {
+    /// `13.1.0`; refuses versions that are not known.
+    fn version(&self) -> Result<String> {
+        let mut parts = [0; 3];
+        for (property, part) in (0..).zip(&mut parts) {
+            // SAFETY: the pointer is valid for writes.
+            #[expect(unsafe_code, reason = "a foreign function")]
+            let status = unsafe { (self.cublasGetProperty)(property, part) };
+            if status != 0 {
+                return Err(unavailable(format!(
+                    "cublasGetProperty failed with status {status}"
+                )));
+            }
+        }
+        let [major, minor, patch] = parts;
+        self.library.check_major(major.unsigned_abs())?;
+        Ok(format!("{major}.{minor}.{patch}"))
     }
 }
 
-/// 130100 → `13.1.0`: ten thousands, hundreds and the rest.
-pub(super) fn cublas_version(version: c_int) -> String {
-    format!(
-        "{}.{}.{}",
-        version / 10_000,
-        version / 100 % 100,
-        version % 100
-    )
+impl CublasLt {
+    /// As [`Cublas::version`]; 130100 is 13.1.0.
+    fn version(&self) -> Result<String> {
+        // SAFETY: takes nothing and returns a number.
+        #[expect(unsafe_code, reason = "a foreign function")]
+        let version = unsafe { (self.cublasLtGetVersion)() };
+        let (major, minor, patch) = (version / 10_000, version / 100 % 100, version % 100);
+        self.library
+            .check_major(u32::try_from(major).unwrap_or_default())?;
+        Ok(format!("{major}.{minor}.{patch}"))
+    }
 }
 
 fn described(version: String, path: Option<&Path>) -> String {
-    let path = path.map(|path| path.display().to_string());
-    let parts = [Some(version).filter(|version| !version.is_empty()), path];
-    parts.into_iter().flatten().collect::<Vec<_>>().join(", ")
+    match path {
+        Some(path) => format!("{version}, {}", path.display()),
+        None => version,
+    }
 }
 
 /// 13000 → `CUDA 13.0`.

@@ -3,7 +3,7 @@
 use super::array::{CudaArray, Layout};
 use super::blas::{Gemm, Operand};
 use super::cuda::Cuda;
-use super::failure::driver;
+use super::failure::{at, driver};
 use super::kernels::{Arg, Grid};
 use super::segments::CudaSegments;
 use crate::backend::{Backend, Device};
@@ -16,7 +16,7 @@ use crate::tensor::{DType, Element, Tensor, with_element};
 use bytemuck::Zeroable;
 use cudarc::driver::{DevicePtr, DevicePtrMut, SyncOnDrop};
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 impl Backend for Cuda {
     type Array = CudaArray;
@@ -26,26 +26,14 @@ impl Backend for Cuda {
     }
 
     fn upload(&self, tensor: &Tensor) -> Result<CudaArray> {
-        let mut block = self.block(tensor.bytes().len())?;
-        self.in_order.send(tensor.bytes(), &mut block)?;
+        let mut block = self.ring.block(tensor.bytes().len())?;
+        self.transfer.send(tensor.bytes(), &mut block)?;
         Ok(CudaArray {
             dtype: tensor.dtype(),
             shape: tensor.shape().to_vec(),
             block: Arc::new(block),
             layout: Layout::Whole,
             host: Some(tensor.clone()),
-        })
-    }
-
-    fn upload_param(&self, tensor: &Tensor) -> Result<CudaArray> {
-        let mut block = self.ring.block(tensor.bytes().len())?;
-        self.ahead.send(tensor.bytes(), &mut block)?;
-        Ok(CudaArray {
-            dtype: tensor.dtype(),
-            shape: tensor.shape().to_vec(),
-            block: Arc::new(block),
-            layout: Layout::Whole,
-            host: None,
         })
     }
 
@@ -74,6 +62,7 @@ impl Backend for Cuda {
         let shape = step.output_shape(&shapes)?;
         check_types(step, inputs, params)?;
         self.compute_step(step, inputs, params, shape)
+            .map_err(at(step))
     }
 }
 
@@ -402,8 +391,8 @@ impl Cuda {
         let places =
             (0..positions).flat_map(|position| (0..pairs).map(move |pair| (position, pair)));
         let angles = places.map(|(position, pair)| rotary.angle_f32(position, pair));
-        let angles = Tensor::from_vec(&[positions, pairs], angles.collect::<Vec<f32>>())?;
-        let (x, angles) = (self.whole(x)?, self.upload(&angles)?);
+        let angles = self.table(&[positions, pairs], angles.collect::<Vec<f32>>())?;
+        let x = self.whole(x)?;
         let dtype = x.dtype;
         let (from, angles) = (self.read(&x), self.read(&angles));
         let grid = Grid::elements(x.len());
@@ -437,8 +426,7 @@ impl Cuda {
             unreachable!("the step's shape was checked");
         };
         let matrices = batch * heads;
-        let slopes = Tensor::from_vec(&[heads], alibi.slopes.to_vec())?;
-        let slopes = self.upload(&slopes)?;
+        let slopes = self.table(&[heads], alibi.slopes.to_vec())?;
         let (slopes, q, k) = (self.read(&slopes), self.read(query), self.read(key));
         let count: usize = shape.iter().product();
         self.produce(dtype, shape, |out| {
@@ -599,8 +587,7 @@ impl Cuda {
         let bounds = pieces
             .iter()
             .flat_map(|piece| [piece.start as i64, piece.end as i64]);
-        let bounds = Tensor::from_vec(&[pieces.len(), 2], bounds.collect::<Vec<i64>>())?;
-        let bounds = self.upload(&bounds)?;
+        let bounds = self.table(&[pieces.len(), 2], bounds.collect::<Vec<i64>>())?;
         let [reference, candidate] = [self.whole(reference)?, self.whole(candidate)?];
         let [r, c, bounds] = [&reference, &candidate, &bounds].map(|array| self.read(array));
         let words = segments * words;
@@ -628,6 +615,20 @@ impl Cuda {
             words,
             results: self.results.clone(),
         })
+    }
+
+    /// Figures that many steps read, sent up once.
+    fn table<T: Element>(&self, shape: &[usize], figures: Vec<T>) -> Result<CudaArray> {
+        let figures = Tensor::from_vec(shape, figures)?;
+        let mut tables = self.tables.lock().unwrap_or_else(PoisonError::into_inner);
+        let known =
+            |table: &&CudaArray| table.host.as_ref().is_some_and(|t| t.bits_equal(&figures));
+        if let Some(table) = tables.iter().find(known) {
+            return Ok(table.clone());
+        }
+        let table = self.upload(&figures)?;
+        tables.push(table.clone());
+        Ok(table)
     }
 
     fn send(&self, dtype: DType, name: &'static str, grid: Grid, args: &[Arg]) -> Result<()> {

@@ -3,7 +3,7 @@
 //
 // Stored as `Stored`; the sum of squares and the result in fp32; rounded once, when an element of
 // the result is stored. Formulas and tree: vectorized_layer_norm_kernel with rms_norm = true in
-// aten/src/ATen/native/cuda/layer_norm_kernel.cu (PyTorch main, late 2025). That `sum + x · x` is
+// aten/src/ATen/native/cuda/layer_norm_kernel.cu of PyTorch's main branch. That `sum + x · x` is
 // fused is how nvcc contracts this expression by default: it was read from the source, not, as the
 // layer normalisation beside it, from machine code.
 //

@@ -3,7 +3,8 @@
 // Stored as `Stored`; scores widened, multiplied by `scale` in fp32 unless it is 1, exponentials and
 // their sum in fp32; rounded once, when a probability is stored. Formulas and trees:
 // aten/src/ATen/native/cuda/PersistentSoftmax.cuh, SoftMax.cu and block_reduce.cuh of PyTorch 2.11,
-// checked against the sm_90 machine code of its wheel (torch 2.11.0+cu130).
+// expf and the form for short rows checked against the sm_90 machine code of its wheel (torch
+// 2.11.0+cu130), the forms for long rows read from the source.
 //
 // Rows are queries of square matrices: row r belongs to query r % keys, which sees the first keys up
 // to itself and `shift` more, at least one, or all if `full`. A key that is not seen has a probability
