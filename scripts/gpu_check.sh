@@ -13,8 +13,8 @@
 #   --keep   leave the large models and goldens in OUT/scratch
 #   OUT      target/gpu_check if not given; what an earlier run left there is replaced
 #
-# In OUT: check.json, table.md, cases.json, report-<case>.json, and goldens/ and models/ that are
-# small enough to be committed.
+# In OUT: check.json, table.md, cases.json, doctor.txt, report-<case>.json, and goldens/ and models/
+# that are small enough to be committed.
 #
 # Variables: PARITY (the program), PYTHON (python3), BUDGET_S (570 seconds).
 #
@@ -79,7 +79,7 @@ timed() {
 
 # Only what this script writes is removed: OUT may be any folder.
 mkdir -p "$out"
-rm -rf "$out"/{scratch,goldens,models} "$out"/{check.json,table.md,cases.json} "$out"/report-*.json
+rm -rf "$out"/{scratch,goldens,models} "$out"/{check.json,table.md,cases.json,doctor.txt} "$out"/report-*.json
 cleanup() {
     if ! $keep; then rm -rf "$out/scratch"; fi
 }
@@ -134,6 +134,10 @@ while IFS=$'\t' read -r name model golden; do
             ;;
     esac
 done < "$scratch/cases.tsv"
+
+timed "what this machine has"
+"$parity" doctor "${on[@]:2}" > "$out/doctor.txt" 2>&1 || true
+cat "$out/doctor.txt"
 
 timed "result"
 status=0

@@ -21,7 +21,8 @@ def main(out, version="parity"):
     made = json.loads((out / "cases.json").read_text())
     cases = [with_report(out, case, ran) for case, ran in zip(made["cases"], runs(out, made["cases"]))]
     result = outcome(cases, made["left_out"])
-    lines = document(made, cases, result, version)
+    fused = fused_kernels(out)
+    lines = document(made, cases, result, version, fused)
     (out / "table.md").write_text("\n".join(lines) + "\n")
     check = {
         "format": 1,
@@ -34,6 +35,7 @@ def main(out, version="parity"):
                     "parity": round(sum(case["process_s"] or 0 for case in cases), 1)},
         "table": tables_as_data(cases),
         "speed": speed(made, cases),
+        "fused_kernels": fused,
     }
     (out / "check.json").write_text(json.dumps(check, indent=1) + "\n")
     print("\n".join(lines[: lines.index("## Case by case")]))
@@ -149,6 +151,13 @@ def tables_as_data(cases):
     return {"all": data(cases), **{name: data(group) for name, group in shapes(cases).items()}}
 
 
+def fused_kernels(out):
+    """What `parity doctor` says of Megatron's fused kernels against torch's; nothing on a CPU."""
+    path = out / "doctor.txt"
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [line.split(None, 1)[1] for line in lines if line.startswith("fused ")]
+
+
 def speed(made, cases):
     eager = {entry["case"]: entry for entry in made["eager"]}
     return [{
@@ -161,7 +170,7 @@ def speed(made, cases):
     } for case in cases if case["case"] in eager and case["ended"]]
 
 
-def document(made, cases, result, version):
+def document(made, cases, result, version, fused):
     """Markdown; the part before the single cases is printed as well."""
     lines = ["# GPU check", "", *machine(made, version), "", *conclusion(result), ""]
     lines += ["## Stage × type", "", "The worst of all cases; `h.*` is all blocks. `N ulp (P %)`: the largest "
@@ -169,7 +178,10 @@ def document(made, cases, result, version):
     lines += markdown(*table(cases))
     lines += ["", "## Case × type", "", "Exact comparisons of all; isolated and chained count as two.", ""]
     lines += by_case(cases, made["left_out"])
-    lines += ["", "## Speed", "", *speed_lines(made, cases), "", "## Case by case"]
+    lines += ["", "## Speed", "", *speed_lines(made, cases)]
+    if fused:
+        lines += ["", "## Megatron's fused kernels", "", *[f"* {line}" for line in fused]]
+    lines += ["", "## Case by case"]
     for name, group in shapes(cases).items():
         lines += ["", f"### {name}", "", *markdown(*table(group))]
     return lines

@@ -71,6 +71,17 @@ impl Error {
         }
     }
 
+    /// Names the step at which a device failed.
+    pub(crate) fn at_step(self, step: &str) -> Self {
+        match self {
+            Self::DeviceUnavailable { device, reason } => Self::DeviceUnavailable {
+                device,
+                reason: format!("{step}: {reason}"),
+            },
+            other => other,
+        }
+    }
+
     /// Names the file whose contents an [`Error::Mismatch`] is about.
     pub(crate) fn in_file(self, path: impl Into<PathBuf>) -> Self {
         match self {

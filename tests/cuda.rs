@@ -724,7 +724,12 @@ fn doctor_says_what_is_there_and_what_is_missing() {
         // The first line is of the machine at hand.
         text.split_once('\n').unwrap().1.to_owned()
     };
-    insta::assert_snapshot!(doctor(&gpu, &[]));
+    let text = doctor(&gpu, &[]);
+    let documented = fs::read_to_string("docs/gpu.md").unwrap();
+    for fused in text.lines().filter_map(|line| line.strip_prefix("fused     ")) {
+        assert!(documented.contains(fused), "docs/gpu.md does not say: {fused}");
+    }
+    insta::assert_snapshot!(text);
     let none = gpu.with("DEVICES", "0");
     insta::assert_snapshot!(doctor(&none, &["--cuda-libs", "docs"]));
 }

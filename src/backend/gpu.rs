@@ -70,6 +70,24 @@ impl Default for GpuFlags {
     }
 }
 
+/// Variables that cuBLAS reads itself, so that they have to be set the same here.
+const READ_BY_CUBLAS: [&str; 3] = [
+    "NVIDIA_TF32_OVERRIDE",
+    "CUBLAS_EMULATE_SINGLE_PRECISION",
+    "CUBLAS_EMULATION_STRATEGY",
+];
+/// Variables of torch that nothing else recorded shows, and that a run here does not take over.
+const READ_BY_TORCH: [&str; 1] = ["TORCH_CUBLASLT_UNIFIED_WORKSPACE"];
+
+/// The variables of this process that cuBLAS reads.
+pub(super) fn environment() -> BTreeMap<String, String> {
+    let set = READ_BY_CUBLAS.into_iter().filter_map(|name| {
+        let value = std::env::var(name).ok()?;
+        Some((name.to_owned(), value))
+    });
+    set.collect()
+}
+
 impl Gpu {
     /// What keeps results of `here` from being the ones of `self` to the bit, in words; nothing if
     /// they are to be the same. Settings that a run can take over are no difference.
@@ -105,6 +123,19 @@ impl Gpu {
         }
         if self.cublas.is_none() && here.cublas.is_none() {
             differences.push("cuBLAS unknown on both sides".into());
+        }
+        for name in READ_BY_CUBLAS {
+            let value = |gpu: &Self| gpu.environment.get(name).cloned();
+            let [theirs, ours] = [value(self), value(here)];
+            if theirs != ours {
+                let text = |value: Option<String>| value.unwrap_or("not set".into());
+                differences.push(format!("{name} {}, here {}", text(theirs), text(ours)));
+            }
+        }
+        for name in READ_BY_TORCH {
+            if let Some(value) = self.environment.get(name).filter(|value| *value != "0") {
+                differences.push(format!("{name} {value}, which parity does not take over"));
+            }
         }
         let flags = &self.flags;
         if flags.allow_fp16_accumulation {
@@ -176,6 +207,10 @@ mod tests {
             change(&mut flags);
             Gpu { flags, ..gpu() }
         };
+        let with_variable = |name: &str| Gpu {
+            environment: BTreeMap::from([(name.to_owned(), "1".to_owned())]),
+            ..gpu()
+        };
         let changed = [
             Gpu {
                 compute_capability: "8.0".into(),
@@ -200,11 +235,17 @@ mod tests {
             flags(|flags| flags.allow_fp16_accumulation = true),
             flags(|flags| flags.preferred_blas_library = "_BlasBackend.Cublaslt".into()),
             flags(|flags| flags.tunable_op = true),
+            with_variable("NVIDIA_TF32_OVERRIDE"),
+            with_variable("TORCH_CUBLASLT_UNIFIED_WORKSPACE"),
         ];
         for other in changed {
             assert_eq!(other.differences(&gpu()).len(), 1, "{other:?}");
         }
-        let taken_over = flags(|flags| flags.allow_tf32 = true);
-        assert_eq!(taken_over.differences(&gpu()), [""; 0]);
+        for taken_over in [
+            flags(|flags| flags.allow_tf32 = true),
+            with_variable("CUBLAS_WORKSPACE_CONFIG"),
+        ] {
+            assert_eq!(taken_over.differences(&gpu()), [""; 0]);
+        }
     }
 }

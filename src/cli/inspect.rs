@@ -57,6 +57,9 @@ fn golden(manifest: &Manifest) -> String {
     if let Some(torch) = &provenance.torch {
         text += &format!("torch: {torch}\n");
     }
+    if let Some(gpu) = &provenance.gpu {
+        text += &format!("gpu: {gpu}\n");
+    }
     text += &format!("model: {:?}\n", manifest.model);
     for (key, value) in &provenance.extra {
         text += &format!("  {key}: {value}\n");

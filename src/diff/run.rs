@@ -67,6 +67,15 @@ enum Recorded<A> {
     Statistics(Statistics),
 }
 
+/// What a run walks on.
+struct Walk<'w, B> {
+    backend: &'w B,
+    /// The run's plan as the backend computes it.
+    plan: &'w Plan,
+    /// Whether any step is judged by its budget.
+    budgets: bool,
+}
+
 /// A stage whose comparison is under way.
 struct Pending {
     index: usize,
@@ -89,64 +98,69 @@ impl<'a> Run<'a> {
         witness: &mut Parted<'_>,
         on: &mut dyn FnMut(Event<'_>),
     ) -> Result<()> {
-        let mut lanes: Vec<ModeLane<'_, B>> = modes
+        let lanes = modes
             .iter()
-            .map(|mode| self.lane(*mode, backend, plan, tokens))
-            .collect::<Result<_>>()?;
+            .map(|mode| self.lane(*mode, backend, plan, tokens));
+        let mut lanes: Vec<ModeLane<'_, B>> = lanes.collect::<Result<_>>()?;
         let visited: BTreeSet<usize> = lanes.iter().flat_map(|lane| lane.lane.visited()).collect();
-        let budgets = self.selected.iter().any(|index| self.is_budgeted(*index));
+        let walk = Walk {
+            backend,
+            plan,
+            budgets: self.selected.iter().any(|index| self.is_budgeted(*index)),
+        };
         let mut under_way: VecDeque<Pending> = VecDeque::new();
+        let most = if self.options.fail_fast { 0 } else { UNDER_WAY };
         on(Event::Started {
             case: &self.case.name,
             steps: visited.len(),
         });
         for index in visited {
-            let step = &plan.steps()[index];
-            on(Event::Step {
-                id: step.id.as_str(),
-            });
-            let selected = self.selected.contains(&index);
-            let supplied = lanes.iter().any(|lane| lane.lane.is_supplied(index));
-            let recorded = match supplied || selected {
-                true => self.recorded(index, backend)?,
-                false => None,
-            };
-            let runs = lanes.iter().any(|lane| lane.lane.runs(index));
-            let params = match runs {
-                true => self.recordings.params(step)?,
-                false => Vec::new(),
-            };
-            let uploaded = params.iter().map(|param| backend.upload(param));
-            let uploaded: Vec<B::Array> = uploaded.collect::<Result<_>>()?;
-            for lane in &mut lanes {
-                let computed = match lane.lane.runs(index) {
-                    true => {
-                        let judged = selected && self.is_budgeted(index);
-                        let deviates = budgets
-                            && lane.mode == Mode::Isolated
-                            && (judged || !self.recordings.is_full(index));
-                        Some(self.compute(lane, index, backend, &params, &uploaded, deviates)?)
-                    }
-                    false => None,
-                };
-                if let (Some(computed), Some(recorded)) = (&computed, &recorded)
-                    && selected
-                {
-                    let pending =
-                        self.measure(index, lane.mode, backend, computed, recorded, witness)?;
-                    under_way.push_back(pending);
-                    let most = if self.options.fail_fast { 0 } else { UNDER_WAY };
-                    if self.settle(&mut under_way, most, on)? == Verdict::Fail
-                        && self.options.fail_fast
-                    {
-                        return Ok(());
-                    }
-                }
-                lane.keep(index, recorded.as_ref(), computed);
+            let id = plan.steps()[index].id.as_str();
+            on(Event::Step { id });
+            let begun = self.visit(index, &walk, &mut lanes, witness);
+            under_way.extend(begun.map_err(|e| e.at_step(id))?);
+            self.settle(&mut under_way, most, on)?;
+            let failed = |result: &StageResult| result.verdict() == Verdict::Fail;
+            if self.options.fail_fast && self.stages.iter().any(failed) {
+                return Ok(());
             }
         }
-        self.settle(&mut under_way, 0, on)?;
-        Ok(())
+        self.settle(&mut under_way, 0, on)
+    }
+
+    /// Runs a step in every mode that needs it, and begins the comparisons of its results.
+    fn visit<B: Measure>(
+        &self,
+        index: usize,
+        walk: &Walk<'_, B>,
+        lanes: &mut [ModeLane<'_, B>],
+        witness: &mut Parted<'_>,
+    ) -> Result<Vec<Pending>> {
+        let backend = walk.backend;
+        let selected = self.selected.contains(&index);
+        let supplied = lanes.iter().any(|lane| lane.lane.is_supplied(index));
+        let recorded = match supplied || selected {
+            true => self.recorded(index, backend)?,
+            false => None,
+        };
+        let params = match lanes.iter().any(|lane| lane.lane.runs(index)) {
+            true => self.recordings.params(&walk.plan.steps()[index])?,
+            false => Vec::new(),
+        };
+        let uploaded = params.iter().map(|param| backend.upload(param));
+        let uploaded: Vec<B::Array> = uploaded.collect::<Result<_>>()?;
+        let mut begun = Vec::new();
+        for lane in lanes {
+            let computed = match lane.lane.runs(index) {
+                true => Some(self.compute(lane, index, walk, &params, &uploaded)?),
+                false => None,
+            };
+            if let (Some(computed), Some(recorded), true) = (&computed, &recorded, selected) {
+                begun.push(self.measure(index, lane.mode, backend, computed, recorded, witness)?);
+            }
+            lane.keep(index, recorded.as_ref(), computed);
+        }
+        Ok(begun)
     }
 
     fn lane<'l, B: Backend>(
@@ -190,17 +204,20 @@ impl<'a> Run<'a> {
         &self,
         lane: &ModeLane<'_, B>,
         index: usize,
-        backend: &B,
+        walk: &Walk<'_, B>,
         params: &[Tensor],
         uploaded: &[B::Array],
-        deviates: bool,
     ) -> Result<Computed<B::Array>> {
         let value = lane.lane.run(index, uploaded)?;
         let oracle = lane.oracle.as_ref();
         let exact = oracle.map(|oracle| oracle.run(index, params)).transpose()?;
+        // Later steps carry on the deviation of a value that is not recorded.
+        let deviates = walk.budgets
+            && lane.mode == Mode::Isolated
+            && (self.is_budgeted(index) || !self.recordings.is_full(index));
         let deviation = match deviates {
             true => {
-                let found = backend.download(&value)?;
+                let found = walk.backend.download(&value)?;
                 let confidence = self.options.confidence;
                 lane.lane.deviation(index, params, &found, confidence)?
             }
@@ -214,14 +231,13 @@ impl<'a> Run<'a> {
     }
 
     /// Judges what has been measured, in order, until no more than `most` comparisons are left to wait
-    /// for. Fails if one of those judged does.
+    /// for.
     fn settle(
         &mut self,
         under_way: &mut VecDeque<Pending>,
         most: usize,
         on: &mut dyn FnMut(Event<'_>),
-    ) -> Result<Verdict> {
-        let mut verdict = Verdict::Pass;
+    ) -> Result<()> {
         let is_due = |under_way: &VecDeque<Pending>| {
             let done = |pending: &Pending| matches!(pending.metrics, Measuring::Done(_));
             under_way.len() > most || under_way.front().is_some_and(done)
@@ -231,12 +247,13 @@ impl<'a> Run<'a> {
         {
             let result = self.judge(pending)?;
             on(Event::Judged(&result));
-            if result.verdict() == Verdict::Fail {
-                verdict = Verdict::Fail;
-            }
+            let failed = result.verdict() == Verdict::Fail;
             self.stages.push(result);
+            if failed && self.options.fail_fast {
+                break;
+            }
         }
-        Ok(verdict)
+        Ok(())
     }
 
     /// What has to hold of a step in a mode; `budgeted` says whether it can have a budget.
@@ -332,7 +349,8 @@ impl<'a> Run<'a> {
     fn judge(&self, pending: Pending) -> Result<StageResult> {
         let index = pending.index;
         let step = &self.plan.steps()[index];
-        let mut metrics = pending.metrics.finish()?;
+        let metrics = pending.metrics.finish();
+        let mut metrics = metrics.map_err(|e| e.at_step(step.id.as_str()))?;
         // A NaN that the candidate's own bias made of the recorded value is the candidate's.
         if metrics.non_finite.reference_nans > 0 && self.recordings.is_full(index) {
             let recorded = self.recordings.nans(index)?;

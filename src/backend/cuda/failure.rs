@@ -14,17 +14,6 @@ pub(super) fn unavailable(reason: impl Into<String>) -> Error {
     }
 }
 
-/// Names the step that an error is about.
-pub(super) fn at(step: &Step) -> impl FnOnce(Error) -> Error {
-    move |error| match error {
-        Error::DeviceUnavailable { device, reason } => Error::DeviceUnavailable {
-            device,
-            reason: format!("{}: {reason}", step.id),
-        },
-        other => other,
-    }
-}
-
 /// The driver refused. `doing` is what it was asked for, as a verb phrase.
 pub(super) fn driver(doing: &str) -> impl FnOnce(DriverError) -> Error {
     move |error| {
@@ -41,5 +30,14 @@ pub(super) fn driver(doing: &str) -> impl FnOnce(DriverError) -> Error {
         let said = error.error_string().map(|text| text.to_string_lossy());
         let said = said.unwrap_or("an error that the driver has no words for".into());
         unavailable(format!("cannot {doing}: {said} ({:?}); {remedy}", error.0))
+    }
+}
+
+/// The backend has no kernel for a step.
+pub(super) fn unsupported(step: &Step, what: String) -> Error {
+    Error::Unsupported {
+        step: step.id.to_string(),
+        backend: "cuda",
+        what,
     }
 }

@@ -293,3 +293,53 @@ pub(super) struct Heuristic {
     pub(super) waves: f32,
     pub(super) reserved: [c_int; 4],
 }
+
+impl Nvrtc {
+    /// `13.0`; refuses versions that are not known.
+    pub(super) fn version(&self) -> Result<String> {
+        let (mut major, mut minor) = (0, 0);
+        // SAFETY: both pointers are valid for writes.
+        #[expect(unsafe_code, reason = "a foreign function")]
+        let status = unsafe { (self.nvrtcVersion)(&mut major, &mut minor) };
+        if status != 0 {
+            return Err(unavailable(format!(
+                "nvrtcVersion failed with status {status}"
+            )));
+        }
+        self.library.check_major(major.unsigned_abs())?;
+        Ok(format!("{major}.{minor}"))
+    }
+}
+
+impl Cublas {
+    /// `13.1.0`; refuses versions that are not known.
+    pub(super) fn version(&self) -> Result<String> {
+        let mut parts = [0; 3];
+        for (property, part) in (0..).zip(&mut parts) {
+            // SAFETY: the pointer is valid for writes.
+            #[expect(unsafe_code, reason = "a foreign function")]
+            let status = unsafe { (self.cublasGetProperty)(property, part) };
+            if status != 0 {
+                return Err(unavailable(format!(
+                    "cublasGetProperty failed with status {status}"
+                )));
+            }
+        }
+        let [major, minor, patch] = parts;
+        self.library.check_major(major.unsigned_abs())?;
+        Ok(format!("{major}.{minor}.{patch}"))
+    }
+}
+
+impl CublasLt {
+    /// As [`Cublas::version`]; 130100 is 13.1.0.
+    pub(super) fn version(&self) -> Result<String> {
+        // SAFETY: takes nothing and returns a number.
+        #[expect(unsafe_code, reason = "a foreign function")]
+        let version = unsafe { (self.cublasLtGetVersion)() };
+        let (major, minor, patch) = (version / 10_000, version / 100 % 100, version % 100);
+        self.library
+            .check_major(u32::try_from(major).unwrap_or_default())?;
+        Ok(format!("{major}.{minor}.{patch}"))
+    }
+}

@@ -14,21 +14,29 @@
 //! pinned buffers on a stream of their own while earlier steps run (`transfer.rs`), into memory for two
 //! layers of them (`memory.rs`).
 
+mod access;
 mod array;
+mod attention;
 mod blas;
 mod compiler;
 #[expect(clippy::module_inception, reason = "the noun of the module")]
 mod cuda;
+mod elementwise;
+mod embedding;
 mod failure;
 mod kernels;
 mod library;
+mod linear;
 mod lt;
 mod memory;
+mod norm;
 mod probe;
 mod product;
+mod rotary;
 mod run;
 mod segments;
 mod settings;
+mod softmax;
 mod transfer;
 
 pub use array::CudaArray;

@@ -4,11 +4,11 @@
 use super::failure::{driver, unavailable};
 use super::library::{Cublas, CublasLt, Nvrtc};
 use super::settings::CudaSettings;
+use crate::backend::gpu::environment;
 use crate::backend::{Gpu, GpuFlags};
 use crate::error::Result;
 use cudarc::driver::sys::{self, CUdevice_attribute_enum};
 use cudarc::driver::{CudaContext, result};
-use std::collections::BTreeMap;
 use std::ffi::c_int;
 use std::path::Path;
 
@@ -166,63 +166,13 @@ impl Usable {
                 cublas_sha256: None,
                 cublaslt_sha256: None,
                 flags: GpuFlags::default(),
-                environment: BTreeMap::new(),
+                environment: environment(),
             },
             capability: device.capability,
             cublas,
             lt,
             nvrtc,
         })
-    }
-}
-
-impl Nvrtc {
-    /// `13.0`; refuses versions that are not known.
-    fn version(&self) -> Result<String> {
-        let (mut major, mut minor) = (0, 0);
-        // SAFETY: both pointers are valid for writes.
-        #[expect(unsafe_code, reason = "a foreign function")]
-        let status = unsafe { (self.nvrtcVersion)(&mut major, &mut minor) };
-        if status != 0 {
-            return Err(unavailable(format!(
-                "nvrtcVersion failed with status {status}"
-            )));
-        }
-        self.library.check_major(major.unsigned_abs())?;
-        Ok(format!("{major}.{minor}"))
-    }
-}
-
-impl Cublas {
-    /// `13.1.0`; refuses versions that are not known.
-    fn version(&self) -> Result<String> {
-        let mut parts = [0; 3];
-        for (property, part) in (0..).zip(&mut parts) {
-            // SAFETY: the pointer is valid for writes.
-            #[expect(unsafe_code, reason = "a foreign function")]
-            let status = unsafe { (self.cublasGetProperty)(property, part) };
-            if status != 0 {
-                return Err(unavailable(format!(
-                    "cublasGetProperty failed with status {status}"
-                )));
-            }
-        }
-        let [major, minor, patch] = parts;
-        self.library.check_major(major.unsigned_abs())?;
-        Ok(format!("{major}.{minor}.{patch}"))
-    }
-}
-
-impl CublasLt {
-    /// As [`Cublas::version`]; 130100 is 13.1.0.
-    fn version(&self) -> Result<String> {
-        // SAFETY: takes nothing and returns a number.
-        #[expect(unsafe_code, reason = "a foreign function")]
-        let version = unsafe { (self.cublasLtGetVersion)() };
-        let (major, minor, patch) = (version / 10_000, version / 100 % 100, version % 100);
-        self.library
-            .check_major(u32::try_from(major).unwrap_or_default())?;
-        Ok(format!("{major}.{minor}.{patch}"))
     }
 }
 

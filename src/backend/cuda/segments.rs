@@ -1,17 +1,21 @@
-//! What the comparison kernel wrote, on its way back.
+//! Comparing arrays where they are, and what the kernel wrote on its way back.
 
+use super::array::CudaArray;
+use super::cuda::Cuda;
 use super::failure::driver;
+use super::kernels::{Arg, Grid};
 use super::memory::Block;
 use crate::error::Result;
-use cudarc::driver::CudaStream;
+use cudarc::driver::{CudaStream, DevicePtrMut};
+use std::ops::Range;
 use std::sync::Arc;
 
 /// The words of the comparison kernel. Reading them waits for that kernel and for nothing behind it.
 pub struct CudaSegments {
-    pub(super) block: Block,
-    pub(super) words: usize,
+    block: Block,
+    words: usize,
     /// A stream that nothing else is sent to.
-    pub(super) results: Arc<CudaStream>,
+    results: Arc<CudaStream>,
 }
 
 impl CudaSegments {
@@ -31,5 +35,56 @@ impl CudaSegments {
         Ok(words
             .map(|word| u64::from_ne_bytes(word.try_into().unwrap_or_default()))
             .collect())
+    }
+}
+
+impl Cuda {
+    /// Sends the comparison of two arrays of one shape and type: `words` of every segment.
+    ///
+    /// # Errors
+    /// [`Error::DeviceUnavailable`] if the GPU fails.
+    pub fn compare(
+        &self,
+        reference: &CudaArray,
+        candidate: &CudaArray,
+        row: usize,
+        pieces: &[Range<usize>],
+        words: usize,
+        close: Option<(f64, f64)>,
+    ) -> Result<CudaSegments> {
+        let dtype = reference.dtype;
+        let rows = reference.len().checked_div(row).unwrap_or(0);
+        let segments = rows * pieces.len();
+        let bounds = pieces
+            .iter()
+            .flat_map(|piece| [piece.start as i64, piece.end as i64]);
+        let bounds = self.table(&[pieces.len(), 2], bounds.collect::<Vec<i64>>())?;
+        let [reference, candidate] = [self.whole(reference)?, self.whole(candidate)?];
+        let [r, c, bounds] = [&reference, &candidate, &bounds].map(|array| self.read(array));
+        let words = segments * words;
+        let mut block = self.block(words * size_of::<u64>())?;
+        {
+            let (out, _record) = block.slice_mut().device_ptr_mut(&self.compute);
+            let (atol, rtol) = close.unwrap_or_default();
+            let args = [
+                r.arg(),
+                c.arg(),
+                Arg::I64(segments as i64),
+                Arg::I64(row as i64),
+                Arg::I32(pieces.len() as i32),
+                bounds.arg(),
+                Arg::I32(close.is_some().into()),
+                Arg::F64(atol),
+                Arg::F64(rtol),
+                Arg::Pointer(out),
+            ];
+            let grid = Grid::blocks(segments.div_ceil(8), (128, 1));
+            self.send(dtype, "compare", grid, &args)?;
+        }
+        Ok(CudaSegments {
+            block,
+            words,
+            results: self.results.clone(),
+        })
     }
 }

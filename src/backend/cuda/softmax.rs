@@ -1,0 +1,155 @@
+//! Softmax, by the kernel that the framework would use.
+
+use super::access::last;
+use super::array::CudaArray;
+use super::cuda::Cuda;
+use super::kernels::{Arg, Grid};
+use crate::error::Result;
+use crate::plan::{Mask, Summation};
+use crate::tensor::DType;
+
+impl Cuda {
+    pub(super) fn softmax(
+        &self,
+        scores: &CudaArray,
+        scale: f32,
+        mask: Mask,
+        summation: Summation,
+        shape: Vec<usize>,
+    ) -> Result<CudaArray> {
+        let dtype = scores.dtype;
+        let keys = last(&shape);
+        let rows = scores.len().checked_div(keys).unwrap_or(0);
+        let matrices = rows.checked_div(keys).unwrap_or(0);
+        let form = SoftmaxForm::of(summation, dtype, keys, matrices, mask);
+        let (shift, full) = match mask {
+            Mask::Causal => (0, 0),
+            Mask::Shifted(shift) => (shift, 0),
+            Mask::Full => (0, 1),
+        };
+        let from = self.read(scores);
+        self.produce(dtype, shape, |out| {
+            let ends = [from.arg(), Arg::Pointer(out)];
+            let keys_and_scale = |log2: u32| {
+                [
+                    Arg::I64(rows as i64),
+                    Arg::I32(keys as i32),
+                    Arg::I32(log2 as i32),
+                    Arg::F32(scale),
+                ]
+            };
+            let masked = [Arg::I32(shift), Arg::I32(full)];
+            match form {
+                SoftmaxForm::Warp { log2 } => {
+                    let args = [&ends[..], &keys_and_scale(log2), &masked].concat();
+                    self.send(dtype, "softmax_warp", warp_grid(rows, log2), &args)
+                }
+                SoftmaxForm::Megatron { log2 } => {
+                    let args = [&ends[..], &keys_and_scale(log2)].concat();
+                    self.send(dtype, "megatron_softmax", warp_grid(rows, log2), &args)
+                }
+                SoftmaxForm::Block { vector, generic } => {
+                    let own = [Arg::I32(keys as i32), Arg::F32(scale)];
+                    let form = [Arg::I32(vector), Arg::I32(generic.into())];
+                    let args = [&ends[..], &own, &masked, &form].concat();
+                    let grid = Grid::blocks(rows, (block_threads(keys), 1));
+                    self.send(dtype, "softmax_block", grid, &args)
+                }
+            }
+        })
+    }
+}
+
+/// Which kernel computes a softmax.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum SoftmaxForm {
+    Warp { log2: u32 },
+    Block { vector: i32, generic: bool },
+    Megatron { log2: u32 },
+}
+
+impl SoftmaxForm {
+    /// As PyTorch chooses (`SoftMax.cu`, 2.11). Half types go by another limit than fp32: BLOOM asks
+    /// for an fp32 softmax of them. Megatron's kernel is used where its Python says so
+    /// (`FusedScaleMaskSoftmax.is_kernel_available`), and torch's elsewhere.
+    fn of(summation: Summation, dtype: DType, keys: usize, matrices: usize, mask: Mask) -> Self {
+        let log2 = keys.max(1).next_power_of_two().ilog2();
+        let half = dtype.is_half();
+        if summation == Summation::MegatronCuda && half && mask == Mask::Causal {
+            let rows_per_block = warp_rows(log2);
+            let taken = (17..=2048).contains(&keys)
+                && keys.is_multiple_of(4)
+                && matrices.is_multiple_of(4)
+                && matrices.is_multiple_of(rows_per_block);
+            if taken {
+                return Self::Megatron { log2 };
+            }
+        }
+        let most = if half { 1024 } else { 2048 };
+        if keys <= most {
+            return Self::Warp { log2 };
+        }
+        let threads = block_threads(keys) as usize;
+        if !half && keys.div_ceil(threads) < 10 {
+            return Self::Block {
+                vector: 1,
+                generic: false,
+            };
+        }
+        // Rows start where vectors of 16 bytes do if their length is a multiple of one.
+        let vector = 16 / dtype.size();
+        let shared = (49_152 - threads / 8) / dtype.size();
+        Self::Block {
+            vector: vector as i32,
+            generic: !(keys.is_multiple_of(vector) && keys < shared),
+        }
+    }
+}
+
+/// Rows that a block of 128 threads takes of up to `2^log2` keys.
+fn warp_rows(log2: u32) -> usize {
+    let width = 1 << log2.min(5);
+    (128 / width) * if log2 <= 7 { 2 } else { 1 }
+}
+
+fn warp_grid(rows: usize, log2: u32) -> Grid {
+    Grid::blocks(rows.div_ceil(warp_rows(log2)), (128, 1))
+}
+
+/// `SoftMaxForward_getBlockSize`.
+fn block_threads(keys: usize) -> u32 {
+    keys.min(1024).next_multiple_of(32) as u32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn softmax_takes_the_kernel_that_torch_takes() {
+        let torch =
+            |dtype, keys| SoftmaxForm::of(Summation::TorchCuda, dtype, keys, 16, Mask::Causal);
+        let block = |vector, generic| SoftmaxForm::Block { vector, generic };
+        assert_eq!(torch(DType::F32, 1), SoftmaxForm::Warp { log2: 0 });
+        assert_eq!(torch(DType::F32, 2048), SoftmaxForm::Warp { log2: 11 });
+        assert_eq!(torch(DType::F32, 2049), block(1, false));
+        assert_eq!(torch(DType::F32, 9217), block(4, true));
+        assert_eq!(torch(DType::F32, 9220), block(4, false));
+        assert_eq!(torch(DType::F32, 16384), block(4, true));
+        assert_eq!(torch(DType::Bf16, 1024), SoftmaxForm::Warp { log2: 10 });
+        assert_eq!(torch(DType::Bf16, 1032), block(8, false));
+        assert_eq!(torch(DType::F16, 1025), block(8, true));
+    }
+
+    #[test]
+    fn megatrons_softmax_is_used_where_its_own_code_uses_it() {
+        let of = |dtype, keys, matrices| {
+            SoftmaxForm::of(Summation::MegatronCuda, dtype, keys, matrices, Mask::Causal)
+        };
+        assert_eq!(of(DType::F16, 20, 16), SoftmaxForm::Megatron { log2: 5 });
+        assert_eq!(of(DType::F32, 20, 16), SoftmaxForm::Warp { log2: 5 });
+        assert_eq!(of(DType::F16, 16, 16), SoftmaxForm::Warp { log2: 4 });
+        assert_eq!(of(DType::F16, 22, 16), SoftmaxForm::Warp { log2: 5 });
+        assert_eq!(of(DType::Bf16, 20, 6), SoftmaxForm::Warp { log2: 5 });
+    }
+}
