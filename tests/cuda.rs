@@ -726,8 +726,14 @@ fn doctor_says_what_is_there_and_what_is_missing() {
     };
     let text = doctor(&gpu, &[]);
     let documented = fs::read_to_string("docs/gpu.md").unwrap();
-    for fused in text.lines().filter_map(|line| line.strip_prefix("fused     ")) {
-        assert!(documented.contains(fused), "docs/gpu.md does not say: {fused}");
+    for fused in text
+        .lines()
+        .filter_map(|line| line.strip_prefix("fused     "))
+    {
+        assert!(
+            documented.contains(fused),
+            "docs/gpu.md does not say: {fused}"
+        );
     }
     insta::assert_snapshot!(text);
     let none = gpu.with("DEVICES", "0");
