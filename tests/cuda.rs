@@ -8,7 +8,8 @@ use common::fake_gpu::FakeGpu;
 use common::{Copy, goldens};
 use half::bf16;
 use parity::backend::{Compiler, CudaSettings};
-use parity::golden::{Content, Layout, Manifest};
+use parity::golden::{Content, Layout, Manifest, Source, import};
+use parity::plan::Summation;
 use parity::tensor::{DType, Tensor, npy};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -397,6 +398,80 @@ fn resize(copy: &Copy, file: &str, axis: usize, positions: usize, batch: usize) 
     };
     npy::write(&cut, &resized.unwrap()).unwrap();
     copy.edit(file, true, |bytes| *bytes = fs::read(&cut).unwrap());
+}
+
+/// A golden of a dump whose settings are changed as if it had been made on a GPU.
+fn dumped_on_a_gpu(
+    change: impl FnOnce(&mut Value),
+) -> (tempfile::TempDir, parity::Result<Manifest>) {
+    let dump = common::raw_dump(&goldens().join("bloom_bf16_tp1"));
+    let path = dump.path().join("config.json");
+    let mut config: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    config["device"] = "NVIDIA H100 80GB HBM3".into();
+    config["gpu"] = json!({
+        "name": "NVIDIA H100 80GB HBM3",
+        "compute_capability": "9.0",
+        "multiprocessors": 132,
+        "driver": "580.159.03",
+        "cublas": "13.1.0",
+        "cublas_sha256": null,
+        "cublaslt_sha256": null,
+        "flags": {"allow_tf32": true},
+        "environment": {"NVIDIA_TF32_OVERRIDE": "0"},
+    });
+    config["masked_softmax_fusion"] = true.into();
+    change(&mut config);
+    fs::write(&path, config.to_string()).unwrap();
+    let golden = dump.path().join("golden");
+    let source = Some(Source::MegatronDeepspeed);
+    let imported = import(dump.path(), source, &golden, false);
+    (dump, imported.map(|imported| imported.manifest))
+}
+
+#[test]
+fn a_dump_of_a_gpu_says_what_made_it() {
+    let (_, manifest) = dumped_on_a_gpu(|_| ());
+    let manifest = manifest.unwrap();
+    let gpu = manifest.provenance.gpu.unwrap();
+    assert_eq!(gpu.multiprocessors, 132);
+    assert!(gpu.flags.allow_tf32 && gpu.flags.allow_bf16_reduced_precision_reduction);
+    assert!(!manifest.provenance.extra.contains_key("gpu"));
+    assert_eq!(manifest.arithmetic.summation(), Summation::MegatronCuda);
+
+    let (_, refused) = dumped_on_a_gpu(|config| config["gpu"]["multiprocessors"] = "many".into());
+    let refused = refused.unwrap_err().to_string();
+    assert!(
+        refused.contains("gpu: expected a GPU as parity_dump.py describes it"),
+        "{refused}"
+    );
+}
+
+/// A reference of Megatron's fused kernels is met by kernels of ours with their trees.
+#[test]
+fn fused_kernels_run_where_the_reference_had_them() {
+    let Some(gpu) = FakeGpu::new() else { return };
+    let (dump, manifest) = dumped_on_a_gpu(|_| ());
+    manifest.unwrap();
+    let model = goldens().join("bloom_bf16_tp1/hf");
+    let args = ["--arithmetic", "megatron", "--mode", "isolated"];
+    let output = diff(&gpu, &dump.path().join("golden"), &model, &args);
+    assert_code(&output, 0);
+    let launched = |kernel: &str| {
+        let line = format!("launch kernel={kernel} ");
+        gpu.log()
+            .iter()
+            .filter(|logged| logged.starts_with(&line))
+            .count()
+    };
+    // Two norms and a softmax a block, and the first and the last norm.
+    assert_eq!(
+        (launched("megatron_layer_norm"), launched("layer_norm")),
+        (6, 0)
+    );
+    assert_eq!(
+        (launched("megatron_softmax"), launched("softmax_warp")),
+        (2, 0)
+    );
 }
 
 /// The calls between the first kernel and the last that wait for the GPU, apart from those for a pinned

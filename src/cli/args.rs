@@ -139,7 +139,8 @@ pub(super) struct DeviceArgs {
     pub(super) device: DeviceName,
     #[command(flatten)]
     pub(super) cuda: CudaArgs,
-    /// The most GPU memory to take, such as 8GiB [default: all there is]
+    /// The most GPU memory that weights and values may take, such as 8GiB; the libraries need some 100 MB
+    /// besides [default: all there is]
     #[arg(long, value_name = "SIZE")]
     pub(super) gpu_memory: Option<ByteSize>,
 }

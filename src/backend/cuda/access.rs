@@ -2,7 +2,7 @@
 
 use super::array::{CudaArray, Layout};
 use super::cuda::Cuda;
-use super::kernels::{Arg, Grid};
+use super::launch::{Arg, Grid};
 use super::memory::lock;
 use crate::backend::Backend;
 use crate::error::Result;

@@ -1,9 +1,9 @@
 //! Splitting heads, scores and context. Shapes: batch `b`, heads `n`, positions `s`, head dim `d`.
 
 use super::array::{CudaArray, Layout};
-use super::blas::{Gemm, Operand};
 use super::cuda::Cuda;
-use super::kernels::{Arg, Grid};
+use super::gemm::{Gemm, Operand};
+use super::launch::{Arg, Grid};
 use crate::error::Result;
 use crate::plan::{AlibiForm, HeadPart};
 

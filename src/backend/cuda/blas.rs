@@ -16,46 +16,21 @@
 //!
 //! Both libraries are column-major: a product `x · wᵀ` in C order is `w` transposed times `x`.
 
-use super::failure::{driver, unavailable};
+use super::failure::{cublas as check, driver, unavailable};
+use super::gemm::Gemm;
 use super::library::{Cublas, CublasLt};
 use super::lt::{Request, matmul_with_bias};
 use super::product::Product;
 use crate::backend::{Gpu, GpuFlags};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::tensor::DType;
 use cudarc::cublas::sys::{
     cublasComputeType_t, cublasGemmAlgo_t, cublasHandle_t, cublasMath_t, cublasOperation_t,
-    cudaDataType_t,
 };
 use cudarc::driver::{CudaSlice, CudaStream, DevicePtr};
 use std::ffi::{c_int, c_void};
 use std::ptr;
 use std::sync::{Arc, Mutex, PoisonError};
-
-/// An operand: where it is, the distance of its columns, and whether it is transposed.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Operand {
-    pub(super) pointer: u64,
-    pub(super) leading: usize,
-    pub(super) transposed: bool,
-    /// Distance to the operand of the next product of a batch, in elements.
-    pub(super) stride: usize,
-}
-
-/// `result [m, n] = alpha · a [m, k] · b [k, n] + beta · result`, column-major, `batch` times.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Gemm {
-    pub(super) dtype: DType,
-    pub(super) m: usize,
-    pub(super) n: usize,
-    pub(super) k: usize,
-    pub(super) batch: usize,
-    pub(super) alpha: f32,
-    pub(super) beta: f32,
-    pub(super) a: Operand,
-    pub(super) b: Operand,
-    pub(super) result: Operand,
-}
 
 /// The libraries, ready to be called.
 pub(super) struct Blas {
@@ -240,7 +215,7 @@ impl Blas {
         let (a, b, c) = (gemm.a.pointer, gemm.b.pointer, gemm.result.pointer);
         let (alpha, beta) = (&gemm.alpha, &gemm.beta);
         let cublas = &self.cublas;
-        let kind = cuda_type(gemm.dtype)?;
+        let kind = gemm.cuda_type();
         let sums = cublasComputeType_t::CUBLAS_COMPUTE_32F;
         let algorithm = cublasGemmAlgo_t::CUBLAS_GEMM_DEFAULT_TENSOR_OP;
         // SAFETY: the handle is valid and locked; the pointers are of arrays of these extents in memory
@@ -376,28 +351,6 @@ impl State {
     }
 }
 
-impl Gemm {
-    /// With the leading dimensions that PyTorch gives degenerate matrices
-    /// (`_cublasAdjustLdLevel3`): they are not read, but looked at.
-    fn adjusted(mut self) -> Self {
-        let at_least_1 = |extent: usize| extent.max(1);
-        if self.n <= 1 {
-            self.result.leading = at_least_1(self.m);
-        }
-        match self.a.transposed {
-            true if self.m <= 1 => self.a.leading = at_least_1(self.k),
-            false if self.k <= 1 => self.a.leading = at_least_1(self.m),
-            _ => {}
-        }
-        match self.b.transposed {
-            true if self.k <= 1 => self.b.leading = at_least_1(self.n),
-            false if self.n <= 1 => self.b.leading = at_least_1(self.k),
-            _ => {}
-        }
-        self
-    }
-}
-
 fn count(products: &mut Vec<Product>, call: &str, gemm: &Gemm, algorithm: Option<String>) {
     let product = Product {
         call: call.to_owned(),
@@ -453,39 +406,4 @@ fn kibibytes(text: &str) -> Option<usize> {
     kibibytes
         .checked_mul(1024)
         .filter(|bytes| *bytes <= 1 << 30)
-}
-
-fn cuda_type(dtype: DType) -> Result<cudaDataType_t> {
-    match dtype {
-        DType::F32 => Ok(cudaDataType_t::CUDA_R_32F),
-        DType::F16 => Ok(cudaDataType_t::CUDA_R_16F),
-        DType::Bf16 => Ok(cudaDataType_t::CUDA_R_16BF),
-        other => Err(unavailable(format!(
-            "cuBLAS is not asked for products in {other}"
-        ))),
-    }
-}
-
-/// Names the statuses that cuBLAS, cuBLASLt share (`cublasStatus_t`).
-pub(super) fn check(status: c_int, doing: &str) -> Result<()> {
-    let name = match status {
-        0 => return Ok(()),
-        1 => "not initialized",
-        3 => "allocation failed",
-        7 => "invalid value",
-        8 => "the GPU is too old",
-        11 => "mapping error",
-        13 => "execution failed",
-        14 => "internal error",
-        15 => "not supported",
-        _ => "unknown",
-    };
-    Err(failed(doing, status, name))
-}
-
-fn failed(doing: &str, status: c_int, name: &str) -> Error {
-    unavailable(format!(
-        "cuBLAS failed ({doing}: status {status}, {name}); the GPU may be lost or full: see nvidia-smi, \
-         and run again"
-    ))
 }

@@ -4,7 +4,7 @@ use super::array::CudaArray;
 use super::blas::Blas;
 use super::compiler::Compiler;
 use super::failure::driver;
-use super::kernels::Kernels;
+use super::launch::Kernels;
 use super::memory::{Block, Meter, Ring, block_of, lock};
 use super::probe::Usable;
 use super::product::Product;

@@ -2,7 +2,7 @@
 
 use super::array::CudaArray;
 use super::cuda::Cuda;
-use super::kernels::{Arg, Grid};
+use super::launch::{Arg, Grid};
 use crate::backend::Backend;
 use crate::error::{Error, Result};
 use crate::tensor::{DType, Element, with_element};

@@ -1,10 +1,11 @@
 //! What is said when a GPU or a library of it fails.
 
 use crate::backend::Device;
-use crate::error::Error;
+use crate::error::{Error, Result};
 use crate::plan::Step;
 use cudarc::driver::DriverError;
 use cudarc::driver::sys::CUresult;
+use std::ffi::c_int;
 
 /// The device cannot be used, or not any more.
 pub(super) fn unavailable(reason: impl Into<String>) -> Error {
@@ -40,4 +41,24 @@ pub(super) fn unsupported(step: &Step, what: String) -> Error {
         backend: "cuda",
         what,
     }
+}
+
+/// What a status of cuBLAS or cuBLASLt means (`cublasStatus_t`). `doing` is what it was asked for.
+pub(super) fn cublas(status: c_int, doing: &str) -> Result<()> {
+    let name = match status {
+        0 => return Ok(()),
+        1 => "not initialized",
+        3 => "allocation failed",
+        7 => "invalid value",
+        8 => "the GPU is too old",
+        11 => "mapping error",
+        13 => "execution failed",
+        14 => "internal error",
+        15 => "not supported",
+        _ => "unknown",
+    };
+    Err(unavailable(format!(
+        "cuBLAS failed ({doing}: status {status}, {name}); the GPU may be lost or full: see nvidia-smi, \
+         and run again"
+    )))
 }

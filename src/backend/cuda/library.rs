@@ -2,7 +2,7 @@
 //!
 //! They are loaded by their own path and their functions looked up one by one, so that exactly the
 //! library that was named is called, and one that lacks a function is an error instead of a panic.
-//! Types and constants are cudarc's.
+//! Types and constants are cudarc's; where it has one for each library, cuBLAS's.
 
 use super::failure::unavailable;
 use super::settings::CudaSettings;
@@ -235,14 +235,14 @@ functions!(
     CublasLt, "cublasLt", {
     cublasLtGetVersion: fn() -> usize;
     cublasLtMatmulDescCreate: fn(
-        *mut lt::cublasLtMatmulDesc_t, lt::cublasComputeType_t, lt::cudaDataType_t,
+        *mut lt::cublasLtMatmulDesc_t, cublasComputeType_t, cudaDataType_t,
     ) -> c_int;
     cublasLtMatmulDescDestroy: fn(lt::cublasLtMatmulDesc_t) -> c_int;
     cublasLtMatmulDescSetAttribute: fn(
         lt::cublasLtMatmulDesc_t, lt::cublasLtMatmulDescAttributes_t, *const c_void, usize,
     ) -> c_int;
     cublasLtMatrixLayoutCreate: fn(
-        *mut lt::cublasLtMatrixLayout_t, lt::cudaDataType_t, u64, u64, i64,
+        *mut lt::cublasLtMatrixLayout_t, cudaDataType_t, u64, u64, i64,
     ) -> c_int;
     cublasLtMatrixLayoutDestroy: fn(lt::cublasLtMatrixLayout_t) -> c_int;
     cublasLtMatmulPreferenceCreate: fn(*mut lt::cublasLtMatmulPreference_t) -> c_int;

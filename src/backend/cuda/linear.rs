@@ -1,10 +1,10 @@
 //! Linear layers.
 
 use super::array::CudaArray;
-use super::blas::{Gemm, Operand};
 use super::cuda::Cuda;
 use super::failure::unsupported;
-use super::kernels::{Arg, Grid};
+use super::gemm::{Gemm, Operand};
+use super::launch::{Arg, Grid};
 use crate::error::Result;
 use crate::plan::Step;
 

@@ -1,21 +1,21 @@
 //! One product by cuBLASLt, with the objects that describe it.
 
-use super::blas::{Gemm, check};
+use super::failure::cublas as check;
+use super::gemm::{Gemm, Operand};
 use super::library::{CublasLt, Heuristic};
 use crate::error::Result;
 use crate::tensor::DType;
-use cudarc::cublas::sys::{cublasHandle_t, cublasOperation_t};
+use cudarc::cublas::sys::{cublasComputeType_t, cublasHandle_t, cublasOperation_t, cudaDataType_t};
 use cudarc::cublaslt::sys::{
-    cublasComputeType_t, cublasLtEpilogue_t, cublasLtMatmulAlgo_t,
-    cublasLtMatmulAlgoConfigAttributes_t as Config, cublasLtMatmulDesc_t,
-    cublasLtMatmulDescAttributes_t as Attribute, cublasLtMatmulPreference_t,
-    cublasLtMatmulPreferenceAttributes_t as Preference, cublasLtMatrixLayout_t, cudaDataType_t,
+    cublasLtEpilogue_t, cublasLtMatmulAlgo_t, cublasLtMatmulAlgoConfigAttributes_t as Config,
+    cublasLtMatmulDesc_t, cublasLtMatmulDescAttributes_t as Attribute, cublasLtMatmulPreference_t,
+    cublasLtMatmulPreferenceAttributes_t as Preference, cublasLtMatrixLayout_t,
 };
 use std::ffi::{c_int, c_void};
 use std::ptr;
 
-/// Sums of the library's own type, and sums in the output's type, are ruled out by this
-/// (`CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE`, `_NONE` being no bit).
+/// Partial sums are added in the type of the computation or not at all: rules out those in place and in
+/// the output's type (`CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE`; `_NONE` is no bit).
 const IN_COMPUTE_TYPE: u32 = 2;
 
 /// How a product is to be computed, beyond what it is.
@@ -39,9 +39,9 @@ pub(super) fn matmul_with_bias(
     gemm: &Gemm,
     request: &Request,
 ) -> Result<Option<String>> {
-    let kind = cuda_type(gemm.dtype);
+    let kind = gemm.cuda_type();
     let description = Description::new(lt, gemm, request)?;
-    let stored = |operand: super::blas::Operand, rows: usize, columns: usize| {
+    let stored = |operand: Operand, rows: usize, columns: usize| {
         let (rows, columns) = match operand.transposed {
             true => (columns, rows),
             false => (rows, columns),
@@ -293,14 +293,6 @@ impl<'a> Preferences<'a> {
 /// The largest power of two up to 256 that divides the address.
 fn alignment(pointer: u64) -> u32 {
     1 << pointer.trailing_zeros().min(8)
-}
-
-fn cuda_type(dtype: DType) -> cudaDataType_t {
-    match dtype {
-        DType::F16 => cudaDataType_t::CUDA_R_16F,
-        DType::Bf16 => cudaDataType_t::CUDA_R_16BF,
-        _ => cudaDataType_t::CUDA_R_32F,
-    }
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use super::access::{Reading, last};
 use super::array::CudaArray;
 use super::cuda::Cuda;
 use super::failure::unsupported;
-use super::kernels::{Arg, Grid};
+use super::launch::{Arg, Grid};
 use crate::error::Result;
 use crate::plan::{Step, Summation};
 

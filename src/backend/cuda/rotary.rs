@@ -2,7 +2,7 @@
 
 use super::array::CudaArray;
 use super::cuda::Cuda;
-use super::kernels::{Arg, Grid};
+use super::launch::{Arg, Grid};
 use crate::error::Result;
 use crate::plan::{Rotary, RotaryPairs};
 

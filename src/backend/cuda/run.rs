@@ -5,7 +5,7 @@ use super::attention::Alibi;
 use super::cuda::Cuda;
 use super::elementwise::kind;
 use super::failure::{driver, unsupported};
-use super::kernels::Arg;
+use super::launch::Arg;
 use crate::backend::{Backend, Device};
 use crate::error::{Error, Result};
 use crate::plan::{Numerics, Op, QkvLayout, Rounding, Step, Summation};

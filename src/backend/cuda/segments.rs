@@ -3,7 +3,7 @@
 use super::array::CudaArray;
 use super::cuda::Cuda;
 use super::failure::driver;
-use super::kernels::{Arg, Grid};
+use super::launch::{Arg, Grid};
 use super::memory::Block;
 use crate::error::Result;
 use cudarc::driver::{CudaStream, DevicePtrMut};

@@ -3,7 +3,7 @@
 use super::access::last;
 use super::array::CudaArray;
 use super::cuda::Cuda;
-use super::kernels::{Arg, Grid};
+use super::launch::{Arg, Grid};
 use crate::error::Result;
 use crate::plan::{Mask, Summation};
 use crate::tensor::DType;

@@ -1,0 +1,61 @@
+//! A matrix product in the libraries' column-major terms.
+
+use crate::tensor::DType;
+use cudarc::cublas::sys::cudaDataType_t;
+
+/// An operand: where it is, the distance of its columns, and whether it is transposed.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Operand {
+    pub(super) pointer: u64,
+    pub(super) leading: usize,
+    pub(super) transposed: bool,
+    /// Distance to the operand of the next product of a batch, in elements.
+    pub(super) stride: usize,
+}
+
+/// `result [m, n] = alpha · a [m, k] · b [k, n] + beta · result`, column-major, `batch` times.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Gemm {
+    pub(super) dtype: DType,
+    pub(super) m: usize,
+    pub(super) n: usize,
+    pub(super) k: usize,
+    pub(super) batch: usize,
+    pub(super) alpha: f32,
+    pub(super) beta: f32,
+    pub(super) a: Operand,
+    pub(super) b: Operand,
+    pub(super) result: Operand,
+}
+
+impl Gemm {
+    /// With the leading dimensions that PyTorch gives degenerate matrices
+    /// (`_cublasAdjustLdLevel3`): they are not read, but looked at.
+    pub(super) fn adjusted(mut self) -> Self {
+        let at_least_1 = |extent: usize| extent.max(1);
+        if self.n <= 1 {
+            self.result.leading = at_least_1(self.m);
+        }
+        match self.a.transposed {
+            true if self.m <= 1 => self.a.leading = at_least_1(self.k),
+            false if self.k <= 1 => self.a.leading = at_least_1(self.m),
+            _ => {}
+        }
+        match self.b.transposed {
+            true if self.k <= 1 => self.b.leading = at_least_1(self.n),
+            false if self.n <= 1 => self.b.leading = at_least_1(self.k),
+            _ => {}
+        }
+        self
+    }
+
+    /// Its storage type in the libraries' terms.
+    pub(super) fn cuda_type(&self) -> cudaDataType_t {
+        match self.dtype {
+            DType::F16 => cudaDataType_t::CUDA_R_16F,
+            DType::Bf16 => cudaDataType_t::CUDA_R_16BF,
+            // Steps are stored in one of three types, which is checked before they run.
+            _ => cudaDataType_t::CUDA_R_32F,
+        }
+    }
+}
