@@ -109,7 +109,7 @@ class _Recorder:
         self.rank, self.size = tensor_parallel
         self.suffix = ".tp%d" % self.rank if self.size > 1 else ""
         self.arrays, self.calls, self.written, self.hooks = {}, {}, [], []
-        self.tokens, self.classes = None, {}
+        self.tokens, self.classes, self.use_cache = None, {}, None
         self.parameters = [p.dtype for p in model.parameters() if p.is_floating_point()]
         self.device = str(next((p.device for p in model.parameters()), torch.device("cpu")))
         os.makedirs(folder, exist_ok=True)
@@ -133,6 +133,10 @@ class _Recorder:
             lambda m, args, output: self._record(name, "output", _first(output))))
 
     def _on_root_input(self, module, args, kwargs):
+        # transformers keeps keys and values unless it is told not to; where they lie then decides
+        # which kernel a GPU's library takes.
+        default = getattr(getattr(module, "config", None), "use_cache", None)
+        self.use_cache = kwargs.get("use_cache", default)
         named = [kwargs[key] for key in ("input_ids", "tokens") if key in kwargs]
         for value in named + list(args) + list(kwargs.values()):
             for tensor in value if isinstance(value, (tuple, list)) else (value,):
@@ -218,7 +222,7 @@ class _Recorder:
             "tensor_parallel": self.size,
             "rank": self.rank,
             "config": config,
-            "numerics": _numerics(config),
+            "numerics": {**_numerics(config), "use_cache": self.use_cache},
             "arrays": list(self.arrays.values()),
         }
         if self.device.startswith("cuda"):

@@ -289,6 +289,31 @@ fn products_are_asked_for_as_pytorch_asks() {
     insta::assert_snapshot!(text);
 }
 
+/// A key-value cache copies keys and values of one sequence, which else stay in the projection.
+#[test]
+fn a_cache_moves_keys_and_values() {
+    let Some(gpu) = FakeGpu::new() else { return };
+    let copy = made_here("transformers_bloom_bf16_tp1", |manifest| {
+        manifest["arithmetic"]["use_cache"] = true.into();
+    });
+    let model = goldens().join("bloom_bf16_tp1/hf");
+    let stages = "h.0.self_attention.context";
+    let output = diff(
+        &gpu,
+        &copy.golden(),
+        &model,
+        &["--mode", "chained", "--stages", stages],
+    );
+    assert_code(&output, 0);
+    let text = products(&gpu.log());
+    // Keys and values are the first operands; queries are a view still.
+    assert!(
+        text.contains("op=TN m=20 n=20 k=8 lda=8 ldb=192 "),
+        "{text}"
+    );
+    assert!(text.contains("op=NN m=8 n=20 k=20 lda=8 ldb=20 "), "{text}");
+}
+
 /// Megatron's ranks and transformers' `slow_but_exact` are products of slices, added up.
 #[test]
 fn partial_sums_are_products_of_slices() {

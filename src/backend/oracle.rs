@@ -73,6 +73,7 @@ impl Evaluation<'_> {
                 part,
                 layout,
                 heads,
+                ..
             } => self.split_heads(*part, *layout, *heads)?,
             Op::AttentionScores {
                 product_scale,

@@ -188,6 +188,7 @@ impl Evaluation<'_> {
                 part,
                 layout,
                 heads,
+                ..
             } => {
                 let shape = IxDyn(self.inputs[0].shape);
                 let split = |all: &[f32]| {

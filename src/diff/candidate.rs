@@ -108,7 +108,15 @@ impl Candidate {
                 })
             }
             Some(ArithmeticName::Transformers) | None => {
-                Arithmetic::Transformers(self.transformers)
+                // A property of the run, which no model has.
+                let use_cache = match golden {
+                    Arithmetic::Transformers(transformers) => transformers.use_cache,
+                    Arithmetic::Megatron(_) => false,
+                };
+                Arithmetic::Transformers(TransformersArithmetic {
+                    use_cache,
+                    ..self.transformers
+                })
             }
         }
     }

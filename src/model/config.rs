@@ -259,6 +259,7 @@ impl Settings<'_> {
         }
         Ok(TransformersArithmetic {
             slow_but_exact: slices,
+            ..TransformersArithmetic::default()
         })
     }
 

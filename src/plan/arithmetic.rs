@@ -23,6 +23,10 @@ pub struct TransformersArithmetic {
     /// one. transformers leaves the biases of both out then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub slow_but_exact: Option<usize>,
+    /// Whether keys and values went through a key-value cache, on a GPU: libraries choose their
+    /// kernels by where operands lie.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub use_cache: bool,
 }
 
 /// What changes Megatron's results from run to run.

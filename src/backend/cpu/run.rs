@@ -64,6 +64,7 @@ fn compute<T: Float>(step: &Step, inputs: &[&Tensor], params: &[&Tensor]) -> Res
             part,
             layout,
             heads,
+            ..
         } => attention::split_heads(x.view::<T>()?, *part, *layout, *heads),
         Op::AttentionScores {
             product_scale,

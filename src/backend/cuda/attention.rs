@@ -15,20 +15,22 @@ pub(super) struct Alibi<'a> {
 }
 
 impl Cuda {
-    /// Of one sequence the heads are left where they are, as PyTorch's `reshape` leaves them: its
-    /// products then have the leading dimensions of the fused projection.
+    /// Of one sequence the heads are left where they are, as PyTorch's `reshape` leaves them, unless a
+    /// key-value cache copies them: its products then have the leading dimensions of the fused
+    /// projection.
     pub(super) fn split_heads(
         &self,
         fused: &CudaArray,
         part: HeadPart,
         heads: usize,
+        cached: bool,
         shape: Vec<usize>,
     ) -> Result<CudaArray> {
         let &[batch, _, positions, head_dim] = shape.as_slice() else {
             unreachable!("the step's shape was checked");
         };
         let fused = self.whole(fused)?;
-        if batch == 1 {
+        if batch == 1 && !cached {
             return Ok(CudaArray {
                 dtype: fused.dtype,
                 shape,

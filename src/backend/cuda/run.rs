@@ -83,7 +83,8 @@ impl Cuda {
                 part,
                 layout: QkvLayout::PerHead,
                 heads,
-            } => self.split_heads(x, *part, *heads, shape),
+                cached,
+            } => self.split_heads(x, *part, *heads, *cached, shape),
             Op::Rotary(rotary) => self.rotary(x, rotary, each, shape),
             Op::AttentionScores {
                 product_scale,

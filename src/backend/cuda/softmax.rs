@@ -69,8 +69,8 @@ enum SoftmaxForm {
 }
 
 impl SoftmaxForm {
-    /// As PyTorch chooses (`SoftMax.cu`, 2.11). Half types go by another limit than fp32: BLOOM asks
-    /// for an fp32 softmax of them. Megatron's kernel is used where its Python says so
+    /// As PyTorch chooses (`SoftMax.cpp`, `SoftMax.cu`) for an fp32 softmax, which is what BLOOM asks
+    /// for whatever its type. Megatron's kernel is used where its Python says so
     /// (`FusedScaleMaskSoftmax.is_kernel_available`), and torch's elsewhere.
     fn of(summation: Summation, dtype: DType, keys: usize, matrices: usize, mask: Mask) -> Self {
         let log2 = keys.max(1).next_power_of_two().ilog2();
@@ -85,20 +85,23 @@ impl SoftmaxForm {
                 return Self::Megatron { log2 };
             }
         }
-        let most = if half { 1024 } else { 2048 };
+        // fp16 is widened by the kernel itself; bf16 before it, so that its kernel is fp32's.
+        let fp16 = dtype == DType::F16;
+        let most = if fp16 { 1024 } else { 2048 };
         if keys <= most {
             return Self::Warp { log2 };
         }
         let threads = block_threads(keys) as usize;
-        if !half && keys.div_ceil(threads) < 10 {
+        if !fp16 && keys.div_ceil(threads) < 10 {
             return Self::Block {
                 vector: 1,
                 generic: false,
             };
         }
         // Rows start where vectors of 16 bytes do if their length is a multiple of one.
-        let vector = 16 / dtype.size();
-        let shared = (49_152 - threads / 8) / dtype.size();
+        let size = if fp16 { 2 } else { 4 };
+        let vector = 16 / size;
+        let shared = (49_152 - threads / 8) / size;
         Self::Block {
             vector: vector as i32,
             generic: !(keys.is_multiple_of(vector) && keys < shared),
@@ -136,9 +139,12 @@ mod tests {
         assert_eq!(torch(DType::F32, 9217), block(4, true));
         assert_eq!(torch(DType::F32, 9220), block(4, false));
         assert_eq!(torch(DType::F32, 16384), block(4, true));
-        assert_eq!(torch(DType::Bf16, 1024), SoftmaxForm::Warp { log2: 10 });
-        assert_eq!(torch(DType::Bf16, 1032), block(8, false));
+        assert_eq!(torch(DType::F16, 1024), SoftmaxForm::Warp { log2: 10 });
+        assert_eq!(torch(DType::F16, 1032), block(8, false));
         assert_eq!(torch(DType::F16, 1025), block(8, true));
+        for keys in [1, 1024, 1025, 2048, 2049, 9217, 9220, 16384] {
+            assert_eq!(torch(DType::Bf16, keys), torch(DType::F32, keys));
+        }
     }
 
     #[test]

@@ -5,7 +5,7 @@ use super::raw::RawDump;
 use crate::error::Result;
 use crate::golden::manifest::{Join, Layout};
 use crate::model::ConvertedConfig;
-use crate::plan::{Arithmetic, Form};
+use crate::plan::{Arithmetic, Form, TransformersArithmetic};
 use crate::tensor::DType;
 use std::path::Path;
 
@@ -34,13 +34,27 @@ pub(super) fn describe(dump: &RawDump) -> Result<Described> {
     Ok(Described {
         framework: "transformers",
         dtype: dump.setting::<DType>(&["dtype"], "fp32, fp16 or bf16")?,
-        arithmetic: Arithmetic::Transformers(config.arithmetic),
+        arithmetic: Arithmetic::Transformers(TransformersArithmetic {
+            use_cache: used_cache(dump),
+            ..config.arithmetic
+        }),
         ranks: 1,
         names: Box::new(ModuleNames {
             prefix: config.model.base_prefix(),
         }),
         model: config.model,
     })
+}
+
+/// Whether keys and values went through a cache, of a run on a GPU: elsewhere it changes nothing.
+fn used_cache(dump: &RawDump) -> bool {
+    #[derive(serde::Deserialize)]
+    struct Ran {
+        use_cache: Option<bool>,
+    }
+    let on_gpu = dump.provenance().contains_key("gpu");
+    let ran = dump.setting::<Ran>(&["numerics"], "an object of settings");
+    on_gpu && ran.is_ok_and(|ran| ran.use_cache.unwrap_or(false))
 }
 
 /// The configuration in the folder that was run, with what was set for this run.

@@ -112,7 +112,8 @@ __device__ float of_block(float own, float identity, Join join) {
 }  // namespace masked
 
 // Rows of at most 2^log2_elements keys, the least such power of two, up to 2048: PyTorch takes this
-// form up to 2048 keys, or 1024 where it widens a half type to an fp32 result.
+// form up to 2048 keys, or 1024 where the kernel itself widens fp16 to an fp32 result. bf16 is widened
+// by a kernel before it, and its softmax is that of fp32 (`softmax` in SoftMax.cpp).
 //
 // With W = min(32, 2^log2_elements): lane l of W takes the keys l, l + W, … in turn; lanes are added
 // to those W/2, …, 2, 1 away.
@@ -146,10 +147,11 @@ softmax_warp(const Stored* scores, Stored* out, i64 rows, int keys, int log2_ele
 //
 //   cunn_SoftMaxForwardReg   vector 1, generic 0: same types in and out, ceil(keys / block) < 10
 //   cunn_SoftMaxForwardSmem  vector v, generic 0: otherwise, if keys % v == 0, both pointers are
-//                            multiples of 16 bytes and keys < (49152 − block / 8) / sizeof(Stored)
+//                            multiples of 16 bytes and keys < (49152 − block / 8) / size
 //   cunn_SoftMaxForward      vector v, generic 1: otherwise; keys >= block
 //
-// with v = 16 bytes of elements: 4 for fp32, 8 for the half types. A row is read again rather than
+// with v = 16 bytes of the kernel's input, of `size` bytes an element: 4 for fp32 and bf16, which is
+// widened before, and 8 for fp16. A row is read again rather than
 // kept, which changes no bit. Exponentials are computed once for the sum and again for the result.
 //
 // Thread t takes keys in the order of `keys_of_thread`; see `of_block` for the rest of the tree.
@@ -163,7 +165,9 @@ softmax_block(const Stored* scores, Stored* out, int keys, float scale, int shif
     scores += row * keys;
     out += row * keys;
     const int end = masked::seen(row, keys, shift, full);
-    const int head = generic ? int(reinterpret_cast<u64>(scores) % 16 / sizeof(Stored)) : 0;
+    // Elements from a 16-byte boundary to the row, in the array that PyTorch gives its kernel, which
+    // starts at one.
+    const int head = generic ? int(row * keys % vector) : 0;
 
     const float least = -3.402823466e38f;
     float most = least;
