@@ -70,6 +70,7 @@ impl Synthetic {
             parity_golden: 1,
             provenance: Provenance {
                 gpu: None,
+                alibi_slopes: None,
                 framework: "synthetic".into(),
                 device: "cpu".into(),
                 torch: None,

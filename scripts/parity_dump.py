@@ -22,7 +22,7 @@ the key "gpu" of dump.json holds them, with null for what could not be found out
 
     name, compute_capability, multiprocessors   the card; "9.0"
     driver                                      its version
-    cublas                                      the version of the loaded libcublas; "13.1.0"
+    cublas, cublaslt                            the versions of the loaded libraries; "13.1.0"
     cublas_sha256, cublaslt_sha256              digests of the loaded library files
     flags                                       switches of torch that change products
     environment                                 variables that change them, those that are set
@@ -357,7 +357,8 @@ def gpu(device="cuda"):
         "compute_capability": "%d.%d" % torch.cuda.get_device_capability(device),
         "multiprocessors": properties.multi_processor_count,
         "driver": _driver(),
-        "cublas": _cublas_version(cublas),
+        "cublas": _version_text(_cublas_version(cublas)),
+        "cublaslt": _version_text(_cublaslt_version(loaded_library("libcublasLt.so"))),
         "cublas_sha256": _sha256(cublas),
         "cublaslt_sha256": _sha256(loaded_library("libcublasLt.so")),
         "flags": _gpu_flags(),
@@ -384,11 +385,24 @@ def _cublas_version(path):
         number = ctypes.c_int(0)
         # The version is the library's: it takes no handle.
         if ctypes.CDLL(path).cublasGetVersion_v2(None, ctypes.byref(number)) == 0:
-            # Until cuBLAS 11 the major version counted thousands: 11401 is 11.4.1.
-            major = 10000 if number.value >= 100000 else 1000
-            rest = number.value % major
-            return "%d.%d.%d" % (number.value // major, rest // 100, rest % 100)
+            return number.value
     return None
+
+
+def _cublaslt_version(path):
+    with contextlib.suppress(Exception):
+        function = ctypes.CDLL(path).cublasLtGetVersion
+        function.restype = ctypes.c_size_t
+        return function()
+    return None
+
+
+def _version_text(number):
+    """130100 is 13.1.0; until version 11 the major counted thousands: 11401 is 11.4.1."""
+    if number is None:
+        return None
+    major = 10000 if number >= 100000 else 1000
+    return "%d.%d.%d" % (number // major, number % major // 100, number % major % 100)
 
 
 _digests = {}
@@ -437,6 +451,11 @@ def _gpu_flags():
             flag("allow_fp16_reduced_precision_reduction", True),
         "allow_bf16_reduced_precision_reduction":
             flag("allow_bf16_reduced_precision_reduction", True),
+        # Before torch 2.10 sums were cut wherever cuBLAS liked.
+        "allow_fp16_reduced_precision_reduction_split_k":
+            flag("allow_fp16_reduced_precision_reduction_split_k", True),
+        "allow_bf16_reduced_precision_reduction_split_k":
+            flag("allow_bf16_reduced_precision_reduction_split_k", True),
         "allow_fp16_accumulation": flag("allow_fp16_accumulation", False),
         "preferred_blas_library": "cublas",
         "tunable_op": False,

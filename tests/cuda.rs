@@ -133,12 +133,14 @@ fn made_here(name: &str, change: impl FnOnce(&mut Value)) -> Copy {
     let path = copy.golden().join("golden.json");
     let mut manifest: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
     manifest["provenance"]["device"] = "Fake GPU".into();
+    manifest["provenance"]["torch"] = "2.11.0+cu130".into();
     manifest["provenance"]["gpu"] = json!({
         "name": "Fake GPU",
         "compute_capability": "9.0",
         "multiprocessors": 4,
         "driver": null,
         "cublas": "13.1.0",
+        "cublaslt": "13.1.0",
         "cublas_sha256": null,
         "cublaslt_sha256": null,
         "flags": {
@@ -187,6 +189,95 @@ fn a_reference_of_the_same_gpu_is_held_to_the_bit() {
         text.contains("1 of 10240 elements differ where none may"),
         "{text}"
     );
+}
+
+/// What a report says of being exact is what was asked.
+#[test]
+fn a_tolerance_that_was_asked_for_is_not_called_exact() {
+    let Some(gpu) = FakeGpu::new() else { return };
+    let copy = made_here("transformers_bloom_bf16_tp1", |_| ());
+    let model = goldens().join("bloom_bf16_tp1/hf");
+    let run = |args: &[&str]| {
+        diff(
+            &gpu,
+            &copy.golden(),
+            &model,
+            &[&["--stages", "h.0"], args].concat(),
+        )
+    };
+    let loose = run(&["--tolerance", "rel=1e-1"]);
+    let text = stdout(&loose);
+    assert!(
+        text.contains("comparable to the bit, but held to other tolerances"),
+        "{text}"
+    );
+    let exact = report(&run(&["--format", "json"]));
+    assert_eq!(exact["cases"][0]["on_gpu"]["held_exactly"], true);
+    let loose = report(&run(&["--format", "json", "--tolerance", "rel=1e-1"]));
+    assert_eq!(loose["cases"][0]["on_gpu"]["exactly_comparable"], true);
+    assert_eq!(loose["cases"][0]["on_gpu"]["held_exactly"], false);
+}
+
+/// The same GPU does not make two arithmetics one.
+#[test]
+fn another_arithmetic_is_not_comparable() {
+    let Some(gpu) = FakeGpu::new() else { return };
+    let model = goldens().join("bloom_bf16_tp1/hf");
+    for (golden, args, why) in [
+        (
+            "bloom_bf16_tp1",
+            &[][..],
+            "megatron arithmetic, whose products",
+        ),
+        (
+            "transformers_bloom_bf16_tp1",
+            &["--arithmetic", "megatron"][..],
+            "transformers arithmetic, here megatron",
+        ),
+    ] {
+        let copy = made_here(golden, |_| ());
+        let args = [&["--mode", "isolated", "--format", "json"], args].concat();
+        let output = diff(&gpu, &copy.golden(), &model, &args);
+        assert_code(&output, 0);
+        let on_gpu = &report(&output)["cases"][0]["on_gpu"];
+        assert_eq!(on_gpu["exactly_comparable"], false);
+        assert!(on_gpu["differences"].to_string().contains(why), "{on_gpu}");
+    }
+}
+
+/// Slopes of the reference's own GPU are used, if they are this model's but for the last bits.
+#[test]
+fn slopes_of_the_reference_are_taken_over() {
+    let Some(gpu) = FakeGpu::new() else { return };
+    let model = goldens().join("bloom_fp32_tp1/hf");
+    let run = |factor: f32| {
+        let copy = made_here("transformers_bloom_fp32_tp1", |manifest| {
+            let slopes = (1..=8).map(|power| 0.5_f32.powi(power) * factor);
+            manifest["provenance"]["alibi_slopes"] = slopes.collect::<Vec<f32>>().into();
+        });
+        let stages = "h.0.self_attention.probs";
+        let args = [
+            "--mode",
+            "chained",
+            "--stages",
+            stages,
+            "--tolerance",
+            "rel=1e-2",
+            "--format",
+            "json",
+        ];
+        let output = diff(&gpu, &copy.golden(), &model, &args);
+        assert_code(&output, 0);
+        report(&output)
+    };
+    let (own, near, other) = (run(1.0), run(1.0 + f32::EPSILON), run(1.1));
+    let probabilities = |report: &Value| report["stages"][0]["mean_abs"].clone();
+    assert_ne!(probabilities(&own), probabilities(&near));
+    assert_eq!(own["cases"][0]["on_gpu"]["exactly_comparable"], true);
+    assert_eq!(near["cases"][0]["on_gpu"]["exactly_comparable"], true);
+    assert_eq!(probabilities(&own), probabilities(&other));
+    let why = other["cases"][0]["on_gpu"]["differences"].to_string();
+    assert!(why.contains("other ALiBi slopes"), "{why}");
 }
 
 #[test]
@@ -248,7 +339,8 @@ fn the_device_measures_what_the_cpu_measures() {
 /// The lines that tell how products were asked for, without where their operands lie.
 fn products(log: &[String]) -> String {
     let mut seen = BTreeSet::new();
-    let lines = log.iter().filter(|line| line.starts_with("gemm "));
+    let asked = |line: &&String| line.starts_with("gemm ") || line.starts_with("heuristic ");
+    let lines = log.iter().filter(asked);
     let told = lines.map(|line| {
         let words = line.split(' ').filter(|word| {
             let place = ["a=", "b=", "c=", "bias=", "stream="];
@@ -269,6 +361,7 @@ fn products_are_asked_for_as_pytorch_asks() {
         for (what, positions, batch) in [
             ("a batch of two", 20, 2),
             ("one sequence", 20, 1),
+            ("one token of two sequences", 1, 2),
             ("one token", 1, 1),
         ] {
             let Some(gpu) = FakeGpu::new() else { return };
@@ -326,32 +419,62 @@ fn partial_sums_are_products_of_slices() {
     insta::assert_snapshot!(products(&gpu.log()));
 }
 
-/// What TF32, restricted reductions and another workspace were in the reference's run they are here.
+/// What TF32, restricted reductions and other workspaces were in the reference's run they are here.
 #[test]
 fn settings_of_the_reference_are_taken_over() {
     let mut text = String::new();
     for name in ["transformers_bloom_bf16_tp1", "transformers_bloom_fp32_tp1"] {
-        let Some(gpu) = FakeGpu::new() else { return };
-        let copy = made_here(name, |manifest| {
-            let gpu = &mut manifest["provenance"]["gpu"];
-            gpu["flags"]["allow_tf32"] = true.into();
-            gpu["flags"]["allow_bf16_reduced_precision_reduction"] = false.into();
-            gpu["environment"] =
-                json!({"CUBLAS_WORKSPACE_CONFIG": ":16:8", "DISABLE_ADDMM_CUDA_LT": "1"});
-        });
-        let model = goldens()
-            .join(name.trim_start_matches("transformers_"))
-            .join("hf");
-        let stages = "{h.0.self_attention.dense,h.0.self_attention.context,logits}";
-        diff(
-            &gpu,
-            &copy.golden(),
-            &model,
-            &["--mode", "isolated", "--stages", stages],
-        );
-        text += &format!("{name}\n{}\n\n", products(&gpu.log()));
+        for (what, environment, split_k) in [
+            (
+                "restricted reductions, another workspace",
+                json!({"CUBLAS_WORKSPACE_CONFIG": ":16:8"}),
+                true,
+            ),
+            (
+                "no split sums, no epilogues",
+                json!({"DISABLE_ADDMM_CUDA_LT": "1"}),
+                false,
+            ),
+            ("no split sums", json!({}), false),
+        ] {
+            let Some(gpu) = FakeGpu::new() else { return };
+            let copy = made_here(name, |manifest| {
+                let gpu = &mut manifest["provenance"]["gpu"];
+                gpu["flags"]["allow_tf32"] = true.into();
+                gpu["flags"]["allow_bf16_reduced_precision_reduction"] = false.into();
+                gpu["flags"]["allow_bf16_reduced_precision_reduction_split_k"] = split_k.into();
+                gpu["environment"] = environment;
+            });
+            let model = goldens()
+                .join(name.trim_start_matches("transformers_"))
+                .join("hf");
+            let stages = "{h.0.self_attention.dense,h.0.self_attention.context,logits}";
+            let tolerance = ["--tolerance", "rel=1e-2"];
+            let args = [&["--mode", "isolated", "--stages", stages], &tolerance[..]].concat();
+            assert_code(&diff(&gpu, &copy.golden(), &model, &args), 0);
+            text += &format!("{name}, {what}\n{}\n\n", products(&gpu.log()));
+        }
     }
     insta::assert_snapshot!(text);
+}
+
+/// PyTorch gives cuBLAS more on Hopper than on any other.
+#[test]
+fn the_workspace_is_what_pytorch_gives_this_gpu() {
+    for (capability, bytes) in [("8.0", 8_519_680), ("9.0", 32 << 20), ("10.0", 8_519_680)] {
+        let Some(gpu) = FakeGpu::new() else { return };
+        let gpu = gpu.with("CAPABILITY", capability);
+        let case = "cases/transformers_bloom_fp32_tp1.toml";
+        let args = [
+            "diff", case, "--device", "cuda", "--mode", "isolated", "--stages", "logits",
+        ];
+        assert_code(&gpu.parity(&args), 0);
+        let text = products(&gpu.log());
+        assert!(
+            text.contains(&format!("workspace={bytes}")),
+            "sm_{capability}: {text}"
+        );
+    }
 }
 
 /// A golden of the first positions of a reference's one sequence, `batch` times: rows do not depend on
@@ -439,9 +562,17 @@ fn dumped_on_a_gpu(
         "multiprocessors": 132,
         "driver": "580.159.03",
         "cublas": "13.1.0",
+        "cublaslt": "13.1.0",
         "cublas_sha256": null,
         "cublaslt_sha256": null,
-        "flags": {"allow_tf32": true},
+        "flags": {
+            "allow_tf32": true,
+            "allow_fp16_reduced_precision_reduction": true,
+            "allow_bf16_reduced_precision_reduction": false,
+            "allow_fp16_accumulation": false,
+            "preferred_blas_library": "cublas",
+            "tunable_op": false,
+        },
         "environment": {"NVIDIA_TF32_OVERRIDE": "0"},
     });
     config["masked_softmax_fusion"] = true.into();
@@ -459,7 +590,7 @@ fn a_dump_of_a_gpu_says_what_made_it() {
     let manifest = manifest.unwrap();
     let gpu = manifest.provenance.gpu.unwrap();
     assert_eq!(gpu.multiprocessors, 132);
-    assert!(gpu.flags.allow_tf32 && gpu.flags.allow_bf16_reduced_precision_reduction);
+    assert!(gpu.flags.allow_tf32 && !gpu.flags.allow_bf16_reduced_precision_reduction);
     assert!(!manifest.provenance.extra.contains_key("gpu"));
     assert_eq!(manifest.arithmetic.summation(), Summation::MegatronCuda);
 
@@ -474,29 +605,31 @@ fn a_dump_of_a_gpu_says_what_made_it() {
 /// A reference of Megatron's fused kernels is met by kernels of ours with their trees.
 #[test]
 fn fused_kernels_run_where_the_reference_had_them() {
-    let Some(gpu) = FakeGpu::new() else { return };
     let (dump, manifest) = dumped_on_a_gpu(|_| ());
     manifest.unwrap();
-    let model = goldens().join("bloom_bf16_tp1/hf");
-    let args = ["--arithmetic", "megatron", "--mode", "isolated"];
-    let output = diff(&gpu, &dump.path().join("golden"), &model, &args);
-    assert_code(&output, 0);
-    let launched = |kernel: &str| {
-        let line = format!("launch kernel={kernel} ");
-        gpu.log()
-            .iter()
-            .filter(|logged| logged.starts_with(&line))
-            .count()
-    };
-    // Two norms and a softmax a block, and the first and the last norm.
-    assert_eq!(
-        (launched("megatron_layer_norm"), launched("layer_norm")),
-        (6, 0)
-    );
-    assert_eq!(
-        (launched("megatron_softmax"), launched("softmax_warp")),
-        (2, 0)
-    );
+    let of_reference = goldens().join("bloom_bf16_tp1");
+    // The converted model, and the shards, which know nothing of the run that made the golden.
+    for (model, args) in [
+        ("hf", &["--arithmetic", "megatron"][..]),
+        ("checkpoint", &[][..]),
+    ] {
+        let Some(gpu) = FakeGpu::new() else { return };
+        let args = [&["--mode", "isolated"], args].concat();
+        let golden = dump.path().join("golden");
+        let output = diff(&gpu, &golden, &of_reference.join(model), &args);
+        assert_code(&output, 0);
+        let log = gpu.log();
+        let launched = |kernel: &str| {
+            let line = format!("launch kernel={kernel} ");
+            log.iter()
+                .filter(|logged| logged.starts_with(&line))
+                .count()
+        };
+        // Two norms and a softmax a block, and the first and the last norm.
+        let norms = [launched("megatron_layer_norm"), launched("layer_norm")];
+        let softmaxes = [launched("megatron_softmax"), launched("softmax_warp")];
+        assert_eq!((norms, softmaxes), ([6, 0], [2, 0]), "{model}");
+    }
 }
 
 /// The calls between the first kernel and the last that wait for the GPU, apart from those for a pinned

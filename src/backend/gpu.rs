@@ -24,6 +24,9 @@ pub struct Gpu {
     /// cuBLAS's version: major, minor, patch.
     #[serde(default)]
     pub cublas: Option<String>,
+    /// cuBLASLt's version. It chooses the kernels.
+    #[serde(default)]
+    pub cublaslt: Option<String>,
     /// SHA-256 of the libcublas that was loaded.
     #[serde(default)]
     pub cublas_sha256: Option<String>,
@@ -31,7 +34,6 @@ pub struct Gpu {
     #[serde(default)]
     pub cublaslt_sha256: Option<String>,
     /// torch's settings.
-    #[serde(default)]
     pub flags: GpuFlags,
     /// Variables of the environment that change what libraries compute.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -40,7 +42,7 @@ pub struct Gpu {
 
 /// torch's settings of matrix products on a GPU (`torch.backends.cuda`), under its names.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(deny_unknown_fields)]
 pub struct GpuFlags {
     /// fp32 products through TF32.
     pub allow_tf32: bool,
@@ -48,12 +50,22 @@ pub struct GpuFlags {
     pub allow_fp16_reduced_precision_reduction: bool,
     /// bf16 products may add partial sums in bf16.
     pub allow_bf16_reduced_precision_reduction: bool,
+    /// fp16 products may be cut along their sums at all (torch 2.10).
+    #[serde(default = "yes")]
+    pub allow_fp16_reduced_precision_reduction_split_k: bool,
+    /// bf16 products may be cut along their sums at all (torch 2.10).
+    #[serde(default = "yes")]
+    pub allow_bf16_reduced_precision_reduction_split_k: bool,
     /// fp16 products may accumulate in fp16.
     pub allow_fp16_accumulation: bool,
     /// The library that torch was told to prefer; `default` if none.
     pub preferred_blas_library: String,
     /// Whether TunableOp chose the kernels.
     pub tunable_op: bool,
+}
+
+fn yes() -> bool {
+    true
 }
 
 impl Default for GpuFlags {
@@ -63,9 +75,29 @@ impl Default for GpuFlags {
             allow_tf32: false,
             allow_fp16_reduced_precision_reduction: true,
             allow_bf16_reduced_precision_reduction: true,
+            allow_fp16_reduced_precision_reduction_split_k: true,
+            allow_bf16_reduced_precision_reduction_split_k: true,
             allow_fp16_accumulation: false,
             preferred_blas_library: "default".into(),
             tunable_op: false,
+        }
+    }
+}
+
+impl Gpu {
+    /// What a run on no GPU in particular has: torch's settings.
+    pub(super) fn without_libraries() -> Self {
+        Self {
+            name: String::new(),
+            compute_capability: String::new(),
+            multiprocessors: 0,
+            driver: None,
+            cublas: None,
+            cublaslt: None,
+            cublas_sha256: None,
+            cublaslt_sha256: None,
+            flags: GpuFlags::default(),
+            environment: BTreeMap::new(),
         }
     }
 }
@@ -76,8 +108,8 @@ const READ_BY_CUBLAS: [&str; 3] = [
     "CUBLAS_EMULATE_SINGLE_PRECISION",
     "CUBLAS_EMULATION_STRATEGY",
 ];
-/// Variables of torch that nothing else recorded shows, and that a run here does not take over.
-const READ_BY_TORCH: [&str; 1] = ["TORCH_CUBLASLT_UNIFIED_WORKSPACE"];
+/// Largest workspace that is taken over; larger ones are taken from no card.
+const MOST_WORKSPACE: usize = 1 << 30;
 
 /// The variables of this process that cuBLAS reads.
 pub(super) fn environment() -> BTreeMap<String, String> {
@@ -108,21 +140,31 @@ impl Gpu {
             &self.multiprocessors.to_string(),
             &here.multiprocessors.to_string(),
         );
-        let unknown = |version: &Option<String>| version.clone().unwrap_or("unknown".into());
-        unequal("cuBLAS", &unknown(&self.cublas), &unknown(&here.cublas));
-        if self.cublas.is_some() && self.cublas == here.cublas {
-            for (what, theirs, ours) in [
-                ("libcublas", &self.cublas_sha256, &here.cublas_sha256),
-                ("libcublasLt", &self.cublaslt_sha256, &here.cublaslt_sha256),
-            ] {
-                if let (Some(theirs), Some(ours)) = (theirs, ours) {
-                    let short = |digest: &str| format!("sha256 {digest:.12}");
-                    unequal(what, &short(theirs), &short(ours));
-                }
+        for (what, theirs, ours) in [
+            ("cuBLAS", &self.cublas, &here.cublas),
+            ("cuBLASLt", &self.cublaslt, &here.cublaslt),
+        ] {
+            match (theirs, ours) {
+                (Some(theirs), Some(ours)) => unequal(what, theirs, ours),
+                (theirs, ours) => unequal(
+                    what,
+                    theirs.as_deref().unwrap_or("of an unknown version"),
+                    ours.as_deref().unwrap_or("of an unknown version, too"),
+                ),
             }
         }
-        if self.cublas.is_none() && here.cublas.is_none() {
-            differences.push("cuBLAS unknown on both sides".into());
+        for (what, theirs, ours) in [
+            ("libcublas", &self.cublas_sha256, &here.cublas_sha256),
+            ("libcublasLt", &self.cublaslt_sha256, &here.cublaslt_sha256),
+        ] {
+            if let Some(theirs) = theirs {
+                let ours = ours.as_deref().unwrap_or("unknown");
+                unequal(
+                    what,
+                    &format!("sha256 {theirs:.12}"),
+                    &format!("sha256 {ours:.12}"),
+                );
+            }
         }
         for name in READ_BY_CUBLAS {
             let value = |gpu: &Self| gpu.environment.get(name).cloned();
@@ -132,10 +174,8 @@ impl Gpu {
                 differences.push(format!("{name} {}, here {}", text(theirs), text(ours)));
             }
         }
-        for name in READ_BY_TORCH {
-            if let Some(value) = self.environment.get(name).filter(|value| *value != "0") {
-                differences.push(format!("{name} {value}, which parity does not take over"));
-            }
+        if self.workspace().is_some_and(|bytes| bytes > MOST_WORKSPACE) {
+            differences.push("a workspace of cuBLAS above 1 GiB".into());
         }
         let flags = &self.flags;
         if flags.allow_fp16_accumulation {
@@ -149,6 +189,57 @@ impl Gpu {
             differences.push("kernels chosen by TunableOp".into());
         }
         differences
+    }
+}
+
+impl Gpu {
+    /// Bytes of the workspace that `CUBLAS_WORKSPACE_CONFIG` gives cuBLAS, as torch reads it: the sum
+    /// over all `:SIZE:COUNT` in it, in KiB. `None` if it names none, so that torch's default holds.
+    fn workspace(&self) -> Option<usize> {
+        let text = self.environment.get("CUBLAS_WORKSPACE_CONFIG")?;
+        let mut parts = text.split(':').skip(1).peekable();
+        let mut total: Option<usize> = None;
+        while let Some(part) = parts.next() {
+            let pair = parts.peek().and_then(|count| {
+                let size: usize = part.parse().ok()?;
+                let digits =
+                    count.len() - count.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+                let count: usize = count[..digits].parse().ok()?;
+                Some(size.saturating_mul(count).saturating_mul(1024))
+            });
+            if let Some(bytes) = pair {
+                total = Some(total.unwrap_or(0).saturating_add(bytes));
+                parts.next();
+            }
+        }
+        total
+    }
+
+    /// Bytes of the workspaces of cuBLAS and cuBLASLt, given cuBLAS's default on this GPU. torch 2.11
+    /// gives cuBLASLt 1 MiB, or what `CUBLASLT_WORKSPACE_SIZE` says in KiB; no more than cuBLAS has,
+    /// since both share one, unless `TORCH_CUBLASLT_UNIFIED_WORKSPACE` is 0.
+    pub(super) fn workspaces(&self, default: usize) -> [usize; 2] {
+        let cublas = self.workspace().unwrap_or(default).min(MOST_WORKSPACE);
+        let variable = |name: &str| self.environment.get(name).map(String::as_str);
+        let asked = variable("CUBLASLT_WORKSPACE_SIZE").and_then(|text| {
+            let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+            text[..digits].parse::<usize>().ok()
+        });
+        let lt = asked
+            .unwrap_or(1024)
+            .saturating_mul(1024)
+            .min(MOST_WORKSPACE);
+        match variable("TORCH_CUBLASLT_UNIFIED_WORKSPACE") {
+            Some("0") => [cublas, lt],
+            _ => [cublas, lt.min(cublas)],
+        }
+    }
+
+    /// Whether torch sends linear layers with a bias to cuBLASLt.
+    pub(super) fn uses_epilogues(&self) -> bool {
+        self.environment
+            .get("DISABLE_ADDMM_CUDA_LT")
+            .is_none_or(|value| value != "1")
     }
 }
 
@@ -182,6 +273,7 @@ mod tests {
             multiprocessors: 132,
             driver: Some("580.1".into()),
             cublas: Some("13.1.0".into()),
+            cublaslt: Some("13.1.0".into()),
             cublas_sha256: Some("a".repeat(64)),
             cublaslt_sha256: None,
             flags: GpuFlags::default(),
@@ -194,7 +286,7 @@ mod tests {
         let other = Gpu {
             name: "NVIDIA H100 PCIe".into(),
             driver: None,
-            cublas_sha256: None,
+            cublaslt_sha256: Some("c".repeat(64)),
             ..gpu()
         };
         assert_eq!(gpu().differences(&other), [""; 0]);
@@ -236,7 +328,22 @@ mod tests {
             flags(|flags| flags.preferred_blas_library = "_BlasBackend.Cublaslt".into()),
             flags(|flags| flags.tunable_op = true),
             with_variable("NVIDIA_TF32_OVERRIDE"),
-            with_variable("TORCH_CUBLASLT_UNIFIED_WORKSPACE"),
+            Gpu {
+                cublaslt: None,
+                ..gpu()
+            },
+            Gpu {
+                cublas_sha256: None,
+                cublaslt_sha256: Some("c".repeat(64)),
+                ..gpu()
+            },
+            Gpu {
+                environment: BTreeMap::from([(
+                    "CUBLAS_WORKSPACE_CONFIG".to_owned(),
+                    ":65536:64".to_owned(),
+                )]),
+                ..gpu()
+            },
         ];
         for other in changed {
             assert_eq!(other.differences(&gpu()).len(), 1, "{other:?}");
@@ -247,5 +354,31 @@ mod tests {
         ] {
             assert_eq!(taken_over.differences(&gpu()), [""; 0]);
         }
+    }
+
+    #[test]
+    fn workspaces_are_read_as_torch_reads_them() {
+        let of = |variables: &[(&str, &str)]| {
+            let pairs = variables
+                .iter()
+                .map(|(name, value)| (name.to_string(), value.to_string()));
+            let environment = pairs.collect();
+            Gpu {
+                environment,
+                ..gpu()
+            }
+            .workspaces(32 << 20)
+        };
+        const CONFIG: &str = "CUBLAS_WORKSPACE_CONFIG";
+        assert_eq!(of(&[]), [32 << 20, 1 << 20]);
+        assert_eq!(of(&[(CONFIG, ":4096:2:16:8")]), [8_519_680, 1 << 20]);
+        assert_eq!(of(&[(CONFIG, ":16:8")]), [131_072, 131_072]);
+        // The colon is part of a pair, and anything else is passed over.
+        assert_eq!(of(&[(CONFIG, "16:8")]), [32 << 20, 1 << 20]);
+        assert_eq!(of(&[(CONFIG, "x:16:8x:y")]), [131_072, 131_072]);
+        let lt = ("CUBLASLT_WORKSPACE_SIZE", "128k");
+        assert_eq!(of(&[lt]), [32 << 20, 131_072]);
+        let apart = ("TORCH_CUBLASLT_UNIFIED_WORKSPACE", "0");
+        assert_eq!(of(&[(CONFIG, ":16:8"), apart]), [131_072, 1 << 20]);
     }
 }

@@ -104,6 +104,8 @@ impl Candidate {
                 let ranks = case.tensor_parallel.map(usize::from);
                 Arithmetic::Megatron(MegatronArithmetic {
                     tensor_parallel: ranks.unwrap_or(megatron.tensor_parallel),
+                    // A property of the run, which no checkpoint has.
+                    fused_kernels: recorded.unwrap_or_default().fused_kernels,
                     ..megatron
                 })
             }

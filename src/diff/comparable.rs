@@ -1,32 +1,60 @@
 //! Whether results on a GPU can be held to the bit against what was recorded.
 
 use crate::backend::Gpu;
-use crate::golden::Provenance;
+use crate::golden::{Manifest, Provenance};
+use crate::plan::Arithmetic;
 use serde_json::Value;
 
-/// The versions of torch whose kernels the backend reproduces: in both the machine code of LayerNorm,
-/// softmax and tanh was found to be made of the same instructions.
-const TORCH: std::ops::RangeInclusive<(u32, u32)> = (2, 11)..=(2, 15);
+/// The version of torch whose kernels and calls of cuBLAS the backend reproduces. Later ones are known
+/// to give cuBLASLt other workspaces.
+const TORCH: (u32, u32) = (2, 11);
 
-/// What keeps results of this GPU from being the recorded ones to the bit, in words; nothing if they
-/// have to be.
-pub(super) fn differences(provenance: &Provenance, here: &Gpu) -> Vec<String> {
+/// What keeps a run in this arithmetic on this GPU from giving the recorded bits, in words; nothing if it
+/// has to give them.
+pub(super) fn differences(manifest: &Manifest, ours: &Arithmetic, here: &Gpu) -> Vec<String> {
+    let provenance = &manifest.provenance;
     let Some(gpu) = &provenance.gpu else {
         return vec![match provenance.device.as_str() {
             "cpu" => "the reference was computed on a CPU".into(),
             device => format!("the reference does not say what computed it on {device}"),
         }];
     };
+    let theirs = &manifest.arithmetic;
     let mut differences = gpu.differences(here);
-    let torch = provenance.torch.as_deref().unwrap_or("unknown");
-    if !version(torch).is_some_and(|version| TORCH.contains(&version)) {
-        let ((major, from), (_, to)) = (TORCH.start(), TORCH.end());
+    match theirs {
+        // Its operands lie otherwise, and its fused GELU and residual adds round once.
+        Arithmetic::Megatron(_) => differences.push(format!(
+            "{theirs} arithmetic, whose products and fused operations on a GPU are not reproduced"
+        )),
+        Arithmetic::Transformers(_) if theirs != ours => {
+            differences.push(format!("{theirs} arithmetic, here {ours}"));
+        }
+        Arithmetic::Transformers(_) => {}
+    }
+    differences.extend(of_run(provenance));
+    differences
+}
+
+/// What the run itself was that none here is.
+fn of_run(provenance: &Provenance) -> Vec<String> {
+    let mut differences = Vec::new();
+    let torch = provenance
+        .torch
+        .as_deref()
+        .unwrap_or("of an unknown version");
+    if version(torch) != Some(TORCH) {
+        let (major, minor) = TORCH;
         differences.push(format!(
-            "torch {torch}, where the kernels of {major}.{from} to {major}.{to} are known"
+            "torch {torch}, where the kernels and calls of {major}.{minor} are known"
         ));
     }
-    if provenance.extra.get("run_to_run_equal") == Some(&Value::Bool(false)) {
+    let extra = &provenance.extra;
+    if extra.get("run_to_run_equal") == Some(&Value::Bool(false)) {
         differences.push("the reference differs from run to run".into());
+    }
+    let numerics = extra.get("numerics");
+    if numerics.and_then(|numerics| numerics.get("autocast")) == Some(&Value::Bool(true)) {
+        differences.push("autocast".into());
     }
     differences
 }
@@ -41,45 +69,34 @@ fn version(torch: &str) -> Option<(u32, u32)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backend::GpuFlags;
-    use std::collections::BTreeMap;
 
     #[test]
-    fn only_a_known_run_of_known_kernels_is_comparable() {
-        let gpu = Gpu {
-            name: "NVIDIA H100".into(),
-            compute_capability: "9.0".into(),
-            multiprocessors: 132,
-            driver: None,
-            cublas: Some("13.1.0".into()),
-            cublas_sha256: None,
-            cublaslt_sha256: None,
-            flags: GpuFlags::default(),
-            environment: BTreeMap::new(),
-        };
-        let provenance = |change: fn(&mut Provenance)| {
-            let mut provenance = Provenance {
+    fn only_a_known_run_is_comparable() {
+        let of = |torch: &str, extra: &[(&str, Value)]| {
+            of_run(&Provenance {
                 framework: "transformers".into(),
                 device: "NVIDIA H100".into(),
-                torch: Some("2.11.0+cu130".into()),
-                gpu: Some(gpu.clone()),
-                extra: BTreeMap::new(),
-            };
-            change(&mut provenance);
-            differences(&provenance, &gpu)
+                torch: Some(torch.into()),
+                gpu: None,
+                alibi_slopes: None,
+                extra: extra
+                    .iter()
+                    .map(|(key, value)| (key.to_string(), value.clone()))
+                    .collect(),
+            })
         };
-        assert_eq!(provenance(|_| ()), [""; 0]);
         assert_eq!(
-            provenance(|p| (p.device, p.gpu) = ("cpu".into(), None)),
-            ["the reference was computed on a CPU"]
+            of("2.11.0+cu130", &[("run_to_run_equal", true.into())]),
+            [""; 0]
         );
+        let other = "torch 2.3.1, where the kernels and calls of 2.11 are known";
+        assert_eq!(of("2.3.1", &[]), [other]);
+        let unequal = ("run_to_run_equal", false.into());
         assert_eq!(
-            provenance(|p| p.torch = Some("2.3.1".into())),
-            ["torch 2.3.1, where the kernels of 2.11 to 2.15 are known"]
+            of("2.11.0", &[unequal]),
+            ["the reference differs from run to run"]
         );
-        let unequal = provenance(|p| {
-            p.extra.insert("run_to_run_equal".into(), false.into());
-        });
-        assert_eq!(unequal, ["the reference differs from run to run"]);
+        let numerics = ("numerics", serde_json::json!({"autocast": true}));
+        assert_eq!(of("2.11.0", &[numerics]), ["autocast"]);
     }
 }

@@ -10,11 +10,11 @@ use super::reference::Recordings;
 use super::run::{Parted, Run};
 use super::witness::Witness;
 use super::{Event, Options};
-use crate::backend::{Device, Opened};
+use crate::backend::{Cpu, Cuda, Device, Gpu, Opened};
 use crate::case::{Case, Mode};
 use crate::error::{BadInput, Result};
-use crate::golden::Golden;
-use crate::plan::StageId;
+use crate::golden::{Golden, Manifest};
+use crate::plan::{Arithmetic, Plan, StageId};
 use std::collections::{BTreeSet, HashSet};
 
 /// Runs a case and judges every stage that the golden holds.
@@ -81,30 +81,23 @@ pub fn diff_candidate(
         let expected = format!("a recorded stage that matches {}", options.stages);
         return Err(BadInput::new(manifest_path, expected, "none").into());
     }
-    let not_comparable = match &options.backend {
+    let on_cuda = match &options.backend {
         Opened::Cpu(_) => None,
-        Opened::Cuda(cuda) => {
-            let here = cuda.gpu_beside(manifest.provenance.gpu.as_ref());
-            Some(comparable::differences(&manifest.provenance, &here))
-        }
+        Opened::Cuda(cuda) => Some(OnCuda::of(cuda, &plan, &arithmetic, manifest)),
     };
-    notes.extend(
-        not_comparable
-            .iter()
-            .filter(|all| !all.is_empty())
-            .map(|all| {
-                format!(
-                    "exactness not comparable, tolerances hold instead: {}",
-                    all.join("; ")
-                )
-            }),
-    );
+    let not_comparable = on_cuda.as_ref().map(|on_cuda| &on_cuda.not_comparable);
+    notes.extend(not_comparable.filter(|all| !all.is_empty()).map(|all| {
+        format!(
+            "exactness not comparable, tolerances hold instead: {}",
+            all.join("; ")
+        )
+    }));
     let mut run = Run {
         case,
         options,
         golden,
         device: options.backend.device(),
-        same_kernels: not_comparable.as_ref().is_none_or(Vec::is_empty),
+        same_kernels: not_comparable.is_some_and(Vec::is_empty),
         plan: &plan,
         layers: candidate.model.layers(),
         recordings: &recordings,
@@ -133,23 +126,23 @@ pub fn diff_candidate(
         run.counts_flips(),
     );
     let mut witness = Parted { parts, witness };
-    let on_gpu = match &options.backend {
-        Opened::Cpu(cpu) => {
-            run.steps(cpu, &plan, &modes, &tokens, &mut witness, on)?;
-            None
-        }
-        Opened::Cuda(cuda) => {
-            let on_cuda = plan.on_cuda(arithmetic.summation());
-            let session = cuda.session(&on_cuda, &shapes, manifest.provenance.gpu.as_ref())?;
-            run.steps(cuda.as_ref(), &on_cuda, &modes, &tokens, &mut witness, on)?;
+    let on_gpu = match (&options.backend, on_cuda) {
+        (Opened::Cuda(cuda), Some(on_cuda)) => {
+            let session = cuda.session(&on_cuda.plan, &shapes, manifest.provenance.gpu.as_ref())?;
+            let plan = &on_cuda.plan;
+            run.steps(cuda.as_ref(), plan, &modes, &tokens, &mut witness, on)?;
             let ran = session.finish()?;
             Some(OnGpu {
-                gpu: cuda.gpu().clone(),
-                not_comparable: not_comparable.unwrap_or_default(),
+                gpu: on_cuda.gpu,
+                not_comparable: on_cuda.not_comparable,
                 elapsed_ms: ran.elapsed_ms,
                 peak_memory: ran.peak_memory,
                 products: ran.products,
             })
+        }
+        _ => {
+            run.steps(&Cpu, &plan, &modes, &tokens, &mut witness, on)?;
+            None
         }
     };
     let stages = run.stages;
@@ -219,5 +212,34 @@ fn place(backend: &Opened) -> String {
     match backend {
         Opened::Cpu(_) => Device::Cpu.to_string(),
         Opened::Cuda(cuda) => format!("{} ({})", Device::Cuda, cuda.gpu().name),
+    }
+}
+
+/// A run on a GPU, before it begins.
+struct OnCuda {
+    /// The plan as the GPU's kernels compute it.
+    plan: Plan,
+    /// The GPU, with the digests that the reference has.
+    gpu: Gpu,
+    not_comparable: Vec<String>,
+}
+
+impl OnCuda {
+    fn of(cuda: &Cuda, plan: &Plan, arithmetic: &Arithmetic, manifest: &Manifest) -> Self {
+        let provenance = &manifest.provenance;
+        let gpu = cuda.gpu_beside(provenance.gpu.as_ref());
+        let mut not_comparable = comparable::differences(manifest, arithmetic, &gpu);
+        let mut on_cuda = plan.on_cuda(arithmetic.summation());
+        if let Some(slopes) = &provenance.alibi_slopes {
+            match on_cuda.with_alibi_slopes(slopes) {
+                Some(plan) => on_cuda = plan,
+                None => not_comparable.push("other ALiBi slopes than this model has".into()),
+            }
+        }
+        Self {
+            plan: on_cuda,
+            gpu,
+            not_comparable,
+        }
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::backend::{Device, Gpu, Product};
 use crate::case::{InForce, Mode};
-use crate::compare::{Judgement, Metrics, Spec, compare};
+use crate::compare::{Bound, Judgement, Metrics, Spec, compare};
 use crate::error::Result;
 use crate::explain::Explanation;
 use crate::plan::{Departure, StageId};
@@ -127,6 +127,11 @@ impl OracleErrors {
 }
 
 impl StageResult {
+    /// Whether nothing less than equality was asked.
+    pub fn is_held_exactly(&self) -> bool {
+        self.in_force.tolerance.bounds.contains(&Bound::Exact)
+    }
+
     /// Whether every bound holds.
     pub fn verdict(&self) -> Verdict {
         let agree = self.metrics.non_finite.disagreements == 0;

@@ -52,6 +52,10 @@ pub struct Provenance {
     /// The GPU and its libraries, if one computed them and the dump says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gpu: Option<Gpu>,
+    /// The ALiBi slopes that the run's own device computed, if the dump says: a GPU's `pow` may give
+    /// another last bit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub alibi_slopes: Option<Vec<f32>>,
     /// Everything else that was recorded: commit, libraries, flags that change numerics.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub extra: BTreeMap<String, Value>,

@@ -12,6 +12,29 @@ impl Plan {
     }
 }
 
+/// How far slopes may be apart that are the same series: an exponent up to 64 multiplies the error of an
+/// fp32 base.
+const SAME_SLOPE: f32 = 64.0 * f32::EPSILON;
+
+impl Plan {
+    /// The same plan with ALiBi slopes that another device computed: the last bit of a power may differ.
+    /// `None` if they are not those of this model but for that.
+    pub fn with_alibi_slopes(&self, slopes: &[f32]) -> Option<Self> {
+        let mut same = true;
+        let plan = self.map(|step| {
+            let mut step = step.clone();
+            if let Op::AttentionScores { alibi_slopes, .. } = &mut step.op {
+                let close = |(a, b): (&f32, &f32)| (a - b).abs() <= SAME_SLOPE * a.abs();
+                same &= alibi_slopes.len() == slopes.len()
+                    && alibi_slopes.iter().zip(slopes).all(close);
+                *alibi_slopes = slopes.to_vec();
+            }
+            step
+        });
+        same.then_some(plan)
+    }
+}
+
 impl Step {
     fn on_cuda(&self, summation: Summation) -> Self {
         let reduces = matches!(

@@ -74,6 +74,7 @@ struct Case<'a> {
 struct OnGpu<'a> {
     gpu: &'a Gpu,
     exactly_comparable: bool,
+    held_exactly: bool,
     differences: &'a [String],
     elapsed_ms: Number,
     peak_memory: u64,
@@ -236,6 +237,7 @@ fn case(outcome: &CaseOutcome) -> Case<'_> {
         on_gpu: outcome.on_gpu.as_ref().map(|on_gpu| OnGpu {
             gpu: &on_gpu.gpu,
             exactly_comparable: on_gpu.not_comparable.is_empty(),
+            held_exactly: outcome.stages.iter().all(StageResult::is_held_exactly),
             differences: &on_gpu.not_comparable,
             elapsed_ms: Number(on_gpu.elapsed_ms),
             peak_memory: on_gpu.peak_memory,

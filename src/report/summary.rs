@@ -109,9 +109,11 @@ pub(super) fn short(value: f64) -> String {
 /// The GPU that a case ran on, and what the run took of it.
 pub(super) fn on_gpu(outcome: &CaseOutcome) -> Option<String> {
     let on_gpu = outcome.on_gpu.as_ref()?;
-    let held = match on_gpu.not_comparable.is_empty() {
-        true => "held to the bit",
-        false => "held to tolerances",
+    let exact = outcome.stages.iter().all(StageResult::is_held_exactly);
+    let held = match (on_gpu.not_comparable.is_empty(), exact) {
+        (_, true) => "held to the bit",
+        (true, false) => "comparable to the bit, but held to other tolerances",
+        (false, false) => "held to tolerances",
     };
     Some(format!(
         "on {}, {held}: {:.1} ms, at most {:.1} MB of its memory",

@@ -26,6 +26,8 @@ struct Description {
 
 struct Preference {
     uint64_t workspace = 0;
+    uint32_t reductions = ~0u;              // a bit a scheme
+    uint32_t alignments[4] = {256, 256, 256, 256};  // of A, B, C and D
 };
 
 struct Algorithm {
@@ -149,8 +151,13 @@ API int cublasLtMatmulPreferenceDestroy(Preference* preference) { return destroy
 
 API int cublasLtMatmulPreferenceSetAttribute(Preference* preference, int attribute, const void* value, size_t bytes) {
     if (int code = injected(__func__, BLAS_EXECUTION_FAILED)) return code;
-    // Others (search mode, schemes of reduction, alignments) choose among algorithms.
-    return attribute == 1 ? set(preference->workspace, value, bytes) : BLAS_SUCCESS;
+    switch (attribute) {
+    case 0: return require(0, value, bytes);  // best fit
+    case 1: return set(preference->workspace, value, bytes);
+    case 3: return set(preference->reductions, value, bytes);
+    case 5: case 6: case 7: case 8: return set(preference->alignments[attribute - 5], value, bytes);
+    default: return BLAS_NOT_SUPPORTED;
+    }
 }
 
 API int cublasLtMatmulAlgoGetHeuristic(void*, const Description* operation, const Layout* a, const Layout* b,
@@ -160,8 +167,10 @@ API int cublasLtMatmulAlgoGetHeuristic(void*, const Description* operation, cons
     if (int status = blas_enter(__func__)) return status;
     if (asked < 1 || !fits(*operation, *a, *b, *c, *d)) return BLAS_INVALID_VALUE;
     size_t workspace = preference->workspace < WORKSPACE ? preference->workspace : WORKSPACE;
-    log("heuristic m=%zu n=%zu allowed=%zu workspace=%zu", size_t(d->rows), size_t(d->cols),
-        size_t(preference->workspace), workspace);
+    // There is one algorithm to choose; what was asked is the caller's to get right.
+    log("heuristic m=%zu n=%zu allowed=%zu workspace=%zu reductions=%u alignments=%u,%u,%u,%u", size_t(d->rows),
+        size_t(d->cols), size_t(preference->workspace), workspace, preference->reductions, preference->alignments[0],
+        preference->alignments[1], preference->alignments[2], preference->alignments[3]);
     *choices = {{MAGIC, workspace, {}}, workspace, BLAS_SUCCESS, 1.0f, {}};
     *found = 1;
     return BLAS_SUCCESS;

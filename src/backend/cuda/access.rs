@@ -65,11 +65,11 @@ impl Cuda {
         else {
             return Ok(array.clone());
         };
-        let &[_, heads, positions, head_dim] = array.shape.as_slice() else {
+        let &[batch, heads, positions, head_dim] = array.shape.as_slice() else {
             unreachable!("only heads lie like this");
         };
         debug_assert_eq!(position, 3 * heads * head_dim);
-        let extents = [1, positions, heads, head_dim];
+        let extents = [batch, positions, heads, head_dim];
         self.gathered(array, offset / head_dim, extents, array.shape.clone())
     }
 

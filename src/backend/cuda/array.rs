@@ -20,8 +20,8 @@ pub struct CudaArray {
 pub(super) enum Layout {
     /// In C order from the start.
     Whole,
-    /// `[1, n, s, d]`, a part of a fused projection: entry `[0, i, j, k]` at
-    /// `offset + i · head + j · position + k`, in elements.
+    /// `[b, n, s, d]`, a part of a fused projection with `b` or `s` of 1: entry `[h, i, j, k]` at
+    /// `offset + (h · n + i) · head + j · position + k`, in elements.
     Heads {
         offset: usize,
         head: usize,

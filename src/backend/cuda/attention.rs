@@ -15,7 +15,7 @@ pub(super) struct Alibi<'a> {
 }
 
 impl Cuda {
-    /// Of one sequence the heads are left where they are, as PyTorch's `reshape` leaves them, unless a
+    /// Of one sequence, or of one position of several, the heads are left where they are, as PyTorch's `reshape` leaves them, unless a
     /// key-value cache copies them: its products then have the leading dimensions of the fused
     /// projection.
     pub(super) fn split_heads(
@@ -30,7 +30,7 @@ impl Cuda {
             unreachable!("the step's shape was checked");
         };
         let fused = self.whole(fused)?;
-        if batch == 1 && !cached {
+        if (batch == 1 || positions == 1) && !cached {
             return Ok(CudaArray {
                 dtype: fused.dtype,
                 shape,

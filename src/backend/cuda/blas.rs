@@ -11,7 +11,7 @@
 //!   with `beta = 1`;
 //! * products: `cublasSgemm` in fp32, `cublasGemmEx` of half types with fp32 sums and scales, and their
 //!   strided-batched forms where there is more than one;
-//! * 32 MiB of workspace from Hopper on, 8.125 MiB before; math mode default, TF32 if the reference
+//! * 32 MiB of workspace on Hopper, 8.125 MiB elsewhere; math mode default, TF32 if the reference
 //!   had it; `DISALLOW_REDUCED_PRECISION_REDUCTION` around `cublasGemmEx` alone.
 //!
 //! Both libraries are column-major: a product `x · wᵀ` in C order is `w` transposed times `x`.
@@ -19,7 +19,7 @@
 use super::failure::{cublas as check, driver, unavailable};
 use super::gemm::Gemm;
 use super::library::{Cublas, CublasLt};
-use super::lt::{Request, matmul_with_bias};
+use super::lt::{Reduction, Request, matmul_with_bias};
 use super::product::Product;
 use crate::backend::{Gpu, GpuFlags};
 use crate::error::Result;
@@ -73,7 +73,7 @@ impl Blas {
         #[expect(unsafe_code, reason = "a foreign function")]
         let status = unsafe { (cublas.cublasCreate_v2)(&mut handle) };
         check(status, "start cuBLAS")?;
-        let default_workspace = match capability.0 >= 9 {
+        let default_workspace = match capability == (9, 0) {
             true => 32 << 20,
             false => 8_519_680, // 2 · 4096 KiB + 8 · 16 KiB
         };
@@ -81,8 +81,8 @@ impl Blas {
             state: Mutex::new(State {
                 flags: GpuFlags::default(),
                 epilogues: true,
-                workspace: workspace(stream, default_workspace)?,
-                lt_workspace: workspace(stream, LT_WORKSPACE)?,
+                workspace: workspace(stream, 1)?,
+                lt_workspace: workspace(stream, 1)?,
                 products: Vec::new(),
             }),
             cublas,
@@ -107,16 +107,15 @@ impl Blas {
     /// Sets what the reference's run had set, torch's defaults where it is unknown, and forgets the
     /// products so far.
     pub(super) fn restart(&self, reference: Option<&Gpu>) -> Result<()> {
-        let setting = |name: &str| reference.and_then(|gpu| gpu.environment.get(name));
-        let bytes = setting("CUBLAS_WORKSPACE_CONFIG").and_then(|text| workspace_bytes(text));
-        let lt_bytes = setting("CUBLASLT_WORKSPACE_SIZE").and_then(|text| kibibytes(text));
-        let bytes = bytes.unwrap_or(self.default_workspace);
+        let default = Gpu::without_libraries();
+        let reference = reference.unwrap_or(&default);
+        let [bytes, lt_bytes] = reference.workspaces(self.default_workspace);
         let state = &mut *self.lock();
-        state.flags = reference.map(|gpu| gpu.flags.clone()).unwrap_or_default();
-        state.epilogues = setting("DISABLE_ADDMM_CUDA_LT").is_none_or(|value| value != "1");
+        state.flags = reference.flags.clone();
+        state.epilogues = reference.uses_epilogues();
         state.products.clear();
         state.workspace = workspace(&self.stream, bytes)?;
-        state.lt_workspace = workspace(&self.stream, lt_bytes.unwrap_or(LT_WORKSPACE).min(bytes))?;
+        state.lt_workspace = workspace(&self.stream, lt_bytes)?;
         let (pointer, _record) = state.workspace.device_ptr(&self.stream);
         // SAFETY: the memory is as large as is said and lives until the next call of this function,
         // in the order of the stream that cuBLAS works on.
@@ -144,7 +143,7 @@ impl Blas {
         let request = Request {
             bias,
             tf32: state.flags.allow_tf32,
-            reduced_precision: state.reduces_in(gemm.dtype),
+            reduction: state.reduction(gemm.dtype),
             workspace: (workspace, state.lt_workspace.num_bytes()),
             stream: self.stream.cu_stream().cast(),
         };
@@ -169,7 +168,7 @@ impl Blas {
             (true, 1) => "cublasGemmEx",
             (true, _) => "cublasGemmStridedBatchedEx",
         };
-        let restricted = half && gemm.batch == 1 && !state.reduces_in(gemm.dtype);
+        let restricted = half && gemm.batch == 1 && state.reduction(gemm.dtype) != Reduction::Any;
         if restricted {
             let default = cublasMath_t::CUBLAS_DEFAULT_MATH as u32;
             let disallow = cublasMath_t::CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION as u32;
@@ -341,12 +340,24 @@ impl State {
         mode as u32
     }
 
-    /// Whether partial sums of a half type may be added in that type.
-    fn reduces_in(&self, dtype: DType) -> bool {
-        match dtype {
-            DType::F16 => self.flags.allow_fp16_reduced_precision_reduction,
-            DType::Bf16 => self.flags.allow_bf16_reduced_precision_reduction,
-            _ => true,
+    /// How sums of a half type may be cut and added up again.
+    fn reduction(&self, dtype: DType) -> Reduction {
+        let flags = &self.flags;
+        let (reduced, split) = match dtype {
+            DType::F16 => (
+                flags.allow_fp16_reduced_precision_reduction,
+                flags.allow_fp16_reduced_precision_reduction_split_k,
+            ),
+            DType::Bf16 => (
+                flags.allow_bf16_reduced_precision_reduction,
+                flags.allow_bf16_reduced_precision_reduction_split_k,
+            ),
+            _ => (true, true),
+        };
+        match (reduced, split) {
+            (true, _) => Reduction::Any,
+            (false, true) => Reduction::InFp32,
+            (false, false) => Reduction::None,
         }
     }
 }
@@ -375,35 +386,8 @@ fn count(products: &mut Vec<Product>, call: &str, gemm: &Gemm, algorithm: Option
     }
 }
 
-/// What PyTorch gives cuBLASLt.
-const LT_WORKSPACE: usize = 1 << 20;
-
 fn workspace(stream: &Arc<CudaStream>, bytes: usize) -> Result<CudaSlice<u8>> {
     stream
         .alloc_zeros(bytes.max(1))
         .map_err(driver("take a workspace for cuBLAS"))
-}
-
-/// `:4096:2:16:8` → 2 · 4096 KiB + 8 · 16 KiB.
-fn workspace_bytes(config: &str) -> Option<usize> {
-    let numbers: Option<Vec<usize>> = config
-        .trim_start_matches(':')
-        .split(':')
-        .map(|number| number.parse().ok())
-        .collect();
-    let pairs = numbers?;
-    let sizes = pairs.chunks(2).map(|pair| match pair {
-        [size, count] => size.checked_mul(*count)?.checked_mul(1024),
-        _ => None,
-    });
-    let total = sizes.sum::<Option<usize>>()?;
-    // Larger ones are taken from no card.
-    (total <= 1 << 30).then_some(total)
-}
-
-fn kibibytes(text: &str) -> Option<usize> {
-    let kibibytes: usize = text.parse().ok()?;
-    kibibytes
-        .checked_mul(1024)
-        .filter(|bytes| *bytes <= 1 << 30)
 }

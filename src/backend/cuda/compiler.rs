@@ -202,7 +202,9 @@ impl Drop for Program<'_> {
 
 /// A cached file is its content's digest and its content: one that was cut short or changed is none.
 fn read_cached(file: &PathBuf) -> Option<Vec<u8>> {
-    if fs::metadata(file).ok()?.len() > MAX_CACHED {
+    // Anything else than a file might never end.
+    let kind = fs::metadata(file).ok()?;
+    if !kind.is_file() || kind.len() > MAX_CACHED {
         return None;
     }
     let bytes = fs::read(file).ok()?;

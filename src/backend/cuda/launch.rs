@@ -129,8 +129,13 @@ impl Kernels {
         let module = match modules.entry(dtype) {
             Entry::Occupied(module) => module.into_mut(),
             Entry::Vacant(place) => {
-                let image = self.compiler.compile_cached(dtype, &self.architecture)?;
-                let module = self.context.load_module(Ptx::from_binary(image));
+                let load = |image| self.context.load_module(Ptx::from_binary(image));
+                let cached = self.compiler.compile_cached(dtype, &self.architecture)?;
+                // A module that the driver does not take may be the cache's fault.
+                let module = match load(cached) {
+                    Err(_) => load(self.compiler.compile(dtype, &self.architecture)?),
+                    loaded => loaded,
+                };
                 place.insert(Module {
                     module: module.map_err(driver("load the kernels"))?,
                     functions: HashMap::new(),

@@ -138,16 +138,20 @@ fn companions(name: &str, file: &Path) -> Vec<libloading::Library> {
     loaded.collect()
 }
 
-/// The files in a folder whose names begin so, the highest version first as names sort.
-fn named(folder: &Path, prefix: &str) -> Vec<PathBuf> {
+/// The files in a folder that are named so, with or without a version behind it: the highest version
+/// first.
+fn named(folder: &Path, name: &str) -> Vec<PathBuf> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-    let begins = |path: &PathBuf| {
-        let file = path.file_name().and_then(|file| file.to_str());
-        file.is_some_and(|file| file.starts_with(prefix))
-    };
-    let mut files: Vec<PathBuf> = entries.map(|entry| entry.path()).filter(begins).collect();
+    let versioned = entries.filter_map(|entry| {
+        let path = entry.path();
+        let rest = path.file_name()?.to_str()?.strip_prefix(name)?;
+        let numbers = rest.split('.').skip(1).map(|number| number.parse().ok());
+        let version: Vec<u32> = numbers.collect::<Option<_>>()?;
+        (rest.is_empty() || rest.starts_with('.')).then_some((version, path))
+    });
+    let mut files: Vec<(Vec<u32>, PathBuf)> = versioned.collect();
     files.sort_by(|a, b| b.cmp(a));
-    files
+    files.into_iter().map(|(_, path)| path).collect()
 }
 
 /// The file of this process that is mapped under the library's name.

@@ -21,8 +21,11 @@ impl Cuda {
         let dtype = x.dtype;
         let (width, k) = (weight.shape[0], weight.shape[1]);
         let count = shape.iter().product::<usize>();
-        if count == 0 || k == 0 {
+        if count == 0 {
             return self.produce(dtype, shape, |_| Ok(()));
+        }
+        if k == 0 {
+            return Err(unsupported(step, "sums of nothing".into()));
         }
         if bias.is_some() && partials > 1 {
             return Err(unsupported(step, "partial sums with a bias".into()));

@@ -14,9 +14,32 @@ use cudarc::cublaslt::sys::{
 use std::ffi::{c_int, c_void};
 use std::ptr;
 
-/// Partial sums are added in the type of the computation or not at all: rules out those in place and in
-/// the output's type (`CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE`; `_NONE` is no bit).
-const IN_COMPUTE_TYPE: u32 = 2;
+/// How partial sums may be added up (`cublasLtReductionScheme_t`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reduction {
+    /// As the library likes.
+    Any,
+    /// In the type of the computation, or there are none: not in place and not in the output's type.
+    InFp32,
+    /// There are none.
+    None,
+}
+
+impl Reduction {
+    /// The schemes that are left, if some are ruled out.
+    fn mask(self) -> Option<u32> {
+        match self {
+            Self::Any => None,
+            Self::InFp32 => Some(2), // CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE; _NONE is no bit
+            Self::None => Some(0),
+        }
+    }
+}
+
+/// `CUBLAS_STATUS_INVALID_VALUE`.
+const INVALID_VALUE: c_int = 7;
+/// `CUBLAS_STATUS_NOT_SUPPORTED`.
+const NOT_SUPPORTED: c_int = 15;
 
 /// How a product is to be computed, beyond what it is.
 pub(super) struct Request {
@@ -24,8 +47,8 @@ pub(super) struct Request {
     pub(super) bias: u64,
     /// fp32 through TF32.
     pub(super) tf32: bool,
-    /// Whether partial sums may be added in the output's type.
-    pub(super) reduced_precision: bool,
+    /// How partial sums may be added up.
+    pub(super) reduction: Reduction,
     /// Memory that the library may use.
     pub(super) workspace: (u64, usize),
     pub(super) stream: *mut c_void,
@@ -106,6 +129,10 @@ pub(super) fn matmul_with_bias(
             request.stream,
         )
     };
+    // PyTorch goes another way where the library cannot; what else fails, fails there as well.
+    if [INVALID_VALUE, NOT_SUPPORTED].contains(&status) {
+        return Ok(None);
+    }
     check(status, "cublasLtMatmul")?;
     Ok(Some(algorithm_text(lt, &found.algorithm)))
 }
@@ -247,9 +274,9 @@ impl<'a> Preferences<'a> {
         let preferences = Self { lt, handle };
         let workspace = Preference::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES;
         preferences.set(workspace, &(request.workspace.1 as u64))?;
-        if !request.reduced_precision {
+        if let Some(mask) = request.reduction.mask() {
             let schemes = Preference::CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK;
-            preferences.set(schemes, &IN_COMPUTE_TYPE)?;
+            preferences.set(schemes, &mask)?;
         }
         for (attribute, pointer) in [
             (

@@ -152,7 +152,7 @@ impl Usable {
         nvrtc.version()?;
         // cuBLAS needs cuBLASLt: whichever is loaded first is the one that it finds.
         let lt = CublasLt::load(settings)?;
-        lt.version()?;
+        let lt_version = lt.version()?;
         let cublas = Cublas::load(settings)?;
         let version = cublas.version()?;
         let (major, minor) = device.capability;
@@ -163,6 +163,7 @@ impl Usable {
                 multiprocessors: device.multiprocessors.unsigned_abs(),
                 driver: Some(driver_version(driver)),
                 cublas: Some(version),
+                cublaslt: Some(lt_version),
                 cublas_sha256: None,
                 cublaslt_sha256: None,
                 flags: GpuFlags::default(),
@@ -194,9 +195,15 @@ fn find_driver() -> Result<c_int> {
     #[expect(unsafe_code, reason = "cudarc marks it so because it loads a library")]
     let present = unsafe { sys::is_culib_present() };
     if !present {
-        return Err(unavailable(
-            "no NVIDIA driver: libcuda.so is not there; install one, or use --device cpu",
-        ));
+        // SAFETY: as above; asked again for the reason.
+        #[expect(unsafe_code, reason = "foreign libraries")]
+        let reason = match unsafe { libloading::Library::new("libcuda.so.1") } {
+            Err(reason) => reason.to_string(),
+            Ok(_) => "it cannot be loaded twice".into(),
+        };
+        return Err(unavailable(format!(
+            "no NVIDIA driver can be loaded ({reason}); install one, or use --device cpu"
+        )));
     }
     check_driver_functions()?;
     let mut version = 0;

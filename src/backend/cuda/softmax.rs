@@ -86,7 +86,8 @@ impl SoftmaxForm {
             }
         }
         // fp16 is widened by the kernel itself; bf16 before it, so that its kernel is fp32's.
-        let fp16 = dtype == DType::F16;
+        // Megatron widens both before.
+        let fp16 = dtype == DType::F16 && summation == Summation::TorchCuda;
         let most = if fp16 { 1024 } else { 2048 };
         if keys <= most {
             return Self::Warp { log2 };

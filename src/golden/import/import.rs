@@ -313,6 +313,13 @@ impl Import<'_> {
                     .setting(&["gpu"], "a GPU as parity_dump.py describes it")?,
             ),
         };
+        let alibi_slopes = match extra.remove("alibi_slopes") {
+            None | Some(serde_json::Value::Null) => None,
+            Some(_) => Some(
+                self.dump
+                    .setting(&["alibi_slopes"], "a slope for every head")?,
+            ),
+        };
         let mut text = |key: &str| match extra.remove(key) {
             Some(serde_json::Value::String(text)) => Some(text),
             _ => None,
@@ -320,6 +327,7 @@ impl Import<'_> {
         Ok(Provenance {
             framework: self.described.framework.to_owned(),
             gpu,
+            alibi_slopes,
             torch: text("torch"),
             // Dumps that do not say are from before GPUs were dumped from.
             device: text("device").unwrap_or_else(|| "cpu".to_owned()),
