@@ -10,6 +10,7 @@ mod explained;
 mod fused;
 mod lane;
 mod model;
+mod on_cuda;
 mod options;
 mod outcome;
 mod records;

@@ -2,19 +2,19 @@
 
 use super::candidate::Candidate;
 use super::check;
-use super::comparable;
 use super::explained::Explained;
-use super::outcome::{CaseOutcome, Coverage, OnGpu, StageResult, Verdict};
+use super::on_cuda::OnCuda;
+use super::outcome::{CaseOutcome, Coverage, StageResult, Verdict};
 use super::records::Records;
 use super::reference::Recordings;
 use super::run::{Parted, Run};
 use super::witness::Witness;
 use super::{Event, Options};
-use crate::backend::{Cpu, Cuda, Device, Gpu, Opened};
+use crate::backend::{Cpu, Device, Opened};
 use crate::case::{Case, Mode};
 use crate::error::{BadInput, Result};
-use crate::golden::{Golden, Manifest};
-use crate::plan::{Arithmetic, Plan, StageId};
+use crate::golden::Golden;
+use crate::plan::StageId;
 use std::collections::{BTreeSet, HashSet};
 
 /// Runs a case and judges every stage that the golden holds.
@@ -126,21 +126,9 @@ pub fn diff_candidate(
         run.counts_flips(),
     );
     let mut witness = Parted { parts, witness };
-    let on_gpu = match (&options.backend, on_cuda) {
-        (Opened::Cuda(cuda), Some(on_cuda)) => {
-            let session = cuda.session(&on_cuda.plan, &shapes, manifest.provenance.gpu.as_ref())?;
-            let plan = &on_cuda.plan;
-            run.steps(cuda.as_ref(), plan, &modes, &tokens, &mut witness, on)?;
-            let ran = session.finish()?;
-            Some(OnGpu {
-                gpu: on_cuda.gpu,
-                not_comparable: on_cuda.not_comparable,
-                elapsed_ms: ran.elapsed_ms,
-                peak_memory: ran.peak_memory,
-                products: ran.products,
-            })
-        }
-        _ => {
+    let on_gpu = match on_cuda {
+        Some(on_cuda) => Some(on_cuda.run(&mut run, &modes, &tokens, &shapes, &mut witness, on)?),
+        None => {
             run.steps(&Cpu, &plan, &modes, &tokens, &mut witness, on)?;
             None
         }
@@ -212,34 +200,5 @@ fn place(backend: &Opened) -> String {
     match backend {
         Opened::Cpu(_) => Device::Cpu.to_string(),
         Opened::Cuda(cuda) => format!("{} ({})", Device::Cuda, cuda.gpu().name),
-    }
-}
-
-/// A run on a GPU, before it begins.
-struct OnCuda {
-    /// The plan as the GPU's kernels compute it.
-    plan: Plan,
-    /// The GPU, with the digests that the reference has.
-    gpu: Gpu,
-    not_comparable: Vec<String>,
-}
-
-impl OnCuda {
-    fn of(cuda: &Cuda, plan: &Plan, arithmetic: &Arithmetic, manifest: &Manifest) -> Self {
-        let provenance = &manifest.provenance;
-        let gpu = cuda.gpu_beside(provenance.gpu.as_ref());
-        let mut not_comparable = comparable::differences(manifest, arithmetic, &gpu);
-        let mut on_cuda = plan.on_cuda(arithmetic.summation());
-        if let Some(slopes) = &provenance.alibi_slopes {
-            match on_cuda.with_alibi_slopes(slopes) {
-                Some(plan) => on_cuda = plan,
-                None => not_comparable.push("other ALiBi slopes than this model has".into()),
-            }
-        }
-        Self {
-            plan: on_cuda,
-            gpu,
-            not_comparable,
-        }
     }
 }

@@ -20,18 +20,21 @@ impl Plan {
     /// The same plan with ALiBi slopes that another device computed: the last bit of a power may differ.
     /// `None` if they are not those of this model but for that.
     pub fn with_alibi_slopes(&self, slopes: &[f32]) -> Option<Self> {
-        let mut same = true;
-        let plan = self.map(|step| {
-            let mut step = step.clone();
-            if let Op::AttentionScores { alibi_slopes, .. } = &mut step.op {
-                let close = |(a, b): (&f32, &f32)| (a - b).abs() <= SAME_SLOPE * a.abs();
-                same &= alibi_slopes.len() == slopes.len()
-                    && alibi_slopes.iter().zip(slopes).all(close);
-                *alibi_slopes = slopes.to_vec();
-            }
-            step
+        let mut own = self.steps().iter().filter_map(|step| match &step.op {
+            Op::AttentionScores { alibi_slopes, .. } => Some(alibi_slopes),
+            _ => None,
         });
-        same.then_some(plan)
+        let close = |(a, b): (&f32, &f32)| (a - b).abs() <= SAME_SLOPE * a.abs();
+        let same = |own: &Vec<f32>| own.len() == slopes.len() && own.iter().zip(slopes).all(close);
+        own.all(same).then(|| {
+            self.map(|step| {
+                let mut step = step.clone();
+                if let Op::AttentionScores { alibi_slopes, .. } = &mut step.op {
+                    *alibi_slopes = slopes.to_vec();
+                }
+                step
+            })
+        })
     }
 }
 

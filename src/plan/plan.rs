@@ -37,7 +37,7 @@ impl Plan {
     }
 
     /// The same plan with every step replaced by one of the same name on the same values.
-    pub(super) fn map(&self, of: impl FnMut(&Step) -> Step) -> Self {
+    pub(super) fn map(&self, of: impl Fn(&Step) -> Step) -> Self {
         Self {
             dtype: self.dtype,
             steps: self.steps.iter().map(of).collect(),

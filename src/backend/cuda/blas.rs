@@ -139,7 +139,7 @@ impl Blas {
         if gemm.n <= 1 || gemm.m <= 1 || gemm.k <= 1 || !state.epilogues {
             return Ok(false);
         }
-        let (workspace, _record) = state.lt_workspace.device_ptr(&self.stream);
+        let (workspace, record) = state.lt_workspace.device_ptr(&self.stream);
         let request = Request {
             bias,
             tf32: state.flags.allow_tf32,
@@ -148,7 +148,7 @@ impl Blas {
             stream: self.stream.cu_stream().cast(),
         };
         let algorithm = matmul_with_bias(&self.lt, self.handle, gemm, &request)?;
-        drop(_record);
+        drop(record);
         let call = "cublasLtMatmul, bias in the epilogue";
         let found = algorithm.is_some();
         if found {

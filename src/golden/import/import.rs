@@ -13,6 +13,7 @@ use crate::golden::manifest::{
 use crate::plan::StageId;
 use crate::tensor::{MappedFile, Tensor, npy};
 use clap::ValueEnum;
+use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fs;
 use std::num::NonZeroUsize;
@@ -306,22 +307,10 @@ impl Import<'_> {
 
     fn provenance(&self) -> Result<Provenance> {
         let mut extra: BTreeMap<_, _> = self.dump.provenance().clone().into_iter().collect();
-        let gpu = match extra.remove("gpu") {
-            None | Some(serde_json::Value::Null) => None,
-            Some(_) => Some(
-                self.dump
-                    .setting(&["gpu"], "a GPU as parity_dump.py describes it")?,
-            ),
-        };
-        let alibi_slopes = match extra.remove("alibi_slopes") {
-            None | Some(serde_json::Value::Null) => None,
-            Some(_) => Some(
-                self.dump
-                    .setting(&["alibi_slopes"], "a slope for every head")?,
-            ),
-        };
+        let gpu = self.taken(&mut extra, "gpu", "a GPU as parity_dump.py describes it")?;
+        let alibi_slopes = self.taken(&mut extra, "alibi_slopes", "a slope for every head")?;
         let mut text = |key: &str| match extra.remove(key) {
-            Some(serde_json::Value::String(text)) => Some(text),
+            Some(Value::String(text)) => Some(text),
             _ => None,
         };
         Ok(Provenance {
@@ -333,5 +322,18 @@ impl Import<'_> {
             device: text("device").unwrap_or_else(|| "cpu".to_owned()),
             extra,
         })
+    }
+
+    /// A fact that has a place of its own in a manifest, taken from among those that have none.
+    fn taken<T: serde::de::DeserializeOwned>(
+        &self,
+        extra: &mut BTreeMap<String, Value>,
+        key: &str,
+        what: &str,
+    ) -> Result<Option<T>> {
+        match extra.remove(key) {
+            None | Some(Value::Null) => Ok(None),
+            Some(_) => self.dump.setting(&[key], what).map(Some),
+        }
     }
 }
