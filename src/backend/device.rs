@@ -20,13 +20,15 @@ pub trait Backend: Send + Sync {
     /// steps wait for it by themselves.
     ///
     /// # Errors
-    /// [`Error::DeviceUnavailable`] if the device has no memory for it or is lost.
+    /// [`Error::DeviceUnavailable`](crate::Error::DeviceUnavailable) if the device has no
+    /// memory for it or is lost.
     fn upload(&self, tensor: &Tensor) -> Result<Self::Array>;
 
     /// Brings an array back. Waits for the steps that compute it.
     ///
     /// # Errors
-    /// [`Error::DeviceUnavailable`] if a step before has failed or the device is lost.
+    /// [`Error::DeviceUnavailable`](crate::Error::DeviceUnavailable) if a step before has
+    /// failed or the device is lost.
     fn download(&self, array: &Self::Array) -> Result<Tensor>;
 
     /// Computes one step from its inputs and parameters, in the order the step names them. May return
@@ -37,8 +39,9 @@ pub trait Backend: Send + Sync {
     /// for the same batch.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] if the backend does not implement the step's numerics to the letter;
-    /// [`Error::Mismatch`] if arrays do not fit the step; [`Error::DeviceUnavailable`] as
+    /// [`Error::Unsupported`](crate::Error::Unsupported) if the backend does not implement the
+    /// step's numerics to the letter; [`Error::Mismatch`](crate::Error::Mismatch) if arrays do not
+    /// fit the step; [`Error::DeviceUnavailable`](crate::Error::DeviceUnavailable) as
     /// [`Self::upload`].
     fn run(
         &self,

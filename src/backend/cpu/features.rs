@@ -1,7 +1,7 @@
 //! Which forms of the kernels this machine's processors run.
 
 /// The processor features that kernels have forms for and this machine has, the widest first. Results
-/// depend on fused multiply-add in products alone; see the table of [this module](super).
+/// depend on fused multiply-add in products alone; everything else is the same everywhere.
 pub fn cpu_features() -> Vec<&'static str> {
     let mut found = Vec::new();
     #[cfg(target_arch = "x86_64")]

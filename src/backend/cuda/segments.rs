@@ -42,7 +42,7 @@ impl Cuda {
     /// Sends the comparison of two arrays of one shape and type: `words` of every segment.
     ///
     /// # Errors
-    /// [`Error::DeviceUnavailable`] if the GPU fails.
+    /// [`Error::DeviceUnavailable`](crate::Error::DeviceUnavailable) if the GPU fails.
     pub fn compare(
         &self,
         reference: &CudaArray,
