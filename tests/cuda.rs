@@ -7,7 +7,7 @@ use common::cpp::is_required;
 use common::fake_gpu::FakeGpu;
 use common::{Copy, goldens};
 use half::bf16;
-use parity::backend::{Compiler, CudaSettings};
+use parity::backend::{Compiler, CudaSettings, Probe};
 use parity::golden::{Content, Layout, Manifest, Source, import};
 use parity::plan::Summation;
 use parity::tensor::{DType, Tensor, npy};
@@ -924,6 +924,39 @@ fn a_function_that_a_library_lacks_is_named() {
     assert_code(&output, 3);
     let message = stderr(&output).replace(libraries, "[libraries]");
     insta::assert_snapshot!(message);
+}
+
+/// A driver with the functions that are looked up, and no other: nothing else is called.
+#[test]
+fn the_driver_needs_no_function_that_is_not_looked_up() {
+    let Some(gpu) = FakeGpu::new() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let exported = folder.path().join("exported");
+    // What the fake libraries call of each other.
+    let names = Probe::DRIVER_FUNCTIONS.join("; ");
+    let script = format!("{{ global: {names}; fake*; local: *; }};");
+    fs::write(&exported, script).unwrap();
+    let driver = folder.path().join("libcuda.so.1");
+    let only = format!("-Wl,--version-script={}", exported.display());
+    common::cpp::compile("driver.cpp", &driver, &["-Wl,-soname,libcuda.so.1", &only]);
+    std::os::unix::fs::symlink(&driver, folder.path().join("libcuda.so")).unwrap();
+    let path = format!("{}:{}", folder.path().display(), gpu.libraries().display());
+    for pools in ["0", "1"] {
+        let output = std::process::Command::new(env!("CARGO_BIN_EXE_parity"))
+            .args([
+                "diff",
+                "cases/transformers_bloom_fp16_tp1.toml",
+                "--device",
+                "cuda",
+            ])
+            .env("LD_LIBRARY_PATH", &path)
+            .env("PARITY_CUDA_LIBS", gpu.libraries())
+            .env("PARITY_FAKE_POOLS", pools)
+            .env("XDG_CACHE_HOME", folder.path())
+            .output()
+            .expect("parity runs");
+        assert_code(&output, 0);
+    }
 }
 
 #[test]

@@ -12,51 +12,10 @@ use cudarc::driver::{CudaContext, result};
 use std::ffi::c_int;
 use std::path::Path;
 
-/// The oldest driver that can run what is compiled: CUDA 12.
-const OLDEST_DRIVER: c_int = 12_000;
+/// The oldest driver that has all of [`Probe::DRIVER_FUNCTIONS`]: CUDA 12.8.
+const OLDEST_DRIVER: c_int = 12_080;
 /// The oldest GPU that kernels compile for: Ampere, the first with bf16.
 const OLDEST_CAPABILITY: (i32, i32) = (8, 0);
-
-/// Functions of the driver that are called, by cudarc or here. cudarc panics at the first call of one
-/// that is missing, so they are looked up before.
-const DRIVER_FUNCTIONS: &[&str] = &[
-    "cuCtxSetCurrent",
-    "cuCtxGetCurrent",
-    "cuCtxSynchronize",
-    "cuDeviceGet",
-    "cuDeviceGetAttribute",
-    "cuDeviceGetCount",
-    "cuDeviceGetName",
-    "cuDevicePrimaryCtxRetain",
-    "cuDevicePrimaryCtxRelease_v2",
-    "cuDeviceTotalMem_v2",
-    "cuDriverGetVersion",
-    "cuEventCreate",
-    "cuEventDestroy_v2",
-    "cuEventElapsedTime_v2",
-    "cuEventRecord",
-    "cuEventSynchronize",
-    "cuGetErrorName",
-    "cuGetErrorString",
-    "cuInit",
-    "cuLaunchKernel",
-    "cuMemAllocAsync",
-    "cuMemAlloc_v2",
-    "cuMemFreeAsync",
-    "cuMemFreeHost",
-    "cuMemFree_v2",
-    "cuMemHostAlloc",
-    "cuMemcpyDtoDAsync_v2",
-    "cuMemcpyDtoHAsync_v2",
-    "cuMemcpyHtoDAsync_v2",
-    "cuModuleGetFunction",
-    "cuModuleLoadData",
-    "cuModuleUnload",
-    "cuStreamCreate",
-    "cuStreamDestroy_v2",
-    "cuStreamSynchronize",
-    "cuStreamWaitEvent",
-];
 
 /// What was found of one thing that is needed.
 #[derive(Debug)]
@@ -83,6 +42,48 @@ pub(super) struct Usable {
 }
 
 impl Probe {
+    /// Functions of the driver that are called, by cudarc or here. cudarc panics at the first call of
+    /// one that is missing, so they are looked up before.
+    pub const DRIVER_FUNCTIONS: &[&str] = &[
+        "cuCtxGetCurrent",
+        "cuCtxSetCurrent",
+        "cuCtxSynchronize",
+        "cuDeviceGet",
+        "cuDeviceGetAttribute",
+        "cuDeviceGetCount",
+        "cuDeviceGetName",
+        "cuDevicePrimaryCtxRelease_v2",
+        "cuDevicePrimaryCtxRetain",
+        "cuDeviceTotalMem_v2",
+        "cuDriverGetVersion",
+        "cuEventCreate",
+        "cuEventDestroy_v2",
+        "cuEventElapsedTime_v2",
+        "cuEventRecord",
+        "cuEventSynchronize",
+        "cuGetErrorName",
+        "cuGetErrorString",
+        "cuInit",
+        "cuLaunchKernel",
+        "cuMemAllocAsync",
+        "cuMemAlloc_v2",
+        "cuMemFreeAsync",
+        "cuMemFreeHost",
+        "cuMemFree_v2",
+        "cuMemHostAlloc",
+        "cuMemcpyDtoDAsync_v2",
+        "cuMemcpyDtoHAsync_v2",
+        "cuMemcpyHtoDAsync_v2",
+        "cuMemsetD8Async",
+        "cuModuleGetFunction",
+        "cuModuleLoadData",
+        "cuModuleUnload",
+        "cuStreamCreate",
+        "cuStreamDestroy_v2",
+        "cuStreamSynchronize",
+        "cuStreamWaitEvent",
+    ];
+
     /// Looks for everything; what is missing does not keep it from looking for the rest.
     pub fn run(settings: &CudaSettings) -> Self {
         let driver = find_driver();
@@ -234,7 +235,7 @@ fn check_driver_functions() -> Result<()> {
     let Some(library) = library else {
         return Err(unavailable("libcuda.so cannot be opened again"));
     };
-    let lacking = DRIVER_FUNCTIONS.iter().find(|name| {
+    let lacking = Probe::DRIVER_FUNCTIONS.iter().find(|name| {
         // SAFETY: looked up, never called through this type.
         #[expect(unsafe_code, reason = "foreign functions")]
         let found = unsafe { library.get::<unsafe extern "C" fn()>(name.as_bytes()) };
