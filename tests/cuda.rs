@@ -1002,6 +1002,9 @@ fn doctor_says_what_is_there_and_what_is_missing() {
         );
     }
     insta::assert_snapshot!(text);
+    let Some(old) = FakeGpu::new() else { return };
+    let old = doctor(&old.with("CAPABILITY", "7.5"), &[]);
+    assert!(old.contains("unusable  cuda: Fake GPU (sm_75)"), "{old}");
     let none = gpu.with("DEVICES", "0");
     insta::assert_snapshot!(doctor(&none, &["--cuda-libs", "docs"]));
 }

@@ -16,18 +16,26 @@ pub(super) fn run(args: &DoctorArgs) -> Result<()> {
         features => format!("{} kernels", features.join(", ")),
     };
     let _ = writeln!(text, "cpu       {threads} threads, {features}");
+    let mut all_found = true;
     for line in Probe::run(&settings).lines {
+        all_found &= line.found.is_ok();
         let (mark, found) = match line.found {
             Ok(found) => ("", found),
             Err(reason) => ("missing: ", reason.to_string()),
         };
         let _ = writeln!(text, "{:<9} {mark}{found}", line.what);
     }
-    // What is missing has been said.
-    if let Ok(cuda) = Cuda::open(&settings) {
-        for kernel in fused_kernels(&cuda)? {
-            let _ = writeln!(text, "fused     {}", fused(&kernel));
+    match Cuda::open(&settings) {
+        Ok(cuda) => {
+            for kernel in fused_kernels(&cuda)? {
+                let _ = writeln!(text, "fused     {}", fused(&kernel));
+            }
         }
+        Err(reason) if all_found => {
+            let _ = writeln!(text, "unusable  {reason}");
+        }
+        // What is missing has been said.
+        Err(_) => {}
     }
     print(&text)
 }

@@ -155,7 +155,7 @@ fn named(folder: &Path, name: &str) -> Vec<PathBuf> {
 }
 
 /// The file of this process that is mapped under the library's name.
-fn loaded_path(name: &str) -> Option<PathBuf> {
+pub(super) fn loaded_path(name: &str) -> Option<PathBuf> {
     let maps = fs::read_to_string("/proc/self/maps").ok()?;
     let prefix = format!("lib{name}.so");
     let paths = maps

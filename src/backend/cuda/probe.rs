@@ -2,7 +2,7 @@
 //! before the probe has found it.
 
 use super::failure::{driver, unavailable};
-use super::library::{Cublas, CublasLt, Nvrtc};
+use super::library::{Cublas, CublasLt, Nvrtc, loaded_path};
 use super::settings::CudaSettings;
 use crate::backend::gpu::environment;
 use crate::backend::{Gpu, GpuFlags};
@@ -87,6 +87,10 @@ impl Probe {
     /// Looks for everything; what is missing does not keep it from looking for the rest.
     pub fn run(settings: &CudaSettings) -> Self {
         let driver = find_driver();
+        let driver = driver.map(|version| {
+            let path = loaded_path("cuda");
+            described(driver_version(version), path.as_deref())
+        });
         let gpu = match &driver {
             Ok(_) => find_gpu().map(|gpu| gpu.to_string()),
             Err(_) => Err(unavailable("not looked for without a driver")),
@@ -105,7 +109,7 @@ impl Probe {
             Ok(described(version, lt.library.path()))
         });
         let lines = [
-            ("driver", driver.map(driver_version)),
+            ("driver", driver),
             ("gpu", gpu),
             ("nvrtc", nvrtc),
             ("cublas", cublas),
