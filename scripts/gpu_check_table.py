@@ -20,7 +20,7 @@ def main(out, version="parity"):
     out = Path(out)
     made = json.loads((out / "cases.json").read_text())
     cases = [with_report(out, case, ran) for case, ran in zip(made["cases"], runs(out, made["cases"]))]
-    result = outcome(cases, made["left_out"])
+    result = outcome(cases, made["left_out"], made["device"])
     fused = fused_kernels(out)
     lines = document(made, cases, result, version, fused)
     (out / "table.md").write_text("\n".join(lines) + "\n")
@@ -39,7 +39,7 @@ def main(out, version="parity"):
     }
     (out / "check.json").write_text(json.dumps(check, indent=1) + "\n")
     print("\n".join(lines[: lines.index("## Case by case")]))
-    return 2 if result["not_run"] else int(result["verdict"] == "fail")
+    return 2 if result["not_run"] or result["not_held"] else int(result["verdict"] == "fail")
 
 
 def runs(out, cases):
@@ -74,7 +74,7 @@ def with_report(out, case, ran):
     }
 
 
-def outcome(cases, left_out):
+def outcome(cases, left_out, device):
     ended = [case for case in cases if case["ended"]]
     comparisons, exact = (sum(case[key] for case in ended) for key in ("comparisons", "exact"))
     failed = any(case["verdict"] == "fail" for case in ended)
@@ -84,6 +84,9 @@ def outcome(cases, left_out):
         "exact": exact,
         "all_exact": bool(ended) and exact == comparisons,
         "not_run": [case["case"] for case in [*cases, *left_out] if not case.get("ended")],
+        # Held to tolerances on a GPU: torch or the libraries are others than parity can be exact with.
+        "not_held": {case["case"]: case["on_gpu"]["differences"] for case in ended
+                     if device != "cpu" and not case["on_gpu"]["held_exactly"]},
         "run_to_run_unequal": [case["case"] for case in cases if not case["run_to_run_equal"]],
     }
 
@@ -207,6 +210,9 @@ def conclusion(result):
              f"are exact to the bit."]
     if result["not_run"]:
         lines.append(f"Not run to the end: {', '.join(result['not_run'])}.")
+    if result["not_held"]:
+        reasons = sorted({why for differences in result["not_held"].values() for why in differences})
+        lines.append(f"Not held to the bit: {', '.join(result['not_held'])}. Why: {'; '.join(reasons)}.")
     if result["run_to_run_unequal"]:
         lines.append("torch's own results change from run to run in "
                      f"{', '.join(result['run_to_run_unequal'])}: nothing can be exact there.")

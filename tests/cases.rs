@@ -3,7 +3,7 @@
 //! reason in the test's kind.
 
 use libtest_mimic::{Arguments, Failed, Trial};
-use parity::backend::{self, CudaSettings, Device};
+use parity::backend::{self, CudaSettings, Device, Opened};
 use parity::case::Case;
 use parity::diff::{Modes, Options, Verdict, diff};
 use parity::report::{Detail, Format};
@@ -20,31 +20,45 @@ fn main() -> ExitCode {
         .collect();
     cases.sort();
     assert!(!cases.is_empty(), "no case in {}", folder.display());
+    let devices =
+        Device::ALL.map(|device| (device, backend::open(device, &CudaSettings::from_env())));
     let trials = cases.iter().flat_map(|case| {
-        Device::ALL.into_iter().flat_map(move |device| {
+        devices.iter().flat_map(move |(device, opened)| {
             [(Modes::Isolated, "isolated"), (Modes::Chained, "chained")]
                 .into_iter()
-                .map(move |(modes, mode)| trial(case, device, modes, mode))
+                .map(move |(modes, mode)| trial(case, *device, opened, modes, mode))
         })
     });
     libtest_mimic::run(&Arguments::from_args(), trials.collect()).exit_code()
 }
 
-fn trial(case: &Path, device: Device, modes: Modes, mode: &str) -> Trial {
+fn trial(
+    case: &Path,
+    device: Device,
+    opened: &parity::Result<Opened>,
+    modes: Modes,
+    mode: &str,
+) -> Trial {
     let name = case.file_stem().expect("a file name").to_string_lossy();
-    let case = case.to_owned();
-    let trial = Trial::test(format!("{name}::{device}::{mode}"), move || {
-        run(&case, device, modes)
-    });
-    match backend::open(device, &CudaSettings::from_env()) {
-        Ok(_) => trial,
-        Err(reason) => trial.with_kind(reason.to_string()).with_ignored_flag(true),
+    let name = format!("{name}::{device}::{mode}");
+    match opened {
+        Ok(opened) => {
+            let (case, opened) = (case.to_owned(), opened.clone());
+            Trial::test(name, move || run(&case, opened, modes))
+        }
+        Err(reason) => {
+            let reason = reason.to_string();
+            let failed = Failed::from(reason.clone());
+            Trial::test(name, || Err(failed))
+                .with_kind(reason)
+                .with_ignored_flag(true)
+        }
     }
 }
 
-fn run(case: &Path, device: Device, modes: Modes) -> Result<(), Failed> {
+fn run(case: &Path, backend: Opened, modes: Modes) -> Result<(), Failed> {
     let options = Options {
-        backend: backend::open(device, &CudaSettings::from_env())?,
+        backend,
         modes,
         ..Options::default()
     };

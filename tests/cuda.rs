@@ -66,7 +66,7 @@ fn kernels_compile_for_every_architecture() {
                 b"\x7fELF",
                 "a CUBIN of {dtype} for {architecture}"
             );
-            for kernel in KERNELS {
+            for kernel in kernels() {
                 let named = image
                     .windows(kernel.len())
                     .any(|bytes| bytes == kernel.as_bytes());
@@ -81,29 +81,27 @@ fn kernels_compile_for_every_architecture() {
     assert!(error.contains("sm_1"), "{error}");
 }
 
-/// Every kernel in `src/backend/cuda/kernels`.
-const KERNELS: [&str; 20] = [
-    "activation",
-    "add",
-    "add_row",
-    "alibi",
-    "compare",
-    "embedding",
-    "fill_rows",
-    "gate",
-    "layer_norm",
-    "layer_norm_scalar",
-    "megatron_layer_norm",
-    "megatron_softmax",
-    "merge_heads",
-    "rms_norm",
-    "rotary",
-    "scale",
-    "soft_cap",
-    "softmax_block",
-    "softmax_warp",
-    "split_heads",
-];
+/// The names of all kernels, from their sources.
+fn kernels() -> Vec<String> {
+    let folder = Path::new("src/backend/cuda/kernels").read_dir().unwrap();
+    let mut names = Vec::new();
+    for entry in folder {
+        let source = fs::read_to_string(entry.unwrap().path()).unwrap();
+        for (at, _) in source.match_indices("\nPARITY_KERNEL ") {
+            let rest = source[at..]
+                .trim_start()
+                .trim_start_matches("PARITY_KERNEL")
+                .trim_start();
+            let rest = match rest.strip_prefix("__launch_bounds__(") {
+                Some(bounded) => bounded.split_once(')').unwrap().1.trim_start(),
+                None => rest,
+            };
+            names.push(rest.split_once('(').unwrap().0.to_owned());
+        }
+    }
+    assert!(names.len() >= 20, "{names:?}");
+    names
+}
 
 /// References of a CPU, so within tolerances: what differs is the order of sums.
 #[test]
@@ -791,7 +789,7 @@ fn every_fault_is_one_clear_error() {
         )?;
         fault("no memory", &[("FAULT", "cuMemAllocAsync:after=40")], &[])?;
         fault("a small GPU", &[("MEMORY", "40000000")], &[])?;
-        fault("too little granted", &[], &["--gpu-memory", "100KB"])?;
+        fault("too little granted", &[], &["--gpu-memory", "200KB"])?;
         fault("a GPU that is lost", &[("FAULT", "lost:after=30")], &[])?;
         fault(
             "a product that fails",
@@ -820,7 +818,7 @@ fn no_call_that_fails_ends_in_a_panic() {
         "--device",
         "cuda",
         "--stages",
-        "h.0*",
+        "{h.0*,logits}",
     ];
     for call in [
         "cuCtxSetCurrent",
@@ -862,6 +860,10 @@ fn no_call_that_fails_ends_in_a_panic() {
         "cublasSgemm_v2",
         "cublasSgemmStridedBatched",
         "cublasLtMatmulDescCreate",
+        "cublasLtMatmulDescDestroy",
+        "cublasLtMatrixLayoutDestroy",
+        "cublasLtMatmulPreferenceDestroy",
+        "cublasLtMatmulAlgoConfigGetAttribute",
         "cublasLtMatmulDescSetAttribute",
         "cublasLtMatrixLayoutCreate",
         "cublasLtMatmulPreferenceCreate",
@@ -880,6 +882,9 @@ fn no_call_that_fails_ends_in_a_panic() {
                 .unwrap()
                 .with("FAULT", &format!("{call}:after={after}"));
             let output = gpu.parity(&case);
+            let failed = format!("fault call={call} ");
+            let reached = gpu.log().iter().any(|line| line.starts_with(&failed));
+            assert!(reached || after > 0, "no run calls {call}");
             let message = stderr(&output);
             let code = output.status.code();
             assert!(!message.contains("panicked"), "{call}: {message}");
@@ -1005,6 +1010,12 @@ fn doctor_says_what_is_there_and_what_is_missing() {
     let Some(old) = FakeGpu::new() else { return };
     let old = doctor(&old.with("CAPABILITY", "7.5"), &[]);
     assert!(old.contains("unusable  cuda: Fake GPU (sm_75)"), "{old}");
+    let Some(broken) = FakeGpu::new() else { return };
+    let broken = doctor(&broken.with("FAULT", "nvrtcCompileProgram"), &[]);
+    assert!(
+        broken.contains("unusable  cuda: NVRTC cannot compile"),
+        "{broken}"
+    );
     let none = gpu.with("DEVICES", "0");
     insta::assert_snapshot!(doctor(&none, &["--cuda-libs", "docs"]));
 }

@@ -55,7 +55,7 @@ pub trait Backend: Send + Sync {
 pub type Host = dyn Backend<Array = Tensor>;
 
 /// A kind of device.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Device {
     /// This machine's processors.

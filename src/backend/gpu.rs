@@ -18,7 +18,8 @@ pub struct Gpu {
     pub compute_capability: String,
     /// Streaming multiprocessors.
     pub multiprocessors: u32,
-    /// The driver's version. Results do not depend on it.
+    /// The driver's release (`580.159.03`), or, where only that is known, the CUDA that it is for (`CUDA
+    /// 13.0`). Results do not depend on it.
     #[serde(default)]
     pub driver: Option<String>,
     /// cuBLAS's version: major, minor, patch.
@@ -84,24 +85,6 @@ impl Default for GpuFlags {
     }
 }
 
-impl Gpu {
-    /// What a run on no GPU in particular has: torch's settings.
-    pub(super) fn without_libraries() -> Self {
-        Self {
-            name: String::new(),
-            compute_capability: String::new(),
-            multiprocessors: 0,
-            driver: None,
-            cublas: None,
-            cublaslt: None,
-            cublas_sha256: None,
-            cublaslt_sha256: None,
-            flags: GpuFlags::default(),
-            environment: BTreeMap::new(),
-        }
-    }
-}
-
 /// Variables that cuBLAS reads itself, so that they have to be set the same here.
 const READ_BY_CUBLAS: [&str; 3] = [
     "NVIDIA_TF32_OVERRIDE",
@@ -125,45 +108,33 @@ impl Gpu {
     /// they are to be the same. Settings that a run can take over are no difference.
     pub fn differences(&self, here: &Self) -> Vec<String> {
         let mut differences = Vec::new();
-        let mut unequal = |what: &str, theirs: &str, ours: &str| {
-            if theirs != ours {
-                differences.push(format!("{what} {theirs}, here {ours}"));
-            }
-        };
-        unequal(
-            "compute capability",
-            &self.compute_capability,
-            &here.compute_capability,
-        );
-        unequal(
-            "multiprocessors",
-            &self.multiprocessors.to_string(),
-            &here.multiprocessors.to_string(),
-        );
+        if self.compute_capability != here.compute_capability {
+            let (theirs, ours) = (&self.compute_capability, &here.compute_capability);
+            differences.push(format!("compute capability {theirs}, here {ours}"));
+        }
+        if self.multiprocessors != here.multiprocessors {
+            let (theirs, ours) = (self.multiprocessors, here.multiprocessors);
+            differences.push(format!("multiprocessors {theirs}, here {ours}"));
+        }
         for (what, theirs, ours) in [
             ("cuBLAS", &self.cublas, &here.cublas),
             ("cuBLASLt", &self.cublaslt, &here.cublaslt),
         ] {
-            match (theirs, ours) {
-                (Some(theirs), Some(ours)) => unequal(what, theirs, ours),
-                (theirs, ours) => unequal(
-                    what,
-                    theirs.as_deref().unwrap_or("of an unknown version"),
-                    ours.as_deref().unwrap_or("of an unknown version, too"),
-                ),
+            let text = |version: &Option<String>| version.clone().unwrap_or("unknown".into());
+            if theirs.is_none() || theirs != ours {
+                differences.push(format!("{what} {}, here {}", text(theirs), text(ours)));
             }
         }
         for (what, theirs, ours) in [
             ("libcublas", &self.cublas_sha256, &here.cublas_sha256),
             ("libcublasLt", &self.cublaslt_sha256, &here.cublaslt_sha256),
         ] {
-            if let Some(theirs) = theirs {
-                let ours = ours.as_deref().unwrap_or("unknown");
-                unequal(
-                    what,
-                    &format!("sha256 {theirs:.12}"),
-                    &format!("sha256 {ours:.12}"),
-                );
+            let text = |digest: &Option<String>| match digest {
+                Some(digest) => format!("sha256 {digest:.12}"),
+                None => "unknown".into(),
+            };
+            if theirs.is_some() && theirs != ours {
+                differences.push(format!("{what} {}, here {}", text(theirs), text(ours)));
             }
         }
         for name in READ_BY_CUBLAS {
@@ -174,7 +145,12 @@ impl Gpu {
                 differences.push(format!("{name} {}, here {}", text(theirs), text(ours)));
             }
         }
-        if self.workspace().is_some_and(|bytes| bytes > MOST_WORKSPACE) {
+        let asked = Workspaces::asked(&self.environment);
+        if [asked.cublas, asked.lt]
+            .into_iter()
+            .flatten()
+            .any(|bytes| bytes > MOST_WORKSPACE)
+        {
             differences.push("a workspace of cuBLAS above 1 GiB".into());
         }
         let flags = &self.flags;
@@ -192,55 +168,67 @@ impl Gpu {
     }
 }
 
-impl Gpu {
-    /// Bytes of the workspace that `CUBLAS_WORKSPACE_CONFIG` gives cuBLAS, as torch reads it: the sum
-    /// over all `:SIZE:COUNT` in it, in KiB. `None` if it names none, so that torch's default holds.
-    fn workspace(&self) -> Option<usize> {
-        let text = self.environment.get("CUBLAS_WORKSPACE_CONFIG")?;
-        let mut parts = text.split(':').skip(1).peekable();
-        let mut total: Option<usize> = None;
-        while let Some(part) = parts.next() {
-            let pair = parts.peek().and_then(|count| {
-                let size: usize = part.parse().ok()?;
-                let digits =
-                    count.len() - count.trim_start_matches(|c: char| c.is_ascii_digit()).len();
-                let count: usize = count[..digits].parse().ok()?;
-                Some(size.saturating_mul(count).saturating_mul(1024))
-            });
-            if let Some(bytes) = pair {
-                total = Some(total.unwrap_or(0).saturating_add(bytes));
-                parts.next();
-            }
-        }
-        total
-    }
+/// The workspaces that variables of the environment ask torch for, in bytes.
+struct Workspaces {
+    /// `CUBLAS_WORKSPACE_CONFIG`: the sum over all `:SIZE:COUNT` in it, in KiB.
+    cublas: Option<usize>,
+    /// `CUBLASLT_WORKSPACE_SIZE`, in KiB.
+    lt: Option<usize>,
+}
 
-    /// Bytes of the workspaces of cuBLAS and cuBLASLt, given cuBLAS's default on this GPU. torch 2.11
-    /// gives cuBLASLt 1 MiB, or what `CUBLASLT_WORKSPACE_SIZE` says in KiB; no more than cuBLAS has,
-    /// since both share one, unless `TORCH_CUBLASLT_UNIFIED_WORKSPACE` is 0.
-    pub(super) fn workspaces(&self, default: usize) -> [usize; 2] {
-        let cublas = self.workspace().unwrap_or(default).min(MOST_WORKSPACE);
-        let variable = |name: &str| self.environment.get(name).map(String::as_str);
-        let asked = variable("CUBLASLT_WORKSPACE_SIZE").and_then(|text| {
-            let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
-            text[..digits].parse::<usize>().ok()
-        });
-        let lt = asked
-            .unwrap_or(1024)
-            .saturating_mul(1024)
-            .min(MOST_WORKSPACE);
-        match variable("TORCH_CUBLASLT_UNIFIED_WORKSPACE") {
-            Some("0") => [cublas, lt],
-            _ => [cublas, lt.min(cublas)],
+impl Workspaces {
+    fn asked(environment: &BTreeMap<String, String>) -> Self {
+        let variable = |name: &str| environment.get(name).map(String::as_str);
+        let kibibytes = |number: usize| number.saturating_mul(1024);
+        let lt = variable("CUBLASLT_WORKSPACE_SIZE").and_then(leading_number);
+        Self {
+            cublas: variable("CUBLAS_WORKSPACE_CONFIG")
+                .and_then(pairs)
+                .map(kibibytes),
+            lt: lt.map(kibibytes),
         }
     }
+}
 
-    /// Whether torch sends linear layers with a bias to cuBLASLt.
-    pub(super) fn uses_epilogues(&self) -> bool {
-        self.environment
-            .get("DISABLE_ADDMM_CUDA_LT")
-            .is_none_or(|value| value != "1")
+/// The sum of all products of `:SIZE:COUNT` in a text, as torch finds them; `None` if there are none.
+fn pairs(text: &str) -> Option<usize> {
+    let mut parts = text.split(':').skip(1).peekable();
+    let mut total: Option<usize> = None;
+    while let Some(part) = parts.next() {
+        let count = parts.peek().copied().and_then(leading_number);
+        if let (Ok(size), Some(count)) = (part.parse::<usize>(), count) {
+            let product = size.saturating_mul(count);
+            total = Some(total.unwrap_or(0).saturating_add(product));
+            parts.next();
+        }
     }
+    total
+}
+
+/// The digits that a text begins with.
+fn leading_number(text: &str) -> Option<usize> {
+    let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+    text[..digits].parse().ok()
+}
+
+/// Bytes of the workspaces of cuBLAS and cuBLASLt in a run with these variables, given cuBLAS's default
+/// on its GPU. torch 2.11 gives cuBLASLt 1 MiB unless it is asked for another; no more than cuBLAS has,
+/// since both share one, unless `TORCH_CUBLASLT_UNIFIED_WORKSPACE` is 0.
+pub(super) fn workspaces(environment: &BTreeMap<String, String>, default: usize) -> [usize; 2] {
+    let asked = Workspaces::asked(environment);
+    let cublas = asked.cublas.unwrap_or(default).min(MOST_WORKSPACE);
+    let lt = asked.lt.unwrap_or(1 << 20).min(MOST_WORKSPACE);
+    let unified = environment.get("TORCH_CUBLASLT_UNIFIED_WORKSPACE");
+    match unified.map(String::as_str) {
+        Some("0") => [cublas, lt],
+        _ => [cublas, lt.min(cublas)],
+    }
+}
+
+/// Whether torch sends linear layers with a bias to cuBLASLt in a run with these variables.
+pub(super) fn uses_epilogues(environment: &BTreeMap<String, String>) -> bool {
+    let disabled = environment.get("DISABLE_ADDMM_CUDA_LT");
+    disabled.is_none_or(|value| value != "1")
 }
 
 impl GpuFlags {
@@ -303,6 +291,10 @@ mod tests {
             environment: BTreeMap::from([(name.to_owned(), "1".to_owned())]),
             ..gpu()
         };
+        let with_workspace = |name: &str, value: &str| Gpu {
+            environment: BTreeMap::from([(name.to_owned(), value.to_owned())]),
+            ..gpu()
+        };
         let changed = [
             Gpu {
                 compute_capability: "8.0".into(),
@@ -337,13 +329,8 @@ mod tests {
                 cublaslt_sha256: Some("c".repeat(64)),
                 ..gpu()
             },
-            Gpu {
-                environment: BTreeMap::from([(
-                    "CUBLAS_WORKSPACE_CONFIG".to_owned(),
-                    ":65536:64".to_owned(),
-                )]),
-                ..gpu()
-            },
+            with_workspace("CUBLAS_WORKSPACE_CONFIG", ":65536:64"),
+            with_workspace("CUBLASLT_WORKSPACE_SIZE", "2000000"),
         ];
         for other in changed {
             assert_eq!(other.differences(&gpu()).len(), 1, "{other:?}");
@@ -362,12 +349,7 @@ mod tests {
             let pairs = variables
                 .iter()
                 .map(|(name, value)| (name.to_string(), value.to_string()));
-            let environment = pairs.collect();
-            Gpu {
-                environment,
-                ..gpu()
-            }
-            .workspaces(32 << 20)
+            workspaces(&pairs.collect(), 32 << 20)
         };
         const CONFIG: &str = "CUBLAS_WORKSPACE_CONFIG";
         assert_eq!(of(&[]), [32 << 20, 1 << 20]);

@@ -10,7 +10,8 @@ mod oracle;
 
 pub use cpu::{Cpu, cpu_features};
 pub(crate) use cpu::{gather, split_heads};
-pub use cuda::{Compiler, Cuda, CudaArray, CudaSegments, CudaSettings, Found, Probe, Product};
+pub(crate) use cuda::WORDS;
+pub use cuda::{Compiler, Cuda, CudaArray, CudaSettings, Found, Probe, Product, Ran};
 pub use device::{Backend, Device, Host, Opened, open};
 pub use gpu::{Gpu, GpuFlags};
 pub use oracle::Oracle;

@@ -25,9 +25,9 @@ pub(super) fn run(args: &DoctorArgs) -> Result<()> {
         };
         let _ = writeln!(text, "{:<9} {mark}{found}", line.what);
     }
-    match Cuda::open(&settings) {
-        Ok(cuda) => {
-            for kernel in fused_kernels(&cuda)? {
+    match Cuda::open(&settings).and_then(|cuda| fused_kernels(&cuda)) {
+        Ok(kernels) => {
+            for kernel in kernels {
                 let _ = writeln!(text, "fused     {}", fused(&kernel));
             }
         }

@@ -5,12 +5,9 @@ use super::kernel::{Segment, Side, place, segments};
 use super::metrics::{Cut, Worst, same_shape};
 use super::statistics::shard_count;
 use super::{Extreme, Measure, Measuring, Metrics, Spec, compare};
-use crate::backend::{Backend, Cuda, CudaArray};
+use crate::backend::{Backend, Cuda, CudaArray, WORDS};
 use crate::error::Result;
 use crate::tensor::position;
-
-/// Words that the kernel writes of a segment.
-const WORDS: usize = 22;
 
 impl Measure for Cuda {
     fn measure(
@@ -34,7 +31,7 @@ impl Measure for Cuda {
             shards: spec.vocab_shards,
         };
         let close = spec.close.map(|close| (close.atol, close.rtol));
-        let words = self.compare(reference, candidate, row, &pieces, WORDS, close)?;
+        let words = self.compare(reference, candidate, &pieces, close)?;
         Ok(Measuring::UnderWay(Box::new(move || {
             let words = words.wait()?;
             let measured: Vec<Measured> = words.chunks_exact(WORDS).map(Measured::read).collect();

@@ -1,4 +1,5 @@
-//! Failing stages, taken to pieces for an explanation.
+//! Failing stages, taken to pieces for an explanation. Hypotheses run on the CPU whatever the candidate
+//! ran on: a bug is the same there, and what only a GPU's order of summation makes is noise.
 
 use super::reference::Recordings;
 use super::{Event, StageResult, Verdict};

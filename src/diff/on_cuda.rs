@@ -33,9 +33,13 @@ impl<'a> OnCuda<'a> {
         manifest: &'a Manifest,
     ) -> Self {
         let provenance = &manifest.provenance;
-        let gpu = cuda.gpu_beside(provenance.gpu.as_ref());
+        let mut gpu = cuda.gpu_beside(provenance.gpu.as_ref());
         let mut not_comparable = comparable::differences(manifest, arithmetic, &gpu);
-        let mut on_cuda = plan.on_cuda(arithmetic.summation());
+        if let Some(reference) = &provenance.gpu {
+            // They are taken over.
+            gpu.flags = reference.flags.clone();
+        }
+        let mut on_cuda = plan.on_cuda(arithmetic);
         if let Some(slopes) = &provenance.alibi_slopes {
             match on_cuda.with_alibi_slopes(slopes) {
                 Some(plan) => on_cuda = plan,
@@ -68,9 +72,7 @@ impl<'a> OnCuda<'a> {
         Ok(OnGpu {
             gpu: self.gpu,
             not_comparable: self.not_comparable,
-            elapsed_ms: ran.elapsed_ms,
-            peak_memory: ran.peak_memory,
-            products: ran.products,
+            ran,
         })
     }
 }

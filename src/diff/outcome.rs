@@ -1,6 +1,6 @@
 //! What came out.
 
-use crate::backend::{Device, Gpu, Product};
+use crate::backend::{Device, Gpu, Ran};
 use crate::case::{InForce, Mode};
 use crate::compare::{Bound, Judgement, Metrics, Spec, compare};
 use crate::error::Result;
@@ -74,12 +74,8 @@ pub struct OnGpu {
     pub gpu: Gpu,
     /// Why results cannot be held to the bit against the reference; nothing if they can.
     pub not_comparable: Vec<String>,
-    /// From the first step to the last comparison, in milliseconds.
-    pub elapsed_ms: f64,
-    /// The most device memory that arrays took, in bytes.
-    pub peak_memory: u64,
-    /// The matrix products, and what the libraries chose for them.
-    pub products: Vec<Product>,
+    /// What the run took and did.
+    pub ran: Ran,
 }
 
 /// All of one case.
@@ -143,6 +139,11 @@ impl StageResult {
 }
 
 impl CaseOutcome {
+    /// Whether nothing less than equality was asked of any stage.
+    pub fn is_held_exactly(&self) -> bool {
+        self.stages.iter().all(StageResult::is_held_exactly)
+    }
+
     /// Whether every stage passes.
     pub fn verdict(&self) -> Verdict {
         match self.first_failure() {

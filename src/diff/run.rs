@@ -18,6 +18,7 @@ use crate::plan::{Departure, Plan, StageId};
 use crate::tensor::Tensor;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::num::NonZeroUsize;
+use std::ops::ControlFlow;
 
 /// Comparisons that may be under way while later steps are sent to the device.
 const UNDER_WAY: usize = 64;
@@ -55,6 +56,8 @@ struct ModeLane<'a, B: Backend> {
 /// A step's result in one mode.
 struct Computed<A> {
     value: A,
+    /// The same, brought here, if a budget or the oracle asks.
+    found: Option<Tensor>,
     deviation: Option<Deviation>,
     exact: Option<Tensor>,
 }
@@ -119,13 +122,11 @@ impl<'a> Run<'a> {
             on(Event::Step { id });
             let begun = self.visit(index, &walk, &mut lanes, witness);
             under_way.extend(begun.map_err(|e| e.at_step(id))?);
-            self.settle(&mut under_way, most, on)?;
-            let failed = |result: &StageResult| result.verdict() == Verdict::Fail;
-            if self.options.fail_fast && self.stages.iter().any(failed) {
+            if self.settle(&mut under_way, most, on)?.is_break() {
                 return Ok(());
             }
         }
-        self.settle(&mut under_way, 0, on)
+        self.settle(&mut under_way, 0, on).map(|_| ())
     }
 
     /// Runs a step in every mode that needs it, and begins the comparisons of its results.
@@ -215,29 +216,33 @@ impl<'a> Run<'a> {
         let deviates = walk.budgets
             && lane.mode == Mode::Isolated
             && (self.is_budgeted(index) || !self.recordings.is_full(index));
-        let deviation = match deviates {
-            true => {
-                let found = walk.backend.download(&value)?;
-                let confidence = self.options.confidence;
-                lane.lane.deviation(index, params, &found, confidence)?
-            }
+        let found = match deviates || exact.is_some() {
+            true => Some(walk.backend.download(&value)?),
             false => None,
+        };
+        let deviation = match &found {
+            Some(found) if deviates => {
+                let confidence = self.options.confidence;
+                lane.lane.deviation(index, params, found, confidence)?
+            }
+            _ => None,
         };
         Ok(Computed {
             value,
+            found,
             deviation,
             exact,
         })
     }
 
     /// Judges what has been measured, in order, until no more than `most` comparisons are left to wait
-    /// for.
+    /// for; breaks off at a failure if that is asked.
     fn settle(
         &mut self,
         under_way: &mut VecDeque<Pending>,
         most: usize,
         on: &mut dyn FnMut(Event<'_>),
-    ) -> Result<()> {
+    ) -> Result<ControlFlow<()>> {
         let is_due = |under_way: &VecDeque<Pending>| {
             let done = |pending: &Pending| matches!(pending.metrics, Measuring::Done(_));
             under_way.len() > most || under_way.front().is_some_and(done)
@@ -250,10 +255,10 @@ impl<'a> Run<'a> {
             let failed = result.verdict() == Verdict::Fail;
             self.stages.push(result);
             if failed && self.options.fail_fast {
-                break;
+                return Ok(ControlFlow::Break(()));
             }
         }
-        Ok(())
+        Ok(ControlFlow::Continue(()))
     }
 
     /// What has to hold of a step in a mode; `budgeted` says whether it can have a budget.
@@ -311,21 +316,20 @@ impl<'a> Run<'a> {
                     budget: None,
                     vocab_shards: vocab_shards(&step.stage, self.golden),
                 };
-                if let Some(exact) = &computed.exact {
-                    let candidate = backend.download(&computed.value)?;
-                    oracle = Some(OracleErrors::of(exact, value, &candidate)?);
+                if let (Some(exact), Some(found)) = (&computed.exact, &computed.found) {
+                    oracle = Some(OracleErrors::of(exact, value, found)?);
                 }
-                let metrics = match &computed.deviation {
-                    None => backend.measure(array, &computed.value, &spec),
-                    Some(ours) => {
+                let metrics = match (&computed.deviation, &computed.found) {
+                    (Some(ours), Some(candidate)) => {
                         let sides = Sides {
                             reference: value,
-                            candidate: &backend.download(&computed.value)?,
+                            candidate,
                             ours,
                         };
                         let metrics = self.compare_within(index, &sides, &in_force, spec, witness);
                         metrics.map(Measuring::done)
                     }
+                    _ => backend.measure(array, &computed.value, &spec),
                 };
                 metrics.map_err(|e| e.in_file(manifest()))?
             }

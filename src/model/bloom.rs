@@ -74,8 +74,7 @@ impl Steps<'_> {
         for layer in 0..self.config.n_layer {
             let at = |name: &str| format!("h.{layer}.{name}");
             let normed = self.layer_norm(at("input_layernorm"), &x);
-            let cached = transformers.use_cache;
-            let scores = self.scores(layer, &normed, &slopes, 1.0, cached);
+            let scores = self.scores(layer, &normed, &slopes, 1.0);
             let context = self.context(layer, &scores, 1.0);
             let id = at("self_attention.dense");
             let dense = self.row_parallel(id, &context, self.square(), transformers);
@@ -108,7 +107,7 @@ impl Steps<'_> {
                 false => 1.0,
             };
             let normed = self.layer_norm(at("input_layernorm"), &x);
-            let scores = self.scores(layer, &normed, &slopes, divisor, false);
+            let scores = self.scores(layer, &normed, &slopes, divisor);
             let context = self.context(layer, &scores, divisor);
             let dense = self.product(at("self_attention.dense"), &context, self.square(), ranks);
             let dense = self.add_bias(&dense, self.hidden());
@@ -145,14 +144,7 @@ impl Steps<'_> {
         self.layer_norm_with("word_embeddings_layernorm".into(), &raw, epsilon)
     }
 
-    fn scores(
-        &mut self,
-        layer: usize,
-        x: &StageId,
-        slopes: &[f32],
-        divisor: f32,
-        cached: bool,
-    ) -> StageId {
+    fn scores(&mut self, layer: usize, x: &StageId, slopes: &[f32], divisor: f32) -> StageId {
         let at = |name: &str| format!("h.{layer}.self_attention.{name}");
         let fused = self.linear(at("query_key_value"), x, [3 * self.hidden(), self.hidden()]);
         let heads = [HeadPart::Query, HeadPart::Key, HeadPart::Value].map(|part| {
@@ -165,7 +157,7 @@ impl Steps<'_> {
                 part,
                 layout: QkvLayout::PerHead,
                 heads: self.config.n_head,
-                cached: cached && part != HeadPart::Query,
+                cached: false,
             };
             let numerics = Numerics::elementwise(self.dtype, Rounding::Once);
             self.push(self.step(at(name), op, [&fused], numerics))

@@ -44,6 +44,11 @@ pub struct MegatronArithmetic {
 }
 
 impl Arithmetic {
+    /// Whether keys and values went through a key-value cache.
+    pub fn uses_cache(&self) -> bool {
+        matches!(self, Self::Transformers(transformers) if transformers.use_cache)
+    }
+
     /// The order in which a GPU sums the rows of norms and softmax in this arithmetic.
     pub fn summation(&self) -> Summation {
         match self {

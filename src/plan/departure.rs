@@ -112,12 +112,7 @@ impl Recipe {
 
 /// All that makes a difference in the result, apart from the names of the inputs.
 fn identity(step: &Step) -> String {
-    // Where heads lie changes no value.
-    let mut op = step.op.clone();
-    if let Op::SplitHeads { cached, .. } = &mut op {
-        *cached = false;
-    }
-    format!("{op:?} {:?} {:?};", step.numerics, step.form)
+    format!("{:?} {:?} {:?};", step.op, step.numerics, step.form)
 }
 
 /// What a step computes, apart from roundings: biases are added in a step of their own, sums are
@@ -145,7 +140,6 @@ fn formula(step: &Step, input_divided_by: f32) -> String {
         Op::Softmax { scale, mask } => {
             format!("softmax {} {mask:?};", figure(scale / input_divided_by))
         }
-        Op::SplitHeads { part, layout, .. } => format!("{part:?} of {layout:?};"),
         op => format!("{op:?};"),
     }
 }

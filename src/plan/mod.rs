@@ -13,6 +13,7 @@ mod plan;
 mod rotary;
 mod schedule;
 mod shape;
+mod slopes;
 mod stage;
 mod step;
 

@@ -44,9 +44,9 @@ pub enum Op {
         layout: QkvLayout,
         /// The number of heads `n`.
         heads: usize,
-        /// Whether a key-value cache copies the result, as transformers' does unless a forward says
-        /// otherwise. Else the heads of one sequence stay where the projection has them, which a
-        /// GPU's libraries see in the distance of their rows. The values are the same.
+        /// On a GPU, whether a key-value cache copies the result, as transformers' does unless a
+        /// forward says otherwise. Else the heads of one sequence stay where the projection has them,
+        /// which libraries see in the distance of their rows. The values are the same.
         cached: bool,
     },
     /// x `[b, n, s, d]` → same shape: pairs of a head's entries rotated by an angle that grows with

@@ -237,11 +237,11 @@ fn case(outcome: &CaseOutcome) -> Case<'_> {
         on_gpu: outcome.on_gpu.as_ref().map(|on_gpu| OnGpu {
             gpu: &on_gpu.gpu,
             exactly_comparable: on_gpu.not_comparable.is_empty(),
-            held_exactly: outcome.stages.iter().all(StageResult::is_held_exactly),
+            held_exactly: outcome.is_held_exactly(),
             differences: &on_gpu.not_comparable,
-            elapsed_ms: Number(on_gpu.elapsed_ms),
-            peak_memory: on_gpu.peak_memory,
-            products: &on_gpu.products,
+            elapsed_ms: Number(on_gpu.ran.elapsed_ms),
+            peak_memory: on_gpu.ran.peak_memory,
+            products: &on_gpu.ran.products,
         }),
         notes: &outcome.notes,
     }

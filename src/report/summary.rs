@@ -109,7 +109,7 @@ pub(super) fn short(value: f64) -> String {
 /// The GPU that a case ran on, and what the run took of it.
 pub(super) fn on_gpu(outcome: &CaseOutcome) -> Option<String> {
     let on_gpu = outcome.on_gpu.as_ref()?;
-    let exact = outcome.stages.iter().all(StageResult::is_held_exactly);
+    let exact = outcome.is_held_exactly();
     let held = match (on_gpu.not_comparable.is_empty(), exact) {
         (_, true) => "held to the bit",
         (true, false) => "comparable to the bit, but held to other tolerances",
@@ -118,8 +118,8 @@ pub(super) fn on_gpu(outcome: &CaseOutcome) -> Option<String> {
     Some(format!(
         "on {}, {held}: {:.1} ms, at most {:.1} MB of its memory",
         on_gpu.gpu,
-        on_gpu.elapsed_ms,
-        on_gpu.peak_memory as f64 / 1e6
+        on_gpu.ran.elapsed_ms,
+        on_gpu.ran.peak_memory as f64 / 1e6
     ))
 }
 

@@ -15,9 +15,9 @@ pub(super) struct Alibi<'a> {
 }
 
 impl Cuda {
-    /// Of one sequence, or of one position of several, the heads are left where they are, as PyTorch's `reshape` leaves them, unless a
-    /// key-value cache copies them: its products then have the leading dimensions of the fused
-    /// projection.
+    /// The heads of one sequence, or of one position of several, are left where they are, as PyTorch's
+    /// `reshape` leaves them; products then have the projection's leading dimensions. A key-value cache
+    /// copies them.
     pub(super) fn split_heads(
         &self,
         fused: &CudaArray,

@@ -20,7 +20,9 @@ use super::failure::{cublas as check, driver, unavailable};
 use super::gemm::Gemm;
 use super::library::{Cublas, CublasLt};
 use super::lt::{Reduction, Request, matmul_with_bias};
+use super::memory::lock;
 use super::product::Product;
+use crate::backend::gpu::{uses_epilogues, workspaces};
 use crate::backend::{Gpu, GpuFlags};
 use crate::error::Result;
 use crate::tensor::DType;
@@ -30,7 +32,7 @@ use cudarc::cublas::sys::{
 use cudarc::driver::{CudaSlice, CudaStream, DevicePtr};
 use std::ffi::{c_int, c_void};
 use std::ptr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 /// The libraries, ready to be called.
 pub(super) struct Blas {
@@ -68,6 +70,7 @@ impl Blas {
         stream: &Arc<CudaStream>,
         capability: (i32, i32),
     ) -> Result<Self> {
+        let [first, second] = [workspace(stream, 1)?, workspace(stream, 1)?];
         let mut handle = ptr::null_mut();
         // SAFETY: a context is current, and the pointer is valid for writes.
         #[expect(unsafe_code, reason = "a foreign function")]
@@ -81,8 +84,8 @@ impl Blas {
             state: Mutex::new(State {
                 flags: GpuFlags::default(),
                 epilogues: true,
-                workspace: workspace(stream, 1)?,
-                lt_workspace: workspace(stream, 1)?,
+                workspace: first,
+                lt_workspace: second,
                 products: Vec::new(),
             }),
             cublas,
@@ -107,12 +110,13 @@ impl Blas {
     /// Sets what the reference's run had set, torch's defaults where it is unknown, and forgets the
     /// products so far.
     pub(super) fn restart(&self, reference: Option<&Gpu>) -> Result<()> {
-        let default = Gpu::without_libraries();
-        let reference = reference.unwrap_or(&default);
-        let [bytes, lt_bytes] = reference.workspaces(self.default_workspace);
+        let environment = reference
+            .map(|gpu| gpu.environment.clone())
+            .unwrap_or_default();
+        let [bytes, lt_bytes] = workspaces(&environment, self.default_workspace);
         let state = &mut *self.lock();
-        state.flags = reference.flags.clone();
-        state.epilogues = reference.uses_epilogues();
+        state.flags = reference.map(|gpu| gpu.flags.clone()).unwrap_or_default();
+        state.epilogues = uses_epilogues(&environment);
         state.products.clear();
         state.workspace = workspace(&self.stream, bytes)?;
         state.lt_workspace = workspace(&self.stream, lt_bytes)?;
@@ -318,7 +322,7 @@ impl Blas {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 }
 

@@ -11,6 +11,7 @@ use crate::tensor::DType;
 use std::ffi::{CString, c_char, c_int};
 use std::io::Write;
 use std::path::PathBuf;
+use std::time::UNIX_EPOCH;
 use std::{env, fs, ptr};
 
 /// The kernels, as one translation unit.
@@ -101,11 +102,14 @@ impl Compiler {
         let cache = absolute("XDG_CACHE_HOME")
             .or_else(|| Some(absolute("HOME")?.join(".cache")))?
             .join("parity");
-        // The compiler is known by its file and size.
+        // The compiler is known by its file, size and age.
         let compiler = self.nvrtc.library.path()?;
-        let size = fs::metadata(compiler).ok()?.len().to_le_bytes();
+        let file = fs::metadata(compiler).ok()?;
+        let age = file.modified().ok()?.duration_since(UNIX_EPOCH).ok()?;
+        let identity = [file.len(), age.as_secs()].map(u64::to_le_bytes).concat();
         let sources = SOURCES.iter().chain(&OPTIONS).map(|part| part.as_bytes());
-        let key = sha256_of_parts(sources.chain([compiler.as_os_str().as_encoded_bytes(), &size]));
+        let key =
+            sha256_of_parts(sources.chain([compiler.as_os_str().as_encoded_bytes(), &identity]));
         Some(cache.join(format!("{dtype}-{architecture}-{key:.32}.cubin")))
     }
 

@@ -19,8 +19,8 @@ use cudarc::driver::sys::CUevent_flags;
 use cudarc::driver::{CudaContext, CudaEvent, CudaStream};
 use std::collections::HashMap;
 use std::fmt;
-use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
 /// Layers whose parameters and recorded values have room: one that is computed and one that is on its
 /// way up.
@@ -43,12 +43,17 @@ pub struct Cuda {
     pub(super) tables: Mutex<Vec<CudaArray>>,
     pub(super) kernels: Kernels,
     pub(super) blas: Blas,
+    /// Held by the run in progress: its settings and its accounts are those of the whole backend.
+    running: Mutex<()>,
+    /// SHA-256 of the files of cuBLAS and cuBLASLt, once they have been asked for.
+    digests: [OnceLock<Option<String>>; 2],
 }
 
 /// A run on the GPU, from its start.
-pub struct Session<'a> {
+pub(crate) struct Session<'a> {
     cuda: &'a Cuda,
     started: CudaEvent,
+    _running: MutexGuard<'a, ()>,
 }
 
 /// What a run took and did.
@@ -90,6 +95,8 @@ impl Cuda {
             results,
             meter,
             blas,
+            running: Mutex::default(),
+            digests: Default::default(),
         })
     }
 
@@ -100,30 +107,40 @@ impl Cuda {
 
     /// The GPU and its libraries, with the digests of those files that a reference has one of: they
     /// are hundreds of megabytes.
-    pub fn gpu_beside(&self, reference: Option<&Gpu>) -> Gpu {
-        let [cublas, lt] = self.blas.files();
-        let digest = |asked: Option<&String>, path: Option<&Path>| {
+    pub(crate) fn gpu_beside(&self, reference: Option<&Gpu>) -> Gpu {
+        let [cublas, lt] = self.blas.files().map(|path| path.map(Path::to_owned));
+        let digest = |asked: Option<&String>, place: usize, path: Option<PathBuf>| {
             asked?;
-            MappedFile::open(path?).ok().map(|file| sha256(&file))
+            let of_file = || MappedFile::open(path?).ok().map(|file| sha256(&file));
+            self.digests[place].get_or_init(of_file).clone()
         };
         Gpu {
-            cublas_sha256: digest(reference.and_then(|gpu| gpu.cublas_sha256.as_ref()), cublas),
-            cublaslt_sha256: digest(reference.and_then(|gpu| gpu.cublaslt_sha256.as_ref()), lt),
+            cublas_sha256: digest(
+                reference.and_then(|gpu| gpu.cublas_sha256.as_ref()),
+                0,
+                cublas,
+            ),
+            cublaslt_sha256: digest(
+                reference.and_then(|gpu| gpu.cublaslt_sha256.as_ref()),
+                1,
+                lt,
+            ),
             ..self.gpu.clone()
         }
     }
 
-    /// Begins a run of `plan` on values of these shapes, with the settings that the reference's run
+    /// Begins a run, when the one before is over, of `plan` on values of these shapes, with the settings that the reference's run
     /// had.
     ///
     /// # Errors
     /// [`Error::DeviceUnavailable`](crate::Error::DeviceUnavailable) if the GPU fails.
-    pub fn session(
+    pub(crate) fn session(
         &self,
         plan: &Plan,
         shapes: &HashMap<StageId, Vec<usize>>,
         reference: Option<&Gpu>,
     ) -> Result<Session<'_>> {
+        let running = lock(&self.running);
         self.blas.restart(reference)?;
         lock(&self.tables).clear();
         self.ring.restart(LAYERS * plan.largest_layer(shapes));
@@ -133,6 +150,7 @@ impl Cuda {
         Ok(Session {
             cuda: self,
             started: started.map_err(driver("start the clock"))?,
+            _running: running,
         })
     }
 
@@ -147,7 +165,7 @@ impl Session<'_> {
     ///
     /// # Errors
     /// [`Error::DeviceUnavailable`](crate::Error::DeviceUnavailable) if the GPU has failed.
-    pub fn finish(self) -> Result<Ran> {
+    pub(crate) fn finish(self) -> Result<Ran> {
         let cuda = self.cuda;
         let elapsed = || {
             let timed = Some(CUevent_flags::CU_EVENT_DEFAULT);

@@ -2,6 +2,7 @@
 
 use super::compiler::Compiler;
 use super::failure::{driver, unavailable};
+use super::memory::lock;
 use crate::error::Result;
 use crate::tensor::DType;
 use cudarc::driver::{
@@ -10,7 +11,7 @@ use cudarc::driver::{
 use cudarc::nvrtc::Ptx;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 /// Threads of a block of kernels that take elements one by one.
 const THREADS: u32 = 256;
@@ -125,17 +126,12 @@ impl Kernels {
     }
 
     fn function(&self, dtype: DType, name: &'static str) -> Result<CudaFunction> {
-        let mut modules = self.modules.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut modules = lock(&self.modules);
         let module = match modules.entry(dtype) {
             Entry::Occupied(module) => module.into_mut(),
             Entry::Vacant(place) => {
-                let load = |image| self.context.load_module(Ptx::from_binary(image));
-                let cached = self.compiler.compile_cached(dtype, &self.architecture)?;
-                // A module that the driver does not take may be the cache's fault.
-                let module = match load(cached) {
-                    Err(_) => load(self.compiler.compile(dtype, &self.architecture)?),
-                    loaded => loaded,
-                };
+                let image = self.compiler.compile_cached(dtype, &self.architecture)?;
+                let module = self.context.load_module(Ptx::from_binary(image));
                 place.insert(Module {
                     module: module.map_err(driver("load the kernels"))?,
                     functions: HashMap::new(),

@@ -102,6 +102,42 @@ impl Library {
     }
 }
 
+/// The driver's library, which cudarc calls: opened here by the same names in the same order, so that
+/// what it lacks is known before.
+pub(super) struct Driver {
+    handle: libloading::Library,
+}
+
+impl Driver {
+    pub(super) fn open() -> Result<Self> {
+        let mut reasons = Vec::new();
+        for name in cudarc::get_lib_name_candidates("cuda") {
+            // SAFETY: as of the other libraries.
+            #[expect(unsafe_code, reason = "foreign libraries are loaded here only")]
+            match unsafe { libloading::Library::new(name) } {
+                Ok(handle) => return Ok(Self { handle }),
+                Err(reason) => reasons.push(reason.to_string()),
+            }
+        }
+        // The last name is the one that drivers have.
+        let reason = reasons.pop().unwrap_or_default();
+        Err(unavailable(format!(
+            "no NVIDIA driver can be loaded ({reason}); install one, or use --device cpu"
+        )))
+    }
+
+    /// The first of these functions that it lacks.
+    pub(super) fn lacking(&self, functions: &[&'static str]) -> Option<&'static str> {
+        let is_there = |name: &str| {
+            // SAFETY: looked up, never called through this type.
+            #[expect(unsafe_code, reason = "foreign functions are looked up here only")]
+            let found = unsafe { self.handle.get::<unsafe extern "C" fn()>(name.as_bytes()) };
+            found.is_ok()
+        };
+        functions.iter().copied().find(|name| !is_there(name))
+    }
+}
+
 /// The files to try, the likeliest first.
 fn candidates(name: &str, folders: &[PathBuf]) -> Vec<PathBuf> {
     let versioned = MAJORS.map(|major| format!("lib{name}.so.{major}"));

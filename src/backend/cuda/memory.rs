@@ -80,10 +80,10 @@ impl Meter {
         counts.peak = counts.live;
     }
 
-    fn would_exceed(&self, bytes: u64) -> Option<u64> {
-        let live = lock(&self.counts).live;
-        self.limit
-            .filter(|limit| live.saturating_add(bytes) > *limit)
+    /// What the limit leaves, if that is less than these bytes.
+    fn left_below(&self, bytes: u64) -> Option<u64> {
+        let left = self.limit?.saturating_sub(lock(&self.counts).live);
+        (left < bytes).then_some(left)
     }
 
     fn take(&self, bytes: u64) {
@@ -221,7 +221,7 @@ fn allocate(
     // SAFETY: nothing reads the memory before a copy or a kernel has written all of it.
     #[expect(unsafe_code, reason = "memory that is not set")]
     let take = || unsafe { stream.alloc::<u8>(bytes) };
-    let mut slice = match meter.would_exceed(bytes as u64) {
+    let mut slice = match meter.left_below(bytes as u64) {
         None => take(),
         Some(_) => Err(cudarc::driver::DriverError(
             CUresult::CUDA_ERROR_OUT_OF_MEMORY,
@@ -233,8 +233,8 @@ fn allocate(
         spare();
         let context = stream.context();
         context.synchronize().map_err(driver("wait for memory"))?;
-        if let Some(limit) = meter.would_exceed(bytes as u64) {
-            return Err(over_the_limit(bytes, limit));
+        if let Some(left) = meter.left_below(bytes as u64) {
+            return Err(over_the_limit(bytes, left));
         }
         slice = take();
     }
@@ -243,12 +243,12 @@ fn allocate(
     Ok(slice)
 }
 
-fn over_the_limit(bytes: usize, limit: u64) -> Error {
+fn over_the_limit(bytes: usize, left: u64) -> Error {
     unavailable(format!(
         "out of device memory: an array of {} does not fit into the {} that --gpu-memory leaves beside \
          what is in use; give more",
         size(bytes),
-        size(limit as usize)
+        size(left as usize)
     ))
 }
 

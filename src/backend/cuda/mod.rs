@@ -42,8 +42,8 @@ mod transfer;
 
 pub use array::CudaArray;
 pub use compiler::Compiler;
-pub use cuda::Cuda;
+pub use cuda::{Cuda, Ran};
 pub use probe::{Found, Probe};
 pub use product::Product;
-pub use segments::CudaSegments;
+pub(crate) use segments::WORDS;
 pub use settings::CudaSettings;

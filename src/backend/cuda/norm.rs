@@ -8,6 +8,9 @@ use super::launch::{Arg, Grid};
 use crate::error::Result;
 use crate::plan::{Step, Summation};
 
+/// Longer rows are not exact in an fp32 count.
+const MOST_COLUMNS: usize = 1 << 24;
+
 impl Cuda {
     pub(super) fn layer_norm(
         &self,
@@ -17,8 +20,6 @@ impl Cuda {
         shape: Vec<usize>,
         eps: f32,
     ) -> Result<CudaArray> {
-        /// Longer rows are not exact in an fp32 count.
-        const MOST_COLUMNS: usize = 1 << 24;
         let columns = last(&shape);
         let vectors = columns.is_multiple_of(4) && columns <= MOST_COLUMNS;
         let (name, threads) = match (step.numerics.summation, vectors) {
@@ -37,11 +38,16 @@ impl Cuda {
         shape: Vec<usize>,
         eps: f32,
     ) -> Result<CudaArray> {
-        let torch = step.numerics.summation == Summation::TorchCuda;
-        if params.len() > 1 || !torch || !last(&shape).is_multiple_of(4) {
-            let what = "an RMS norm with a bias, of rows of other lengths than multiples of 4, or as \
-                        Megatron computes it";
-            return Err(unsupported(step, what.into()));
+        let columns = last(&shape);
+        if params.len() > 1 {
+            return Err(unsupported(step, "an RMS norm with a bias".into()));
+        }
+        if step.numerics.summation != Summation::TorchCuda {
+            return Err(unsupported(step, "an RMS norm as Megatron sums it".into()));
+        }
+        if !columns.is_multiple_of(4) || columns > MOST_COLUMNS {
+            let what = format!("an RMS norm of rows of {columns}: multiples of 4 up to 2^24");
+            return Err(unsupported(step, what));
         }
         self.norm("rms_norm", (32, 4), x, params, shape, eps)
     }

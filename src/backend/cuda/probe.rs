@@ -2,7 +2,7 @@
 //! before the probe has found it.
 
 use super::failure::{driver, unavailable};
-use super::library::{Cublas, CublasLt, Nvrtc, loaded_path};
+use super::library::{Cublas, CublasLt, Driver, Nvrtc, loaded_path};
 use super::settings::CudaSettings;
 use crate::backend::gpu::environment;
 use crate::backend::{Gpu, GpuFlags};
@@ -99,12 +99,13 @@ impl Probe {
             let version = nvrtc.version()?;
             Ok(described(version, nvrtc.library.path()))
         });
-        let cublas = Cublas::load(settings);
-        let cublas = cublas.and_then(|cublas| {
+        // Kept loaded: cuBLAS needs it, and finds the one that is there.
+        let lt = CublasLt::load(settings);
+        let cublas = Cublas::load(settings).and_then(|cublas| {
             let version = cublas.version()?;
             Ok(described(version, cublas.library.path()))
         });
-        let lt = CublasLt::load(settings).and_then(|lt| {
+        let lt = lt.and_then(|lt| {
             let version = lt.version()?;
             Ok(described(version, lt.library.path()))
         });
@@ -160,6 +161,13 @@ impl Usable {
         let lt_version = lt.version()?;
         let cublas = Cublas::load(settings)?;
         let version = cublas.version()?;
+        let release = |version: &str| version.split('.').next().map(str::to_owned);
+        if release(&version) != release(&lt_version) {
+            return Err(unavailable(format!(
+                "expected cuBLAS and cuBLASLt of one release, found {version} and {lt_version}; name their \
+                 folder with --cuda-libs"
+            )));
+        }
         let (major, minor) = device.capability;
         Ok(Self {
             gpu: Gpu {
@@ -196,21 +204,14 @@ fn driver_version(version: c_int) -> String {
 
 /// The version of the driver.
 fn find_driver() -> Result<c_int> {
-    // SAFETY: loads libcuda and nothing else.
-    #[expect(unsafe_code, reason = "cudarc marks it so because it loads a library")]
-    let present = unsafe { sys::is_culib_present() };
-    if !present {
-        // SAFETY: as above; asked again for the reason.
-        #[expect(unsafe_code, reason = "foreign libraries")]
-        let reason = match unsafe { libloading::Library::new("libcuda.so.1") } {
-            Err(reason) => reason.to_string(),
-            Ok(_) => "it cannot be loaded twice".into(),
-        };
+    let library = Driver::open()?;
+    if let Some(lacking) = library.lacking(Probe::DRIVER_FUNCTIONS) {
         return Err(unavailable(format!(
-            "no NVIDIA driver can be loaded ({reason}); install one, or use --device cpu"
+            "the NVIDIA driver (libcuda.so) has no function {lacking}: install a driver of {} or later, \
+             or use --device cpu",
+            driver_version(OLDEST_DRIVER)
         )));
     }
-    check_driver_functions()?;
     let mut version = 0;
     // SAFETY: the pointer is valid for writes; the function was found above.
     #[expect(unsafe_code, reason = "a foreign function")]
@@ -226,33 +227,6 @@ fn find_driver() -> Result<c_int> {
         )));
     }
     Ok(version)
-}
-
-/// Refuses a driver that lacks a function.
-fn check_driver_functions() -> Result<()> {
-    let names = cudarc::get_lib_name_candidates("cuda");
-    // SAFETY: the library is loaded already, by the same names in the same order.
-    #[expect(unsafe_code, reason = "foreign libraries")]
-    let library = names
-        .iter()
-        .find_map(|name| unsafe { libloading::Library::new(name) }.ok());
-    let Some(library) = library else {
-        return Err(unavailable("libcuda.so cannot be opened again"));
-    };
-    let lacking = Probe::DRIVER_FUNCTIONS.iter().find(|name| {
-        // SAFETY: looked up, never called through this type.
-        #[expect(unsafe_code, reason = "foreign functions")]
-        let found = unsafe { library.get::<unsafe extern "C" fn()>(name.as_bytes()) };
-        found.is_err()
-    });
-    match lacking {
-        None => Ok(()),
-        Some(name) => Err(unavailable(format!(
-            "the NVIDIA driver (libcuda.so) has no function {name}: install a driver of {} or later, \
-             or use --device cpu",
-            driver_version(OLDEST_DRIVER)
-        ))),
-    }
 }
 
 /// The first GPU.

@@ -123,7 +123,7 @@ fn check_numerics(step: &Step) -> Result<()> {
         ..
     } = step.numerics;
     let implemented = match &step.op {
-        Op::Embedding | Op::SplitHeads { .. } => return Ok(()),
+        Op::Embedding | Op::SplitHeads { .. } => step.numerics,
         Op::Linear { .. } | Op::Context | Op::AttentionScores { .. } => Numerics::product(out),
         Op::LayerNorm { .. } | Op::RmsNorm { .. } | Op::Softmax { .. }
             if summation != Summation::Backend =>

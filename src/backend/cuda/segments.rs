@@ -1,17 +1,21 @@
 //! Comparing arrays where they are, and what the kernel wrote on its way back.
 
+use super::access::last;
 use super::array::CudaArray;
 use super::cuda::Cuda;
 use super::failure::driver;
 use super::launch::{Arg, Grid};
 use super::memory::Block;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use cudarc::driver::{CudaStream, DevicePtrMut};
 use std::ops::Range;
 use std::sync::Arc;
 
+/// Words that the kernel writes of a segment (`compare.cu`).
+pub(crate) const WORDS: usize = 22;
+
 /// The words of the comparison kernel. Reading them waits for that kernel and for nothing behind it.
-pub struct CudaSegments {
+pub(crate) struct CudaSegments {
     block: Block,
     words: usize,
     /// A stream that nothing else is sent to.
@@ -23,7 +27,7 @@ impl CudaSegments {
     ///
     /// # Errors
     /// [`Error::DeviceUnavailable`](crate::Error::DeviceUnavailable) if a step before has failed.
-    pub fn wait(self) -> Result<Vec<u64>> {
+    pub(crate) fn wait(self) -> Result<Vec<u64>> {
         let mut bytes = vec![0_u8; self.words * size_of::<u64>()];
         let mut read = || {
             let from = self.block.slice().slice(0..bytes.len());
@@ -39,20 +43,34 @@ impl CudaSegments {
 }
 
 impl Cuda {
-    /// Sends the comparison of two arrays of one shape and type: `words` of every segment.
+    /// Sends the comparison of two arrays, with rows cut into `pieces`: [`WORDS`] of every segment.
     ///
     /// # Errors
-    /// [`Error::DeviceUnavailable`](crate::Error::DeviceUnavailable) if the GPU fails.
-    pub fn compare(
+    /// [`Error::Mismatch`] if the arrays are of different shapes or types;
+    /// [`Error::DeviceUnavailable`] if the GPU fails.
+    ///
+    /// # Panics
+    /// If a piece is beyond the row.
+    pub(crate) fn compare(
         &self,
         reference: &CudaArray,
         candidate: &CudaArray,
-        row: usize,
         pieces: &[Range<usize>],
-        words: usize,
         close: Option<(f64, f64)>,
     ) -> Result<CudaSegments> {
         let dtype = reference.dtype;
+        if (dtype, &reference.shape) != (candidate.dtype, &candidate.shape) {
+            return Err(Error::Mismatch {
+                at: "arrays".into(),
+                expected: format!("{dtype} {:?}", reference.shape),
+                found: format!("{} {:?}", candidate.dtype, candidate.shape),
+            });
+        }
+        let row = last(&reference.shape);
+        assert!(
+            pieces.iter().all(|piece| piece.end <= row),
+            "within the row"
+        );
         let rows = reference.len().checked_div(row).unwrap_or(0);
         let segments = rows * pieces.len();
         let bounds = pieces
@@ -61,7 +79,7 @@ impl Cuda {
         let bounds = self.table(&[pieces.len(), 2], bounds.collect::<Vec<i64>>())?;
         let [reference, candidate] = [self.whole(reference)?, self.whole(candidate)?];
         let [r, c, bounds] = [&reference, &candidate, &bounds].map(|array| self.read(array));
-        let words = segments * words;
+        let words = segments * WORDS;
         let mut block = self.block(words * size_of::<u64>())?;
         {
             let (out, _record) = block.slice_mut().device_ptr_mut(&self.compute);

@@ -1,10 +1,10 @@
 //! Copies to the GPU, through pinned buffers: the driver copies from those while this thread goes on.
 
 use super::failure::driver;
-use super::memory::Block;
+use super::memory::{Block, lock};
 use crate::error::Result;
 use cudarc::driver::{CudaStream, HostSlice, PinnedHostSlice, SyncOnDrop};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 /// Bytes of a buffer: large enough that the bus is busy, small enough that the first copy starts soon.
 const BUFFER: usize = 8 << 20;
@@ -42,7 +42,7 @@ impl Transfer {
     /// Sends `bytes` to the start of `to`. Returns when they have been read; steps on any stream wait
     /// for them by themselves.
     pub(super) fn send(&self, bytes: &[u8], to: &mut Block) -> Result<()> {
-        let mut buffers = self.buffers.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut buffers = lock(&self.buffers);
         for (number, chunk) in bytes.chunks(BUFFER).enumerate() {
             let next = buffers.next;
             buffers.next = (next + 1) % BUFFERS;

@@ -331,9 +331,7 @@ impl Import<'_> {
         key: &str,
         what: &str,
     ) -> Result<Option<T>> {
-        match extra.remove(key) {
-            None | Some(Value::Null) => Ok(None),
-            Some(_) => self.dump.setting(&[key], what).map(Some),
-        }
+        extra.remove(key);
+        self.dump.optional(&[key], what)
     }
 }

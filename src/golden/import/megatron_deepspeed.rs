@@ -119,12 +119,9 @@ const BLOCK: &[Known] = {
 
 /// Whether norms and softmax were Megatron's fused CUDA kernels: on a GPU, where they are not switched
 /// off (`--no-masked-softmax-fusion`).
-fn fused_kernels(dump: &RawDump) -> bool {
-    let on_cpu = dump
-        .setting::<String>(&["device"], "a device")
-        .is_ok_and(|device| device == "cpu");
-    let fused = dump.setting::<bool>(&["masked_softmax_fusion"], "true or false");
-    !on_cpu && fused.unwrap_or(false)
+fn fused_kernels(dump: &RawDump) -> Result<bool> {
+    let fused = dump.optional::<bool>(&["masked_softmax_fusion"], "true or false")?;
+    Ok(dump.is_of_a_gpu() && fused.unwrap_or(false))
 }
 
 /// Reads the settings that Megatron-DeepSpeed's dumps come with.
@@ -151,7 +148,7 @@ pub(super) fn describe(dump: &RawDump) -> Result<Described> {
         arithmetic: Arithmetic::Megatron(MegatronArithmetic {
             tensor_parallel,
             query_key_layer_scaling,
-            fused_kernels: fused_kernels(dump),
+            fused_kernels: fused_kernels(dump)?,
         }),
         ranks: tensor_parallel,
         names: Box::new(PipelineNames {

@@ -98,6 +98,13 @@ impl RawDump {
         self.description.as_ref().unwrap_or(&self.config)
     }
 
+    /// Whether it says which GPU made it.
+    pub(super) fn is_of_a_gpu(&self) -> bool {
+        self.provenance()
+            .get("gpu")
+            .is_some_and(|gpu| !gpu.is_null())
+    }
+
     /// The token ids' file.
     pub(super) fn tokens(&self) -> Result<PathBuf> {
         beside(&self.folder, "tokens.npy")
@@ -120,22 +127,28 @@ impl RawDump {
         keys: &[&str],
         what: &str,
     ) -> Result<T> {
+        self.optional(keys, what)?.ok_or_else(|| {
+            let fault = BadInput::new(&self.config_path, what, "nothing");
+            fault.at(keys[0]).into()
+        })
+    }
+
+    /// As [`Self::setting`], of one that need not be there.
+    pub(super) fn optional<T: serde::de::DeserializeOwned>(
+        &self,
+        keys: &[&str],
+        what: &str,
+    ) -> Result<Option<T>> {
         let maps = [self.description.as_ref(), Some(&self.config)];
         let get = |key: &&str| maps.into_iter().flatten().find_map(|map| map.get(*key));
-        let value = keys
-            .iter()
-            .find_map(get)
-            .filter(|value| !value.is_null())
-            .cloned();
-        let found = value
-            .as_ref()
-            .map_or("nothing".to_owned(), Value::to_string);
-        value
-            .and_then(|value| serde_json::from_value(value).ok())
-            .ok_or_else(|| {
-                BadInput::new(&self.config_path, what, found)
-                    .at(keys[0])
-                    .into()
+        let Some(value) = keys.iter().find_map(get).filter(|value| !value.is_null()) else {
+            return Ok(None);
+        };
+        serde_json::from_value(value.clone())
+            .map(Some)
+            .map_err(|_| {
+                let fault = BadInput::new(&self.config_path, what, value.to_string());
+                fault.at(keys[0]).into()
             })
     }
 }

@@ -35,7 +35,7 @@ pub(super) fn describe(dump: &RawDump) -> Result<Described> {
         framework: "transformers",
         dtype: dump.setting::<DType>(&["dtype"], "fp32, fp16 or bf16")?,
         arithmetic: Arithmetic::Transformers(TransformersArithmetic {
-            use_cache: used_cache(dump),
+            use_cache: used_cache(dump)?,
             ..config.arithmetic
         }),
         ranks: 1,
@@ -47,14 +47,14 @@ pub(super) fn describe(dump: &RawDump) -> Result<Described> {
 }
 
 /// Whether keys and values went through a cache, of a run on a GPU: elsewhere it changes nothing.
-fn used_cache(dump: &RawDump) -> bool {
+fn used_cache(dump: &RawDump) -> Result<bool> {
     #[derive(serde::Deserialize)]
     struct Ran {
         use_cache: Option<bool>,
     }
-    let on_gpu = dump.provenance().contains_key("gpu");
-    let ran = dump.setting::<Ran>(&["numerics"], "an object of settings");
-    on_gpu && ran.is_ok_and(|ran| ran.use_cache.unwrap_or(false))
+    let ran = dump.optional::<Ran>(&["numerics"], "settings with use_cache of true or false")?;
+    let cached = ran.and_then(|ran| ran.use_cache);
+    Ok(dump.is_of_a_gpu() && cached.unwrap_or(false))
 }
 
 /// The configuration in the folder that was run, with what was set for this run.
