@@ -59,25 +59,17 @@ impl Cuda {
 
     /// The array in C order.
     pub(super) fn whole(&self, array: &CudaArray) -> Result<CudaArray> {
-        let Layout::Heads {
-            offset, position, ..
-        } = array.layout
-        else {
+        let Layout::Heads(part) = array.layout else {
             return Ok(array.clone());
         };
-        let &[batch, heads, positions, head_dim] = array.shape.as_slice() else {
-            unreachable!("only heads lie like this");
-        };
-        debug_assert_eq!(position, 3 * heads * head_dim);
-        let extents = [batch, positions, heads, head_dim];
-        self.gathered(array, offset / head_dim, extents, array.shape.clone())
+        self.gathered(array, part, array.shape.clone())
     }
 
     pub(super) fn read<'a>(&'a self, array: &'a CudaArray) -> Reading<'a> {
         let reading = self.read_from_start(array);
         let offset = match array.layout {
             Layout::Whole => 0,
-            Layout::Heads { offset, .. } => (offset * array.dtype.size()) as u64,
+            Layout::Heads(part) => (part as usize * last(&array.shape) * array.dtype.size()) as u64,
         };
         Reading {
             pointer: reading.pointer + offset,

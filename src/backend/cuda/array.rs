@@ -1,6 +1,7 @@
 //! Arrays on the GPU.
 
 use super::memory::Block;
+use crate::plan::HeadPart;
 use crate::tensor::{DType, Tensor};
 use std::sync::Arc;
 
@@ -20,13 +21,8 @@ pub struct CudaArray {
 pub(super) enum Layout {
     /// In C order from the start.
     Whole,
-    /// `[b, n, s, d]`, a part of a fused projection with `b` or `s` of 1: entry `[h, i, j, k]` at
-    /// `offset + (h · n + i) · head + j · position + k`, in elements.
-    Heads {
-        offset: usize,
-        head: usize,
-        position: usize,
-    },
+    /// `[b, n, s, d]` with `b` or `s` of 1, where a fused projection `[b, s, n, 3, d]` has this part.
+    Heads(HeadPart),
 }
 
 impl CudaArray {

@@ -22,11 +22,10 @@ impl Cuda {
         &self,
         fused: &CudaArray,
         part: HeadPart,
-        heads: usize,
         cached: bool,
         shape: Vec<usize>,
     ) -> Result<CudaArray> {
-        let &[batch, _, positions, head_dim] = shape.as_slice() else {
+        let &[batch, _, positions, _] = shape.as_slice() else {
             unreachable!("the step's shape was checked");
         };
         let fused = self.whole(fused)?;
@@ -35,36 +34,30 @@ impl Cuda {
                 dtype: fused.dtype,
                 shape,
                 block: fused.block.clone(),
-                layout: Layout::Heads {
-                    offset: part as usize * head_dim,
-                    head: 3 * head_dim,
-                    position: 3 * heads * head_dim,
-                },
+                layout: Layout::Heads(part),
                 host: None,
             });
         }
-        self.gathered(
-            &fused,
-            part as usize,
-            [batch, positions, heads, head_dim],
-            shape,
-        )
+        self.gathered(&fused, part, shape)
     }
 
+    /// A part of a fused projection as an array `[b, n, s, d]` of its own.
     pub(super) fn gathered(
         &self,
         fused: &CudaArray,
-        part: usize,
-        extents: [usize; 4],
+        part: HeadPart,
         shape: Vec<usize>,
     ) -> Result<CudaArray> {
+        let &[batch, heads, positions, head_dim] = shape.as_slice() else {
+            unreachable!("the step's shape was checked");
+        };
         let dtype = fused.dtype;
         let from = self.read_from_start(fused);
         let grid = Grid::elements(shape.iter().product());
         self.produce(dtype, shape, |out| {
-            let mut args = vec![from.arg(), Arg::Pointer(out)];
-            args.extend(extents.map(|extent| Arg::I64(extent as i64)));
-            args.push(Arg::I32(part as i32));
+            let extents = [batch, positions, heads, head_dim].map(|extent| Arg::I64(extent as i64));
+            let ends = [from.arg(), Arg::Pointer(out)];
+            let args = [&ends[..], &extents, &[Arg::I32(part as i32)]].concat();
             self.send(dtype, "split_heads", grid, &args)
         })
     }
@@ -179,12 +172,12 @@ impl Cuda {
 impl CudaArray {
     /// `[b, n, s, d]` as a batch of `b · n` operands, given where its first element lies.
     fn heads(&self, pointer: u64) -> Operand {
-        let &[_, _, positions, head_dim] = self.shape.as_slice() else {
+        let &[_, heads, positions, head_dim] = self.shape.as_slice() else {
             unreachable!("the step's shape was checked");
         };
         let (leading, stride) = match self.layout {
             Layout::Whole => (head_dim, positions * head_dim),
-            Layout::Heads { head, position, .. } => (position, head),
+            Layout::Heads(_) => (3 * heads * head_dim, 3 * head_dim),
         };
         Operand {
             pointer,

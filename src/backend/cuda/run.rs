@@ -82,9 +82,9 @@ impl Cuda {
             Op::SplitHeads {
                 part,
                 layout: QkvLayout::PerHead,
-                heads,
                 cached,
-            } => self.split_heads(x, *part, *heads, *cached, shape),
+                ..
+            } => self.split_heads(x, *part, *cached, shape),
             Op::Rotary(rotary) => self.rotary(x, rotary, each, shape),
             Op::AttentionScores {
                 product_scale,
