@@ -34,11 +34,11 @@ impl Measure for Cuda {
         let words = self.compare(reference, candidate, &pieces, close)?;
         Ok(Measuring::UnderWay(Box::new(move || {
             let words = words.wait()?;
-            let measured: Vec<Measured> = words.chunks_exact(WORDS).map(Measured::read).collect();
-            let mut parts: Vec<Segment> = measured.iter().map(|each| each.segment).collect();
-            for (part, segment) in parts.iter_mut().enumerate() {
-                segment.elements = place(part, row, &pieces).len();
-            }
+            let segments = words.chunks_exact(WORDS).enumerate();
+            let measured: Vec<Measured> = segments
+                .map(|(part, words)| Measured::read(words, place(part, row, &pieces).len()))
+                .collect();
+            let parts: Vec<Segment> = measured.iter().map(|each| each.segment).collect();
             let extreme = Worst::of(&parts).map(|worst| {
                 let found = &measured[worst.part];
                 let index = place(worst.part, row, &pieces).start + found.index;
@@ -63,8 +63,8 @@ struct Measured {
 }
 
 impl Measured {
-    /// The words in the order that `compare.cu` documents.
-    fn read(words: &[u64]) -> Self {
+    /// The words of a segment of `elements`, in the order that `compare.cu` documents.
+    fn read(words: &[u64], elements: usize) -> Self {
         let count = |word: usize| words[word] as usize;
         let number = |word: usize| f64::from_bits(words[word]);
         let side = |counts: usize, numbers: usize| Side {
@@ -87,7 +87,7 @@ impl Measured {
                 reference_squares: number(13),
                 reference: side(6, 14),
                 candidate: side(8, 17),
-                elements: 0,
+                elements,
             },
             index: count(5),
             reference: number(20),

@@ -11,7 +11,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 /// streams see to it that what was sent before still finds it.
 pub(super) struct Block {
     slice: Option<CudaSlice<u8>>,
-    bytes: u64,
     home: Home,
 }
 
@@ -41,8 +40,9 @@ impl Drop for Block {
         };
         match &self.home {
             Home::Stream(meter) => {
+                let bytes = slice.num_bytes() as u64;
                 drop(slice);
-                meter.give_back(self.bytes);
+                meter.give_back(bytes);
             }
             Home::Ring(ring) => ring.take_back(slice),
         }
@@ -145,7 +145,6 @@ impl Ring {
             }
         };
         Ok(Block {
-            bytes: slice.num_bytes() as u64,
             slice: Some(slice),
             home: Home::Ring(self.clone()),
         })
@@ -204,7 +203,6 @@ pub(super) fn block_of(
 ) -> Result<Block> {
     let slice = allocate(stream, bytes, meter, spare)?;
     Ok(Block {
-        bytes: slice.num_bytes() as u64,
         slice: Some(slice),
         home: Home::Stream(meter.clone()),
     })
