@@ -127,7 +127,7 @@ fn stages(
         let params: Vec<&Tensor> = step.params.iter().map(|p| &weights[&p.name]).collect();
         let value = Cpu.run(step, &inputs, &params).expect("a step of the plan");
         // The first form of a stage is the one that Megatron shows.
-        if !step.op.rearranges() && !stages.iter().any(|known| known.stage == step.stage) {
+        if !step.op.locality().is_copy() && !stages.iter().any(|known| known.stage == step.stage) {
             stages.push(StageRecord {
                 stage: step.stage.clone(),
                 source: step.id.to_string(),
@@ -136,7 +136,7 @@ fn stages(
                     4 => Layout::Bnss,
                     _ => Layout::Bsh,
                 },
-                form: step.form,
+                variant: step.variant,
                 content: Content::Full {
                     join: Join::Replicated,
                     files: vec![record(folder, step.id.as_str(), &value)],

@@ -19,6 +19,7 @@ pub mod error;
 pub mod explain;
 pub mod golden;
 pub mod model;
+pub mod op;
 pub mod output;
 pub mod plan;
 pub mod report;

@@ -59,7 +59,10 @@ fn correct_models_are_within_their_budgets_in_both_arithmetics() {
                     ..Options::default()
                 };
                 let outcome = diff(&case, &options, &mut |_| {}).unwrap();
-                let budgeted = outcome.stages.iter().filter(|r| r.metrics.spent.is_some());
+                let budgeted = outcome
+                    .stages
+                    .iter()
+                    .filter(|r| r.metrics.worst_ratio.is_some());
                 assert_eq!(budgeted.count(), outcome.stages.len() - 1, "{name}");
                 for result in &outcome.stages {
                     assert_eq!(result.verdict(), Verdict::Pass, "{name} {}", result.stage);
@@ -167,7 +170,7 @@ fn what_nothing_explains_is_narrowed_down() {
         !explanation.complete && explanation.causes.is_empty(),
         "{explanation:?}"
     );
-    insta::assert_snapshot!(explanation.facts.join("\n"), @r"
+    insta::assert_snapshot!(explanation.hints.join("\n"), @r"
     the inputs are the reference's own: the difference arises here
     100 % of the squared difference lies in 1 of 64 columns (7)
     the difference has rank one (100 % of its square)
@@ -244,7 +247,7 @@ fn half_types_in_transformers_arithmetic_have_transformers_bits() {
                 result.stage,
                 result.mode
             );
-            assert!(result.departure.is_none(), "{name} {}", result.stage);
+            assert!(result.plan_difference.is_none(), "{name} {}", result.stage);
         }
     }
 }
@@ -258,7 +261,7 @@ fn the_report_names_exactly_the_stages_that_round_elsewhere() {
             let linear = ["self_attention.dense", "dense_h_to_4h", "dense_4h_to_h"];
             let expected = ends_with_any(result, &linear);
             assert_eq!(
-                result.departure.is_some(),
+                result.plan_difference.is_some(),
                 expected,
                 "{name} {}",
                 result.stage

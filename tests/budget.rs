@@ -6,11 +6,10 @@
 
 use half::{bf16, f16};
 use parity::backend::{Backend, Cpu};
-use parity::budget::{Budget, Confidence, Flips, Operand, deviation};
+use parity::budget::{Budget, Confidence, Flips, Operand, error_bound};
 use parity::compare::{Spec, compare};
-use parity::plan::{
-    Activation, AlibiForm, Form, Mask, Numerics, Op, Param, Rotary, RotaryPairs, Rounding, Step,
-};
+use parity::op::{self, Activation, AlibiForm, Mask, Numerics, Op, Rotary, RotaryPairs, Rounding};
+use parity::plan::{Param, Step, Variant};
 use parity::tensor::{DType, Tensor};
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
@@ -108,7 +107,7 @@ fn step(op: Op, inputs: usize, params: &[&[usize]], numerics: Numerics) -> Step 
     Step {
         id: "y".into(),
         stage: "y".into(),
-        form: Form::PLAIN,
+        variant: Variant::PLAIN,
         op,
         inputs: (0..inputs)
             .map(|index| format!("x{index}").into())
@@ -163,10 +162,10 @@ fn example(
             Example {
                 plain: plain.collect(),
                 step: step(
-                    Op::Linear {
+                    Op::Linear(op::Linear {
                         bias: true,
                         partials: 1,
-                    },
+                    }),
                     1,
                     &[&[m, k], &[m]],
                     Numerics::product(dtype),
@@ -188,12 +187,12 @@ fn example(
                 );
                 sum(&terms, order) * scale + rounded(0.25 * column as f32, dtype)
             });
-            let op = Op::AttentionScores {
+            let op = Op::AttentionScores(op::AttentionScores {
                 product_scale: scale,
                 alibi_scale: 1.0,
                 alibi_slopes: vec![0.25],
                 alibi_form: AlibiForm::KeyPosition,
-            };
+            });
             let shape = [1, 1, rows, k];
             Example {
                 plain: plain.collect(),
@@ -217,7 +216,7 @@ fn example(
             });
             Example {
                 plain: plain.collect(),
-                step: step(Op::Context, 2, &[], Numerics::product(dtype)),
+                step: step(Op::Context(op::Context), 2, &[], Numerics::product(dtype)),
                 inputs: vec![
                     tensor(&[1, 1, rows, rows], &probs, dtype),
                     tensor(&[1, 1, rows, k], &value, dtype),
@@ -243,8 +242,8 @@ fn example(
                 each.collect::<Vec<f32>>()
             });
             let op = match kind {
-                3 => Op::LayerNorm { eps: 1e-5 },
-                _ => Op::RmsNorm { eps: 1e-5 },
+                3 => Op::LayerNorm(op::LayerNorm { eps: 1e-5 }),
+                _ => Op::RmsNorm(op::RmsNorm { eps: 1e-5 }),
             };
             Example {
                 plain: plain.collect(),
@@ -269,10 +268,10 @@ fn example(
             Example {
                 plain: plain.collect(),
                 step: step(
-                    Op::Softmax {
+                    Op::Softmax(op::Softmax {
                         scale: 1.0,
                         mask: Mask::Causal,
-                    },
+                    }),
                     1,
                     &[],
                     Numerics::softmax(dtype),
@@ -326,7 +325,9 @@ fn example(
             Example {
                 plain: plain.collect(),
                 step: step(
-                    Op::Gate(Activation::Silu),
+                    Op::Gate(op::Gate {
+                        activation: Activation::Silu,
+                    }),
                     2,
                     &[],
                     Numerics::elementwise(dtype, Rounding::EachOperation),
@@ -387,7 +388,7 @@ fn ratios(example: &Example, confidence: Confidence) -> (Vec<f64>, Option<Flips>
     let plain = tensor(ours.shape(), &example.plain, ours.dtype());
     let [inputs, params] = [&example.inputs, &example.params]
         .map(|all| all.iter().map(Operand::given).collect::<Vec<_>>());
-    let own = deviation(&example.step, &inputs, &params, &ours, confidence).unwrap();
+    let own = error_bound(&example.step, &inputs, &params, &ours, confidence).unwrap();
     let budget = Budget::of(&own, &own, confidence);
     let [a, b] = [&ours, &plain].map(|x| x.widened().unwrap());
     let [a, b] = [&a, &b].map(|x| x.as_slice::<f64>().unwrap());

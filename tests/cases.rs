@@ -3,7 +3,7 @@
 //! reason in the test's kind.
 
 use libtest_mimic::{Arguments, Failed, Trial};
-use parity::backend::{self, CudaSettings, Device, Opened};
+use parity::backend::{self, AnyBackend, CudaSettings, Device};
 use parity::case::Case;
 use parity::diff::{Modes, Options, Verdict, diff};
 use parity::report::{Detail, Format};
@@ -35,7 +35,7 @@ fn main() -> ExitCode {
 fn trial(
     case: &Path,
     device: Device,
-    opened: &parity::Result<Opened>,
+    opened: &parity::Result<AnyBackend>,
     modes: Modes,
     mode: &str,
 ) -> Trial {
@@ -56,7 +56,7 @@ fn trial(
     }
 }
 
-fn run(case: &Path, backend: Opened, modes: Modes) -> Result<(), Failed> {
+fn run(case: &Path, backend: AnyBackend, modes: Modes) -> Result<(), Failed> {
     let options = Options {
         backend,
         modes,

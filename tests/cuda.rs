@@ -9,7 +9,7 @@ use common::{Copy, goldens};
 use half::bf16;
 use parity::backend::{Compiler, CudaSettings, Probe};
 use parity::golden::{Content, Layout, Manifest, Source, import};
-use parity::plan::Summation;
+use parity::op::Summation;
 use parity::tensor::{DType, Tensor, npy};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;

@@ -53,13 +53,16 @@ fn trial(mutation: &Mutation, golden: &str) -> Trial {
     let cause = first_answer(&outcome);
     let ratio = first.map_or(String::new(), |first| {
         let metrics = &first.metrics;
-        match (&metrics.spent, &metrics.flips) {
+        match (&metrics.worst_ratio, &metrics.flips) {
             (None, _) => format!("{} elements differ", metrics.unequal),
-            (Some(spent), Some(flips)) if spent.ratio <= 1.0 => {
+            (Some(worst_ratio), Some(flips)) if worst_ratio.ratio <= 1.0 => {
                 let (observed, expected) = (flips.observed, flips.expected);
-                format!("{:.2}, {observed} flips of {expected:.1}", spent.ratio)
+                format!(
+                    "{:.2}, {observed} flips of {expected:.1}",
+                    worst_ratio.ratio
+                )
             }
-            (Some(spent), _) => format!("{:.1e}", spent.ratio),
+            (Some(worst_ratio), _) => format!("{:.1e}", worst_ratio.ratio),
         }
     });
     let [cosine, mean_difference] = usual_gates(&golden, &candidate);

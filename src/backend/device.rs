@@ -52,7 +52,7 @@ pub trait Backend: Send + Sync {
 }
 
 /// A backend that computes on arrays of this process.
-pub type Host = dyn Backend<Array = Tensor>;
+pub type HostBackend = dyn Backend<Array = Tensor>;
 
 /// A kind of device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -80,14 +80,14 @@ impl fmt::Display for Device {
 
 /// A backend that is ready to compute.
 #[derive(Clone, Debug)]
-pub enum Opened {
+pub enum AnyBackend {
     /// The CPU's.
     Cpu(Cpu),
     /// A GPU's.
     Cuda(Arc<Cuda>),
 }
 
-impl Opened {
+impl AnyBackend {
     /// Where it computes.
     pub fn device(&self) -> Device {
         match self {
@@ -97,7 +97,7 @@ impl Opened {
     }
 }
 
-impl Default for Opened {
+impl Default for AnyBackend {
     /// The CPU's.
     fn default() -> Self {
         Self::Cpu(Cpu)
@@ -108,9 +108,9 @@ impl Default for Opened {
 ///
 /// # Errors
 /// [`Error::DeviceUnavailable`](crate::Error::DeviceUnavailable) with what is missing.
-pub fn open(device: Device, settings: &CudaSettings) -> Result<Opened> {
+pub fn open(device: Device, settings: &CudaSettings) -> Result<AnyBackend> {
     match device {
-        Device::Cpu => Ok(Opened::Cpu(Cpu)),
-        Device::Cuda => Ok(Opened::Cuda(Arc::new(Cuda::open(settings)?))),
+        Device::Cpu => Ok(AnyBackend::Cpu(Cpu)),
+        Device::Cuda => Ok(AnyBackend::Cuda(Arc::new(Cuda::open(settings)?))),
     }
 }

@@ -2,7 +2,7 @@
 //! rounded after every operation, fp64, or values that carry what rounding may have done to them.
 
 use super::functions;
-use crate::plan::Activation;
+use crate::op::Activation;
 use std::ops::{Add, Div, Mul};
 
 /// A number that formulas can be evaluated in. Constants are exact in fp32 and never rounded to a

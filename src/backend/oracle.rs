@@ -8,7 +8,8 @@
 use super::formula::{self, Real};
 use super::{Backend, Device};
 use crate::error::{Error, Result};
-use crate::plan::{AlibiForm, HeadPart, Mask, Op, QkvLayout, Rotary, Step};
+use crate::op::{self, AlibiForm, HeadPart, Mask, Op, QkvLayout, Rotary};
+use crate::plan::Step;
 use crate::tensor::Tensor;
 use ndarray::linalg::general_mat_mul;
 use ndarray::{Array2, ArrayView2, Axis, Ix1, Ix2, Ix4};
@@ -39,7 +40,7 @@ impl Backend for Oracle {
         let wide = |tensors: &[&Tensor]| -> Result<Vec<Tensor>> {
             tensors.iter().map(|tensor| tensor.widened()).collect()
         };
-        if let Op::Embedding = step.op {
+        if let Op::Embedding(op::Embedding) = step.op {
             // Token ids stay what they are.
             let rows = super::cpu::gather::<f64>(inputs[0], &params[0].widened()?)?;
             return Tensor::from_vec(&shape, rows);
@@ -65,47 +66,47 @@ impl Evaluation<'_> {
     fn compute(&self) -> Result<Vec<f64>> {
         let x = self.inputs[0].as_slice::<f64>()?;
         Ok(match &self.step.op {
-            Op::Embedding => unreachable!("copied by the caller"),
-            Op::LayerNorm { eps } => self.norm(*eps, true)?,
-            Op::RmsNorm { eps } => self.norm(*eps, false)?,
-            Op::Linear { .. } => self.linear()?,
-            Op::SplitHeads {
+            Op::Embedding(op::Embedding) => unreachable!("copied by the caller"),
+            Op::LayerNorm(op::LayerNorm { eps }) => self.norm(*eps, true)?,
+            Op::RmsNorm(op::RmsNorm { eps }) => self.norm(*eps, false)?,
+            Op::Linear(_) => self.linear()?,
+            Op::SplitHeads(op::SplitHeads {
                 part,
                 layout,
                 heads,
                 ..
-            } => self.split_heads(*part, *layout, *heads)?,
-            Op::AttentionScores {
+            }) => self.split_heads(*part, *layout, *heads)?,
+            Op::AttentionScores(op::AttentionScores {
                 product_scale,
                 alibi_scale,
                 alibi_slopes,
                 alibi_form,
-            } => {
+            }) => {
                 let scales = [f64::from(*product_scale), f64::from(*alibi_scale)];
                 self.scores(scales, alibi_slopes, *alibi_form)?
             }
-            Op::Softmax { scale, mask } => {
+            Op::Softmax(op::Softmax { scale, mask }) => {
                 softmax(x, self.inputs[0].row_len(), (*scale).into(), *mask)
             }
-            Op::Context => self.context()?,
-            Op::AddBias => {
+            Op::Context(op::Context) => self.context()?,
+            Op::AddBias(op::AddBias) => {
                 let bias = self.params[0].as_slice::<f64>()?.iter().cycle();
                 x.iter().zip(bias).map(|(x, bias)| x + bias).collect()
             }
             Op::Activation(activation) => map(x, |x| formula::activation(*activation, x)),
             Op::Rotary(rotary) => self.rotary(rotary)?,
-            Op::Gate(activation) => {
+            Op::Gate(op::Gate { activation }) => {
                 let up = self.inputs[1].as_slice::<f64>()?;
                 let pairs = x.iter().zip(up);
                 let gated = pairs.map(|(gate, up)| formula::activation(*activation, *gate) * up);
                 gated.collect()
             }
-            Op::Add => {
+            Op::Add(op::Add) => {
                 let other = self.inputs[1].as_slice::<f64>()?;
                 x.iter().zip(other).map(|(a, b)| a + b).collect()
             }
-            Op::Scale { factor } => map(x, |x| f64::from(*factor) * x),
-            Op::SoftCap { cap } => map(x, |x| formula::soft_cap(*cap, x)),
+            Op::Scale(op::Scale { factor }) => map(x, |x| f64::from(*factor) * x),
+            Op::SoftCap(op::SoftCap { cap }) => map(x, |x| formula::soft_cap(*cap, x)),
         })
     }
 
@@ -323,7 +324,11 @@ mod tests {
                 "{}: {metrics:?}",
                 step.id
             );
-            assert!(step.op.rearranges() || metrics.unequal > 0 || step.op == Op::Embedding);
+            assert!(
+                step.op.locality().is_copy()
+                    || metrics.unequal > 0
+                    || step.op == Op::Embedding(op::Embedding)
+            );
             values.insert(step.id.clone(), found);
         }
     }

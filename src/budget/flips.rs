@@ -1,7 +1,7 @@
 //! How many half-precision elements two correct implementations disagree on.
 
 use super::U;
-use super::deviation::Deviation;
+use super::error_bound::ErrorBound;
 use crate::error::Result;
 use crate::tensor::{DType, Float, Tensor, with_float};
 use rayon::prelude::*;
@@ -12,7 +12,7 @@ const CHUNK: usize = 1 << 14;
 /// The elements of a half-precision value on which two sides that round at the same places
 /// disagree, against how many that would be by chance.
 ///
-/// Before the rounding the sides differ by `d`, normally distributed with the spreads `s₁` and `s₂`
+/// Before the rounding the sides differ by `d`, normally distributed with the stds `s₁` and `s₂`
 /// of both; a rounding boundary lies between them with the probability `E|d| / ulp`,
 /// `E|d| = √(2/π)·√(s₁² + s₂²)`. A rounding keeps the mean of `|d|`, so that this holds behind
 /// several roundings, too. Spreads are upper estimates, and every element is given one more unit
@@ -32,7 +32,7 @@ pub struct Flips {
 }
 
 impl Flips {
-    /// Holds a count against the deviations of both sides; `None` if the value is not stored in a
+    /// Holds a count against the error bounds of both sides; `None` if the value is not stored in a
     /// half type.
     ///
     /// # Errors
@@ -40,17 +40,17 @@ impl Flips {
     pub fn of(
         observed: usize,
         value: &Tensor,
-        ours: &Deviation,
-        theirs: &Deviation,
+        ours: &ErrorBound,
+        theirs: &ErrorBound,
     ) -> Result<Option<Self>> {
         let expected = with_float!(value.dtype(), T => {
             if !value.dtype().is_half() {
                 return Ok(None);
             }
             let chunks = value.as_slice::<T>()?.par_chunks(CHUNK);
-            let spreads = ours.spread.par_chunks(CHUNK).zip(theirs.spread.par_chunks(CHUNK));
+            let stds = ours.std.par_chunks(CHUNK).zip(theirs.std.par_chunks(CHUNK));
             let sums: Vec<f64> = chunks
-                .zip(spreads)
+                .zip(stds)
                 .map(|(values, (ours, theirs))| {
                     let each = values.iter().zip(ours.iter().zip(theirs));
                     each.map(|(value, (a, b))| chance::<T>(*value, (*a).into(), (*b).into())).sum()

@@ -12,10 +12,10 @@
 //!
 //! `A` and `Q` are not computed by a second product but bounded by Cauchy and Schwarz over blocks
 //! of [`BLOCK`] terms: a product of [`BLOCK`] times less work. For normally distributed terms the
-//! bound is 1.5 times `A` and 2.6 times `Q` (1.6 times the spread).
+//! bound is 1.5 times `A` and 2.6 times `Q` (1.6 times the standard deviation).
 
 use super::U;
-use super::deviation::Confidence;
+use super::error_bound::Confidence;
 use multiversion::multiversion;
 use ndarray::linalg::general_mat_mul;
 use ndarray::{Array2, ArrayView2, Axis};
@@ -50,9 +50,9 @@ impl Magnitudes {
         Self { of, confidence }
     }
 
-    /// The spread of a sum `y` of so many terms; `magnitude` is its entry in [`Self::of`].
+    /// The standard deviation of a sum `y` of so many terms; `magnitude` is its entry in [`Self::of`].
     #[inline(always)]
-    pub(super) fn spread(&self, y: f64, magnitude: f64, terms: usize) -> f64 {
+    pub(super) fn std(&self, y: f64, magnitude: f64, terms: usize) -> f64 {
         let terms = terms as f64;
         match self.confidence {
             Confidence::Probabilistic => {
@@ -73,8 +73,8 @@ impl Magnitudes {
         let parts = parts as f64;
         unit * match self.confidence {
             Confidence::Probabilistic => {
-                let deviation = 4.0 * magnitude.sqrt();
-                y.abs() + parts.sqrt() * deviation + (parts - 1.0) * (y.abs() + deviation)
+                let error_bound = 4.0 * magnitude.sqrt();
+                y.abs() + parts.sqrt() * error_bound + (parts - 1.0) * (y.abs() + error_bound)
             }
             Confidence::Deterministic => parts * magnitude,
         }
@@ -134,7 +134,7 @@ fn folded(mut lanes: [f32; BLOCK], join: impl Fn(f32, f32) -> f32) -> f32 {
     lanes[0]
 }
 
-/// What deviations of the operands do to every sum: `Σ dx·|w| + |x|·dw`, or the root of the sum of
+/// What error bounds of the operands do to every sum: `Σ dx·|w| + |x|·dw`, or the root of the sum of
 /// the squares of these terms. `None` if neither deviates.
 pub(super) fn propagated(
     [x, weight]: [ArrayView2<'_, f32>; 2],

@@ -1,7 +1,7 @@
 //! Norms and softmax: every element depends on its whole row.
 
 use super::U;
-use super::deviation::Confidence;
+use super::error_bound::Confidence;
 
 /// Deviations of the elements of a row, if it has any.
 pub(super) type Row<'a> = Option<(&'a [f32], &'a [f32])>;
@@ -20,7 +20,7 @@ pub(super) struct Norm<'a> {
 }
 
 impl Norm<'_> {
-    /// `y = (x − μ)·r·w + b` with `r = 1/√(v + ε)`; `emit(index, rounding, spread)` for every
+    /// `y = (x − μ)·r·w + b` with `r = 1/√(v + ε)`; `emit(index, rounding, standard deviation)` for every
     /// element, without the rounding of the result.
     ///
     /// In units of `u`: the mean of `n` terms is off by its sum's error over `n`, which is
@@ -29,7 +29,12 @@ impl Norm<'_> {
     /// `m₂ − μ²`, so that `r` is off by half of that, times `v/(v + ε)`, and 2 for the root and the
     /// quotient; differences and products by 1 each. Deterministic: `n` in place of the roots, and
     /// sums instead of roots of sums of squares.
-    pub(super) fn deviations(&self, x: &[f32], dx: Row<'_>, mut emit: impl FnMut(usize, f64, f64)) {
+    pub(super) fn error_bounds(
+        &self,
+        x: &[f32],
+        dx: Row<'_>,
+        mut emit: impl FnMut(usize, f64, f64),
+    ) {
         let confidence = self.confidence;
         let count = x.len() as f64;
         let sum = |term: &dyn Fn(f64) -> f64| x.iter().map(|x| term((*x).into())).sum::<f64>();
@@ -54,7 +59,7 @@ impl Norm<'_> {
         // m₂/v · v/(v + ε): no division by a variance of zero.
         let of_scale = confidence.join(0.5 * growth * squares / (variance + self.eps), 2.0);
 
-        // The row's share in what an input's deviation does: dy = r·w·(dx − mean dx − x̂·mean(x̂·dx)).
+        // The row's share in what an input's error bound does: dy = r·w·(dx − mean dx − x̂·mean(x̂·dx)).
         let normalized = |index: usize| (f64::from(x[index]) - mean) * scale;
         let shared = |dx: &[f32], power: i32| {
             let means = dx.iter().enumerate().map(|(index, dx)| {
@@ -72,8 +77,8 @@ impl Norm<'_> {
             Confidence::Probabilistic => 2,
             Confidence::Deterministic => 1,
         };
-        let shares = dx.map(|(rounding, spread)| {
-            let of_spread = shared(spread, power).map(|sum| sum.powf(1.0 / f64::from(power)));
+        let shares = dx.map(|(rounding, std)| {
+            let of_spread = shared(std, power).map(|sum| sum.powf(1.0 / f64::from(power)));
             (shared(rounding, 1), of_spread)
         });
 
@@ -81,21 +86,20 @@ impl Norm<'_> {
             let weight = f64::from(self.weight[index]).abs();
             let hat = normalized(index).abs();
             let own = confidence.join(confidence.join(of_scale, 2.0), 1.0) * hat;
-            let mut spread = U * confidence.join(own, of_mean * scale) * weight;
+            let mut std = U * confidence.join(own, of_mean * scale) * weight;
             let mut rounding = self.before_weight * hat * weight;
-            if let (Some((dx, spreads)), Some((shared, shared_spread))) = (dx, shares) {
+            if let (Some((dx, stds)), Some((shared, shared_spread))) = (dx, shares) {
                 let add = |own: f32, share: [f64; 2]| f64::from(own) + share[0] + hat * share[1];
                 rounding += scale * weight * add(dx[index], shared);
-                spread =
-                    confidence.join(spread, scale * weight * add(spreads[index], shared_spread));
+                std = confidence.join(std, scale * weight * add(stds[index], shared_spread));
             }
             for (factor, row) in [(hat, self.weight_deviation), (1.0, self.bias_deviation)] {
-                if let Some((dw, spreads)) = row {
+                if let Some((dw, stds)) = row {
                     rounding += factor * f64::from(dw[index]);
-                    spread = confidence.join(spread, factor * f64::from(spreads[index]));
+                    std = confidence.join(std, factor * f64::from(stds[index]));
                 }
             }
-            emit(index, rounding, spread);
+            emit(index, rounding, std);
         }
     }
 }
@@ -109,14 +113,14 @@ pub(super) struct Softmax {
 }
 
 impl Softmax {
-    /// `p = e^(c·s − max) / Σ`; `emit(index, rounding, spread)` for every element, without the
+    /// `p = e^(c·s − max) / Σ`; `emit(index, rounding, standard deviation)` for every element, without the
     /// rounding of the result.
     ///
     /// An absolute error `d` of an exponent is a relative one of its exponential, so that
     /// `dp = p·(d − Σ p·d)`. In units of `u`: `c·s` is off by its magnitude where `c ≠ 1`, the
     /// difference to the maximum by its own, the exponential by 4 (CUDA's `expf`: 2 ulp), a sum of
     /// `n` terms of one sign by `√(n/3)` of itself (deterministic: `n`), the quotient by 1.
-    pub(super) fn deviations(
+    pub(super) fn error_bounds(
         &self,
         scores: &[f32],
         ds: Row<'_>,
@@ -138,14 +142,14 @@ impl Softmax {
             .map(|index| {
                 let (distance, scaled) = (max - scaled[index], scaled[index].abs());
                 let magnitude = confidence.join(distance, of_scaling * scaled);
-                let mut spread = U * confidence.join(magnitude, 4.0);
+                let mut std = U * confidence.join(magnitude, 4.0);
                 let mut rounding = self.each * (distance + of_scaling * scaled + 1.0);
-                if let Some((roundings, spreads)) = ds {
+                if let Some((roundings, stds)) = ds {
                     rounding += self.scale.abs() * f64::from(roundings[index]);
-                    let of_score = self.scale.abs() * f64::from(spreads[index]);
-                    spread = confidence.join(spread, of_score);
+                    let of_score = self.scale.abs() * f64::from(stds[index]);
+                    std = confidence.join(std, of_score);
                 }
-                [rounding, spread]
+                [rounding, std]
             })
             .collect();
         let weighted = probs.iter().zip(&exponents);
@@ -155,15 +159,15 @@ impl Softmax {
             .sum();
         let shared_spread = match confidence {
             Confidence::Probabilistic => {
-                let squares = weighted.map(|(p, [_, spread])| (p * spread).powi(2));
+                let squares = weighted.map(|(p, [_, std])| (p * std).powi(2));
                 squares.sum::<f64>().sqrt()
             }
-            Confidence::Deterministic => weighted.map(|(p, [_, spread])| p * spread).sum(),
+            Confidence::Deterministic => weighted.map(|(p, [_, std])| p * std).sum(),
         };
-        for (index, [rounding, spread]) in exponents.into_iter().enumerate() {
-            let spread = confidence.join(confidence.join(spread, shared_spread), U * of_sum);
+        for (index, [rounding, std]) in exponents.into_iter().enumerate() {
+            let std = confidence.join(confidence.join(std, shared_spread), U * of_sum);
             let rounding = rounding + shared + self.each;
-            emit(index, probs[index] * rounding, probs[index] * spread);
+            emit(index, probs[index] * rounding, probs[index] * std);
         }
     }
 }

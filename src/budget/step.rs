@@ -1,14 +1,15 @@
-//! The deviation of a step's result.
+//! The error bound of a step's result.
 
 use super::U;
-use super::carried::Carried;
-use super::deviation::{Confidence, Deviation, Storage};
+use super::error_bound::{Confidence, ErrorBound, Storage};
 use super::product::{Magnitudes, propagated};
 use super::row::{Norm, Row, Softmax};
+use super::running_error::RunningError;
 use crate::backend::formula::{self, Real};
 use crate::backend::{gather, split_heads};
 use crate::error::{Error, Result};
-use crate::plan::{Activation, AlibiForm, Mask, Op, Rotary, Rounding, Step};
+use crate::op::{self, Activation, AlibiForm, Mask, Op, Rotary, Rounding};
+use crate::plan::Step;
 use crate::tensor::{DType, Float, Tensor, with_float};
 use ndarray::{Array2, ArrayView2, ArrayViewD, IxDyn};
 use rayon::prelude::*;
@@ -19,8 +20,8 @@ use std::borrow::Cow;
 pub struct Operand<'a> {
     /// The value.
     pub value: &'a Tensor,
-    /// Its deviation.
-    pub deviation: Option<&'a Deviation>,
+    /// Its error bound.
+    pub error_bound: Option<&'a ErrorBound>,
 }
 
 impl<'a> Operand<'a> {
@@ -28,13 +29,13 @@ impl<'a> Operand<'a> {
     pub fn given(value: &'a Tensor) -> Self {
         Self {
             value,
-            deviation: None,
+            error_bound: None,
         }
     }
 
     /// Whether it is.
     pub fn is_given(&self) -> bool {
-        self.deviation.is_none()
+        self.error_bound.is_none()
     }
 }
 
@@ -43,13 +44,13 @@ impl<'a> Operand<'a> {
 ///
 /// # Errors
 /// [`Error::Mismatch`] if the arrays are not those of the step.
-pub fn deviation(
+pub fn error_bound(
     step: &Step,
     inputs: &[Operand<'_>],
     params: &[Operand<'_>],
     output: &Tensor,
     confidence: Confidence,
-) -> Result<Deviation> {
+) -> Result<ErrorBound> {
     let shapes: Vec<&[usize]> = inputs.iter().map(|input| input.value.shape()).collect();
     if step.output_shape(&shapes)? != output.shape() || step.params.len() != params.len() {
         return Err(Error::Mismatch {
@@ -76,26 +77,26 @@ fn wide<'a>(operands: &[Operand<'a>]) -> Result<Vec<Wide<'a>>> {
 struct Wide<'a> {
     values: Cow<'a, [f32]>,
     shape: &'a [usize],
-    deviation: Option<&'a Deviation>,
+    error_bound: Option<&'a ErrorBound>,
 }
 
 impl<'a> Wide<'a> {
-    /// Empty for what is no floating value: token ids have no deviation.
+    /// Empty for what is no floating value: token ids have no error bound.
     fn of(operand: &Operand<'a>) -> Result<Self> {
         let value = operand.value;
         let values = with_float!(value.dtype(), T => T::widened(value.as_slice::<T>()?), else Cow::default());
         Ok(Self {
             values,
             shape: value.shape(),
-            deviation: operand.deviation,
+            error_bound: operand.error_bound,
         })
     }
 
-    /// Elements `index·len..` of the deviation.
-    fn deviation(&self, index: usize, len: usize) -> Row<'a> {
+    /// Elements `index·len..` of the error bound.
+    fn error_bound(&self, index: usize, len: usize) -> Row<'a> {
         let range = index * len..(index + 1) * len;
-        self.deviation
-            .map(|all| (&all.rounding[range.clone()], &all.spread[range]))
+        self.error_bound
+            .map(|all| (&all.rounding[range.clone()], &all.std[range]))
     }
 
     fn row(&self, index: usize, len: usize) -> &[f32] {
@@ -107,34 +108,36 @@ impl<'a> Wide<'a> {
         let view = |data| ArrayView2::from_shape(shape, data).expect("cut to one matrix");
         Matrix {
             values: view(self.row(index, len)),
-            deviation: self
-                .deviation(index, len)
-                .map(|(rounding, spread)| [view(rounding), view(spread)]),
+            error_bound: self
+                .error_bound(index, len)
+                .map(|(rounding, std)| [view(rounding), view(std)]),
         }
     }
 }
 
-/// A matrix of an operand and of its deviations.
+/// A matrix of an operand and of its error bounds.
 #[derive(Clone, Copy)]
 struct Matrix<'a> {
     values: ArrayView2<'a, f32>,
-    deviation: Option<[ArrayView2<'a, f32>; 2]>,
+    error_bound: Option<[ArrayView2<'a, f32>; 2]>,
 }
 
 impl<'a> Matrix<'a> {
     fn transposed(self) -> Self {
         Self {
             values: self.values.reversed_axes(),
-            deviation: self.deviation.map(|all| all.map(ArrayView2::reversed_axes)),
+            error_bound: self
+                .error_bound
+                .map(|all| all.map(ArrayView2::reversed_axes)),
         }
     }
 
     fn rounding(self) -> Option<ArrayView2<'a, f32>> {
-        self.deviation.map(|[rounding, _]| rounding)
+        self.error_bound.map(|[rounding, _]| rounding)
     }
 
-    fn spread(self) -> Option<ArrayView2<'a, f32>> {
-        self.deviation.map(|[_, spread]| spread)
+    fn std(self) -> Option<ArrayView2<'a, f32>> {
+        self.error_bound.map(|[_, std]| std)
     }
 }
 
@@ -142,7 +145,7 @@ impl<'a> Matrix<'a> {
 struct Sums {
     magnitudes: Magnitudes,
     rounding: Option<Array2<f32>>,
-    spread: Option<Array2<f32>>,
+    std: Option<Array2<f32>>,
     confidence: Confidence,
 }
 
@@ -153,19 +156,19 @@ impl Sums {
         Self {
             magnitudes: Magnitudes::new(x.values, weight.values, confidence),
             rounding: propagated(values, [x.rounding(), weight.rounding()], false),
-            spread: propagated(values, [x.spread(), weight.spread()], squares),
+            std: propagated(values, [x.std(), weight.std()], squares),
             confidence,
         }
     }
 
-    /// Rounding and spread of the sum `y` of `terms` terms at a place of the product.
+    /// Rounding and standard deviation of the sum `y` of `terms` terms at a place of the product.
     #[inline(always)]
     fn at(&self, place: [usize; 2], y: f64, terms: usize) -> [f64; 2] {
         let magnitude = f64::from(self.magnitudes.of[place]);
-        let own = self.magnitudes.spread(y, magnitude, terms);
+        let own = self.magnitudes.std(y, magnitude, terms);
         let of = |all: &Option<Array2<f32>>| all.as_ref().map_or(0.0, |all| all[place].into());
-        let spread = self.confidence.join(own, of(&self.spread));
-        [of(&self.rounding), spread]
+        let std = self.confidence.join(own, of(&self.std));
+        [of(&self.rounding), std]
     }
 }
 
@@ -178,58 +181,58 @@ struct Evaluation<'a> {
 }
 
 impl Evaluation<'_> {
-    fn run(&self, inputs: &[Operand<'_>], params: &[Operand<'_>]) -> Result<Deviation> {
+    fn run(&self, inputs: &[Operand<'_>], params: &[Operand<'_>]) -> Result<ErrorBound> {
         Ok(match &self.step.op {
-            Op::Embedding => self.embedding(inputs[0].value, params[0])?,
-            Op::LayerNorm { eps } => self.norm(*eps, true),
-            Op::RmsNorm { eps } => self.norm(*eps, false),
-            Op::Linear { partials, .. } => self.linear(*partials),
-            Op::SplitHeads {
+            Op::Embedding(op::Embedding) => self.embedding(inputs[0].value, params[0])?,
+            Op::LayerNorm(op::LayerNorm { eps }) => self.norm(*eps, true),
+            Op::RmsNorm(op::RmsNorm { eps }) => self.norm(*eps, false),
+            Op::Linear(op::Linear { partials, .. }) => self.linear(*partials),
+            Op::SplitHeads(op::SplitHeads {
                 part,
                 layout,
                 heads,
                 ..
-            } => {
+            }) => {
                 let shape = IxDyn(self.inputs[0].shape);
                 let split = |all: &[f32]| {
                     let fused = ArrayViewD::from_shape(shape.clone(), all).expect("its shape");
                     split_heads(fused, *part, *layout, *heads)
                 };
-                match self.inputs[0].deviation {
-                    None => Deviation::none(self.output.values.len()),
-                    Some(all) => Deviation {
+                match self.inputs[0].error_bound {
+                    None => ErrorBound::none(self.output.values.len()),
+                    Some(all) => ErrorBound {
                         rounding: split(&all.rounding),
-                        spread: split(&all.spread),
+                        std: split(&all.std),
                     },
                 }
             }
-            Op::AttentionScores {
+            Op::AttentionScores(op::AttentionScores {
                 product_scale,
                 alibi_scale,
                 alibi_slopes,
                 alibi_form,
-            } => {
+            }) => {
                 let scales = [*product_scale, *alibi_scale];
                 self.scores(scales, alibi_slopes, *alibi_form)
             }
-            Op::Softmax { scale, mask } => self.softmax((*scale).into(), *mask),
-            Op::Context => self.context(),
-            Op::AddBias => {
+            Op::Softmax(op::Softmax { scale, mask }) => self.softmax((*scale).into(), *mask),
+            Op::Context(op::Context) => self.context(),
+            Op::AddBias(op::AddBias) => {
                 let width = self.params[0].values.len();
                 self.each(|index| {
                     let bias = element(&self.params[0], index % width);
                     self.sum(element(&self.inputs[0], index), bias)
                 })
             }
-            Op::Add => self.each(|index| {
+            Op::Add(op::Add) => self.each(|index| {
                 let other = element(&self.inputs[1], index);
                 self.sum(element(&self.inputs[0], index), other)
             }),
             Op::Rotary(rotary) => self.rotary(rotary),
-            Op::Gate(activation) => self.gate(*activation),
+            Op::Gate(op::Gate { activation }) => self.gate(*activation),
             Op::Activation(activation) => self.map(|x| formula::activation(*activation, x)),
-            Op::Scale { factor } => self.map(|x| Carried::constant(*factor) * x),
-            Op::SoftCap { cap } => self.map(|x| formula::soft_cap(*cap, x)),
+            Op::Scale(op::Scale { factor }) => self.map(|x| RunningError::constant(*factor) * x),
+            Op::SoftCap(op::SoftCap { cap }) => self.map(|x| formula::soft_cap(*cap, x)),
         })
     }
 
@@ -245,75 +248,75 @@ impl Evaluation<'_> {
         }
     }
 
-    /// `of(index)` gives rounding and spread of an element before it is stored.
-    fn each(&self, of: impl Fn(usize) -> [f64; 2] + Sync) -> Deviation {
+    /// `of(index)` gives rounding and standard deviation of an element before it is stored.
+    fn each(&self, of: impl Fn(usize) -> [f64; 2] + Sync) -> ErrorBound {
         const CHUNK: usize = 1 << 14;
         self.grid(CHUNK, |chunk, offset, _| of(chunk * CHUNK + offset))
     }
 
-    /// `of(row, column, value)` gives rounding and spread of an element before it is stored.
-    fn grid(&self, width: usize, of: impl Fn(usize, usize, f64) -> [f64; 2] + Sync) -> Deviation {
+    /// `of(row, column, value)` gives rounding and standard deviation of an element before it is stored.
+    fn grid(&self, width: usize, of: impl Fn(usize, usize, f64) -> [f64; 2] + Sync) -> ErrorBound {
         self.filled(width, |row, to| {
             for column in 0..to.values.len() {
-                let [rounding, spread] = of(row, column, to.values[column].into());
-                to.put(column, rounding, spread);
+                let [rounding, std] = of(row, column, to.values[column].into());
+                to.put(column, rounding, std);
             }
         })
     }
 
-    /// `of(row, emit)` emits offset, rounding and spread of the elements of a row before they are
+    /// `of(row, emit)` emits offset, rounding and standard deviation of the elements of a row before they are
     /// stored; what it leaves out is exactly 0.
     fn rows(
         &self,
         width: usize,
         of: impl Fn(usize, &mut dyn FnMut(usize, f64, f64)) + Sync,
-    ) -> Deviation {
+    ) -> ErrorBound {
         self.filled(width, |row, to| {
-            of(row, &mut |offset, rounding, spread| {
-                to.put(offset, rounding, spread)
+            of(row, &mut |offset, rounding, std| {
+                to.put(offset, rounding, std)
             });
         })
     }
 
     /// Fills rows in parallel.
-    fn filled(&self, width: usize, fill: impl Fn(usize, &mut Elements<'_>) + Sync) -> Deviation {
-        let mut all = Deviation::none(self.output.values.len());
+    fn filled(&self, width: usize, fill: impl Fn(usize, &mut Elements<'_>) + Sync) -> ErrorBound {
+        let mut all = ErrorBound::none(self.output.values.len());
         if all.is_empty() {
             return all;
         }
         let storage = Storage::of(self.out());
         all.rounding
             .par_chunks_mut(width)
-            .zip(all.spread.par_chunks_mut(width))
+            .zip(all.std.par_chunks_mut(width))
             .zip(self.output.values.par_chunks(width))
             .enumerate()
-            .for_each(|(row, ((roundings, spreads), values))| {
+            .for_each(|(row, ((roundings, stds), values))| {
                 let mut elements = Elements {
                     storage,
                     values,
                     roundings,
-                    spreads,
+                    stds,
                 };
                 fill(row, &mut elements);
             });
         all
     }
 
-    fn embedding(&self, tokens: &Tensor, weight: Operand<'_>) -> Result<Deviation> {
-        let Some(all) = weight.deviation else {
-            return Ok(Deviation::none(self.output.values.len()));
+    fn embedding(&self, tokens: &Tensor, weight: Operand<'_>) -> Result<ErrorBound> {
+        let Some(all) = weight.error_bound else {
+            return Ok(ErrorBound::none(self.output.values.len()));
         };
         let gather = |rows: &[f32]| {
             let rows = Tensor::from_vec(weight.value.shape(), rows.to_vec())?;
             gather::<f32>(tokens, &rows)
         };
-        Ok(Deviation {
+        Ok(ErrorBound {
             rounding: gather(&all.rounding)?,
-            spread: gather(&all.spread)?,
+            std: gather(&all.std)?,
         })
     }
 
-    fn norm(&self, eps: f64, centred: bool) -> Deviation {
+    fn norm(&self, eps: f64, centred: bool) -> ErrorBound {
         let [x, weight] = [&self.inputs[0], &self.params[0]];
         let width = weight.values.len();
         let norm = Norm {
@@ -321,16 +324,19 @@ impl Evaluation<'_> {
             centred,
             before_weight: self.each_operation(),
             weight: &weight.values,
-            weight_deviation: weight.deviation(0, width),
-            bias_deviation: self.params.get(1).and_then(|bias| bias.deviation(0, width)),
+            weight_deviation: weight.error_bound(0, width),
+            bias_deviation: self
+                .params
+                .get(1)
+                .and_then(|bias| bias.error_bound(0, width)),
             confidence: self.confidence,
         };
         self.rows(width, |row, emit| {
-            norm.deviations(x.row(row, width), x.deviation(row, width), emit);
+            norm.error_bounds(x.row(row, width), x.error_bound(row, width), emit);
         })
     }
 
-    fn linear(&self, partials: usize) -> Deviation {
+    fn linear(&self, partials: usize) -> ErrorBound {
         let (x, weight) = (&self.inputs[0], &self.params[0]);
         let &[width, k] = weight.shape else {
             unreachable!("the step's shape was checked");
@@ -346,23 +352,23 @@ impl Evaluation<'_> {
         self.grid(width, |row, column, y| {
             // The sum alone: a bias may cancel it, not its error.
             let y = y - bias.map_or(0.0, |bias| element(bias, column).0);
-            let [mut rounding, mut spread] = sums.at([row, column], y, k);
+            let [mut rounding, mut std] = sums.at([row, column], y, k);
             if partials > 1 {
                 let magnitude = sums.magnitudes.of[[row, column]];
                 let magnitudes = &sums.magnitudes;
                 rounding += magnitudes.partial_roundings(y, magnitude.into(), partials, unit);
             }
-            if let Some(bias) = bias.filter(|bias| bias.deviation.is_some()) {
+            if let Some(bias) = bias.filter(|bias| bias.error_bound.is_some()) {
                 let [of_bias, spread_of_bias] = element(bias, column).1;
                 rounding += of_bias;
-                spread = self.confidence.join(spread, spread_of_bias);
+                std = self.confidence.join(std, spread_of_bias);
             }
-            [rounding, spread]
+            [rounding, std]
         })
     }
 
     /// The ALiBi bias is a tensor of the storage type that is added: its rounding counts.
-    fn scores(&self, scales: [f32; 2], slopes: &[f32], form: AlibiForm) -> Deviation {
+    fn scores(&self, scales: [f32; 2], slopes: &[f32], form: AlibiForm) -> ErrorBound {
         let &[.., positions, head_dim] = self.inputs[0].shape else {
             unreachable!("the step's shape was checked");
         };
@@ -383,18 +389,18 @@ impl Evaluation<'_> {
                 let place = [index / positions, index % positions];
                 let alibi = alibi_scale * f64::from(form.bias(slope, place[0], place[1]));
                 let product = f64::from(*y) - alibi;
-                let [rounding, spread] = sums.at(place, product / product_scale, head_dim);
+                let [rounding, std] = sums.at(place, product / product_scale, head_dim);
                 let in_fp32 = U * (product.abs() + alibi.abs());
-                let spread = self.confidence.join(product_scale.abs() * spread, in_fp32);
+                let std = self.confidence.join(product_scale.abs() * std, in_fp32);
                 let rounding = product_scale.abs() * rounding
                     + unit * alibi.abs()
                     + each * (2.0 * product.abs() + alibi.abs());
-                emit(index, rounding, spread);
+                emit(index, rounding, std);
             }
         })
     }
 
-    fn softmax(&self, scale: f64, mask: Mask) -> Deviation {
+    fn softmax(&self, scale: f64, mask: Mask) -> ErrorBound {
         let scores = &self.inputs[0];
         let keys = scores.shape.last().copied().unwrap_or(1);
         let softmax = Softmax {
@@ -404,13 +410,13 @@ impl Evaluation<'_> {
         };
         self.rows(keys, |row, emit| {
             let seen = mask.seen(row % keys, keys);
-            let deviation = scores.deviation(row, keys);
-            let deviation = deviation.map(|(a, b)| (&a[..seen], &b[..seen]));
-            softmax.deviations(&scores.row(row, keys)[..seen], deviation, emit);
+            let error_bound = scores.error_bound(row, keys);
+            let error_bound = error_bound.map(|(a, b)| (&a[..seen], &b[..seen]));
+            softmax.error_bounds(&scores.row(row, keys)[..seen], error_bound, emit);
         })
     }
 
-    fn context(&self) -> Deviation {
+    fn context(&self) -> ErrorBound {
         let &[_, heads, positions, head_dim] = self.inputs[1].shape else {
             unreachable!("the step's shape was checked");
         };
@@ -447,7 +453,7 @@ impl Evaluation<'_> {
 
     /// `a·cos − b·sin`: in units of `u`, sine and cosine are off by 4 (CUDA: 2 ulp) and by what the
     /// angle is off by, products and sum by 1 each.
-    fn rotary(&self, rotary: &Rotary) -> Deviation {
+    fn rotary(&self, rotary: &Rotary) -> ErrorBound {
         let &[_, _, positions, head_dim] = self.inputs[0].shape else {
             unreachable!("the step's shape was checked");
         };
@@ -455,8 +461,8 @@ impl Evaluation<'_> {
         let (x, join) = (&self.inputs[0], |a, b| self.confidence.join(a, b));
         self.rows(head_dim, |row, emit| {
             for place in rotary.dims..head_dim {
-                let [rounding, spread] = element(x, row * head_dim + place).1;
-                emit(place, rounding, spread);
+                let [rounding, std] = element(x, row * head_dim + place).1;
+                emit(place, rounding, std);
             }
             for pair in 0..rotary.dims / 2 {
                 let places = rotary.pair(pair);
@@ -470,76 +476,73 @@ impl Evaluation<'_> {
                     let sizes = of(p.0.abs(), q.0.abs());
                     let turned = (p.0 * sin).abs() + (q.0 * cos).abs();
                     let rounding: f64 = of(p.1[0], q.1[0]).iter().sum();
-                    let spreads = of(p.1[1], q.1[1]);
+                    let stds = of(p.1[1], q.1[1]);
                     let functions = 5.0 * join(sizes[0], sizes[1]);
                     let own = U * join(join(of_angle * turned, functions), sizes[0]);
-                    let spread = join(join(spreads[0], spreads[1]), own);
+                    let std = join(join(stds[0], stds[1]), own);
                     // Sine, cosine and both products are rounded.
-                    emit(place, rounding + each * 2.0 * (sizes[0] + sizes[1]), spread);
+                    emit(place, rounding + each * 2.0 * (sizes[0] + sizes[1]), std);
                 }
             }
         })
     }
 
     /// The activation, rounded if every operation is, times what it gates.
-    fn gate(&self, activation: Activation) -> Deviation {
+    fn gate(&self, activation: Activation) -> ErrorBound {
         let each = self.each_operation();
         self.each(|index| {
-            let (value, deviation) = element(&self.inputs[0], index);
+            let (value, error_bound) = element(&self.inputs[0], index);
             let (up, [of_up, spread_of_up]) = element(&self.inputs[1], index);
-            let carried = Carried::new(value, deviation, 0.0, self.confidence);
+            let carried = RunningError::new(value, error_bound, 0.0, self.confidence);
             let gate = formula::activation(activation, carried);
             let rounding = gate.rounding + each * gate.value.abs();
-            let spreads = [gate.spread() * up.abs(), spread_of_up * gate.value.abs()];
+            let stds = [gate.std() * up.abs(), spread_of_up * gate.value.abs()];
             let product = U * (gate.value * up).abs();
-            let spread = self.confidence.join(spreads[0], spreads[1]);
+            let std = self.confidence.join(stds[0], stds[1]);
             [
                 rounding * up.abs() + of_up * gate.value.abs(),
-                self.confidence.join(spread, product),
+                self.confidence.join(std, product),
             ]
         })
     }
 
-    fn map(&self, function: impl Fn(Carried) -> Carried + Sync) -> Deviation {
+    fn map(&self, function: impl Fn(RunningError) -> RunningError + Sync) -> ErrorBound {
         let unit = self.each_operation();
         self.each(|index| {
-            let (value, deviation) = element(&self.inputs[0], index);
-            let carried = function(Carried::new(value, deviation, unit, self.confidence));
-            [carried.rounding, carried.spread()]
+            let (value, error_bound) = element(&self.inputs[0], index);
+            let carried = function(RunningError::new(value, error_bound, unit, self.confidence));
+            [carried.rounding, carried.std()]
         })
     }
 
     fn sum(&self, a: (f64, [f64; 2]), b: (f64, [f64; 2])) -> [f64; 2] {
-        let ([rounding, spread], [other, spread_of_other]) = (a.1, b.1);
-        [
-            rounding + other,
-            self.confidence.join(spread, spread_of_other),
-        ]
+        let ([rounding, std], [other, spread_of_other]) = (a.1, b.1);
+        [rounding + other, self.confidence.join(std, spread_of_other)]
     }
 }
 
-/// Elements of a result, whose deviations are filled in.
+/// Elements of a result, whose error bounds are filled in.
 struct Elements<'a> {
     storage: Storage,
     values: &'a [f32],
     roundings: &'a mut [f32],
-    spreads: &'a mut [f32],
+    stds: &'a mut [f32],
 }
 
 impl Elements<'_> {
     /// Takes what an element may be off by before it is stored.
     #[inline(always)]
-    fn put(&mut self, offset: usize, rounding: f64, spread: f64) {
+    fn put(&mut self, offset: usize, rounding: f64, std: f64) {
         let stored = self.storage.rounding(self.values[offset].into());
         self.roundings[offset] = (rounding + stored) as f32;
-        self.spreads[offset] = spread as f32;
+        self.stds[offset] = std as f32;
     }
 }
 
-/// An element with its rounding and spread.
+/// An element with its rounding and standard deviation.
 fn element(of: &Wide<'_>, index: usize) -> (f64, [f64; 2]) {
-    let deviation = of.deviation.map_or([0.0; 2], |all| {
-        [all.rounding[index].into(), all.spread[index].into()]
+    let error_bound = of.error_bound.map_or([0.0; 2], |all| {
+        [all.rounding[index].into(), all.std[index].into()]
     });
-    (of.values[index].into(), deviation)
+    (of.values[index].into(), error_bound)
 }

@@ -14,7 +14,7 @@
 //! * Where there is no budget (chained, or against statistics) the relative Frobenius norm is
 //!   bounded by what correct conversions were measured to need (see the constants).
 
-use super::{InForce, Mode, Situation};
+use super::{Mode, ResolvedTolerance, ToleranceContext};
 use crate::backend::Device;
 use crate::compare::{Bound, Tolerance};
 
@@ -38,57 +38,57 @@ const ISOLATED_HALF: f64 = 1.0;
 const CHAINED: f64 = 4.0;
 
 /// The built-in tolerance.
-pub(super) fn tolerance(situation: &Situation<'_>) -> InForce {
-    let on_cuda = situation.device == Some(Device::Cuda);
-    let in_force = |bounds: Vec<Bound>, origin: &str| InForce {
+pub(super) fn tolerance(context: &ToleranceContext<'_>) -> ResolvedTolerance {
+    let on_cuda = context.device == Some(Device::Cuda);
+    let resolved = |bounds: Vec<Bound>, origin: &str| ResolvedTolerance {
         tolerance: Tolerance { bounds },
-        origin: match on_cuda && !situation.same_kernels {
+        origin: match on_cuda && !context.same_kernels {
             true => format!("built-in, not comparable exactly, {origin}"),
             false => format!("built-in, {origin}"),
         },
     };
-    if on_cuda && situation.same_kernels {
-        return in_force(vec![Bound::Exact], "cuda");
+    if on_cuda && context.same_kernels {
+        return resolved(vec![Bound::Exact], "cuda");
     }
-    let kind = format!("{} {}", situation.dtype, situation.mode);
-    let (mut bounds, origin) = match situation.stage.as_str() {
-        "word_embeddings" => return in_force(vec![Bound::Exact], "word embeddings"),
+    let kind = format!("{} {}", context.dtype, context.mode);
+    let (mut bounds, origin) = match context.stage.as_str() {
+        "word_embeddings" => return resolved(vec![Bound::Exact], "word embeddings"),
         "word_embeddings_layernorm" => (
             vec![Bound::Abs(EMBEDDING_NORM)],
             format!("embedding norm and {kind}"),
         ),
         "logits" => (
-            vec![Bound::Stat(logits(situation))],
+            vec![Bound::Stat(logits(context))],
             format!("logits and {kind}"),
         ),
         _ => (Vec::new(), kind),
     };
-    if !situation.budgeted {
-        bounds.push(Bound::Rel(relative(situation)));
-        return in_force(bounds, &origin);
+    if !context.budgeted {
+        bounds.push(Bound::Rel(relative(context)));
+        return resolved(bounds, &origin);
     }
     bounds.push(Bound::Rounding);
-    if situation.dtype.is_half() {
+    if context.dtype.is_half() {
         bounds.push(Bound::Flips(FLIPS));
     }
-    in_force(bounds, &origin)
+    resolved(bounds, &origin)
 }
 
-fn relative(situation: &Situation<'_>) -> f64 {
-    let isolated = match half_roundoff(situation) {
+fn relative(context: &ToleranceContext<'_>) -> f64 {
+    let isolated = match half_roundoff(context) {
         Some(roundoff) => ISOLATED_HALF * roundoff,
         None => ISOLATED_FP32,
     };
-    two_digits(match situation.mode {
+    two_digits(match context.mode {
         Mode::Isolated => isolated,
         Mode::Chained | Mode::Recorded => {
-            isolated * CHAINED * (situation.layers.max(1) as f64).sqrt()
+            isolated * CHAINED * (context.layers.max(1) as f64).sqrt()
         }
     })
 }
 
-fn logits(situation: &Situation<'_>) -> f64 {
-    match (situation.mode, half_roundoff(situation)) {
+fn logits(context: &ToleranceContext<'_>) -> f64 {
+    match (context.mode, half_roundoff(context)) {
         (Mode::Chained | Mode::Recorded, Some(roundoff)) => {
             two_digits(LOGITS_CHAINED_HALF * roundoff)
         }
@@ -96,9 +96,9 @@ fn logits(situation: &Situation<'_>) -> f64 {
     }
 }
 
-fn half_roundoff(situation: &Situation<'_>) -> Option<f64> {
-    let half = situation.dtype.is_half();
-    situation.dtype.unit_roundoff().filter(|_| half)
+fn half_roundoff(context: &ToleranceContext<'_>) -> Option<f64> {
+    let half = context.dtype.is_half();
+    context.dtype.unit_roundoff().filter(|_| half)
 }
 
 /// The figure that is printed is the figure in force.
@@ -111,7 +111,7 @@ mod tests {
     use super::*;
     use crate::tensor::DType;
 
-    fn in_force(stage: &str, device: Device, mode: Mode, dtype: DType) -> String {
+    fn resolved(stage: &str, device: Device, mode: Mode, dtype: DType) -> String {
         in_force_of(stage, device, mode, dtype, mode == Mode::Isolated)
     }
 
@@ -125,7 +125,7 @@ mod tests {
         let stage = stage.into();
         let device = Some(device);
         let layers = 2;
-        let situation = Situation {
+        let context = ToleranceContext {
             stage: &stage,
             device,
             same_kernels: true,
@@ -134,12 +134,12 @@ mod tests {
             budgeted,
             layers,
         };
-        tolerance(&situation).tolerance.to_string()
+        tolerance(&context).tolerance.to_string()
     }
 
     #[test]
     fn the_published_figures_are_the_defaults() {
-        let of = |stage, device, mode| in_force(stage, device, mode, DType::F32);
+        let of = |stage, device, mode| resolved(stage, device, mode, DType::F32);
         for mode in [Mode::Isolated, Mode::Chained] {
             assert_eq!(of("h.3", Device::Cuda, mode), "exact");
             assert_eq!(of("word_embeddings", Device::Cpu, mode), "exact");
@@ -164,7 +164,7 @@ mod tests {
     #[test]
     fn a_reference_of_other_kernels_is_not_met_exactly_and_says_so() {
         let stage = "h.0".into();
-        let in_force = tolerance(&Situation {
+        let resolved = tolerance(&ToleranceContext {
             stage: &stage,
             device: Some(Device::Cuda),
             same_kernels: false,
@@ -173,14 +173,14 @@ mod tests {
             budgeted: true,
             layers: 2,
         });
-        assert_eq!(in_force.tolerance.to_string(), "rounding, flips 1e-6");
+        assert_eq!(resolved.tolerance.to_string(), "rounding, flips 1e-6");
         let origin = "built-in, not comparable exactly, bf16 isolated";
-        assert_eq!(in_force.origin, origin);
+        assert_eq!(resolved.origin, origin);
     }
 
     #[test]
     fn half_types_are_bounded_in_their_unit_roundoff() {
-        let of = |stage, mode, dtype| in_force(stage, Device::Cpu, mode, dtype);
+        let of = |stage, mode, dtype| resolved(stage, Device::Cpu, mode, dtype);
         assert_eq!(
             of("h.0", Mode::Isolated, DType::Bf16),
             "rounding, flips 1e-6"

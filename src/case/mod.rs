@@ -2,16 +2,16 @@
 
 #[expect(clippy::module_inception, reason = "the noun of the module")]
 mod case;
+mod context;
 mod defaults;
 mod file;
 mod mode;
 mod pattern;
 mod rules;
-mod situation;
 
 pub use case::{ArithmeticName, Case};
+pub use context::{ResolvedTolerance, ToleranceContext};
 pub use file::parse as parse_case_file;
 pub use mode::Mode;
 pub use pattern::Pattern;
 pub use rules::{Rule, Rules};
-pub use situation::{InForce, Situation};

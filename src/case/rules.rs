@@ -1,6 +1,6 @@
 //! Which tolerance is in force where.
 
-use super::{InForce, Mode, Pattern, Situation, defaults};
+use super::{Mode, Pattern, ResolvedTolerance, ToleranceContext, defaults};
 use crate::backend::Device;
 use crate::compare::Tolerance;
 
@@ -30,31 +30,31 @@ pub struct Rules {
 
 impl Rules {
     /// The tolerance in force.
-    pub fn resolve(&self, situation: &Situation<'_>) -> InForce {
-        let applying = self.rules.iter().filter(|rule| rule.applies(situation));
+    pub fn resolve(&self, context: &ToleranceContext<'_>) -> ResolvedTolerance {
+        let applying = self.rules.iter().filter(|rule| rule.applies(context));
         // `max_by_key` takes the last of equals: the later rule.
         let rule = applying.max_by_key(|rule| {
             let specificity = rule.stages.specificity();
             (specificity, rule.device.is_some(), rule.mode.is_some())
         });
         match rule {
-            Some(rule) => InForce {
+            Some(rule) => ResolvedTolerance {
                 tolerance: rule.tolerance.clone(),
                 origin: rule.origin.clone(),
             },
-            None => defaults::tolerance(situation),
+            None => defaults::tolerance(context),
         }
     }
 }
 
 impl Rule {
-    fn applies(&self, situation: &Situation<'_>) -> bool {
-        self.stages.matches(situation.stage)
-            && (situation.budgeted || !self.tolerance.needs_budget())
+    fn applies(&self, context: &ToleranceContext<'_>) -> bool {
+        self.stages.matches(context.stage)
+            && (context.budgeted || !self.tolerance.needs_budget())
             && self
                 .device
-                .is_none_or(|device| Some(device) == situation.device)
-            && self.mode.is_none_or(|mode| mode == situation.mode)
+                .is_none_or(|device| Some(device) == context.device)
+            && self.mode.is_none_or(|mode| mode == context.mode)
     }
 }
 
@@ -77,7 +77,7 @@ mod tests {
     }
 
     fn origin(rules: &Rules, stage: &str, device: Device, mode: Mode) -> String {
-        let situation = Situation {
+        let context = ToleranceContext {
             stage: &stage.into(),
             device: Some(device),
             same_kernels: true,
@@ -86,7 +86,7 @@ mod tests {
             budgeted: false,
             layers: 2,
         };
-        rules.resolve(&situation).origin
+        rules.resolve(&context).origin
     }
 
     #[test]

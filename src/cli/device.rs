@@ -1,12 +1,12 @@
 //! From the device that is asked for to the backend that computes.
 
 use super::args::{DeviceArgs, DeviceName};
-use crate::backend::{CudaSettings, Device, Opened, open};
+use crate::backend::{AnyBackend, CudaSettings, Device, open};
 use anyhow::Result;
 
 impl DeviceArgs {
     /// Opens the device; what `auto` chose is said on standard error.
-    pub(super) fn open(&self) -> Result<Opened> {
+    pub(super) fn open(&self) -> Result<AnyBackend> {
         let settings = CudaSettings {
             memory: self.gpu_memory.map(|size| size.0),
             ..self.cuda.settings()
@@ -16,7 +16,7 @@ impl DeviceArgs {
             DeviceName::Cuda => Ok(open(Device::Cuda, &settings)?),
             DeviceName::Auto => match open(Device::Cuda, &settings) {
                 Ok(opened) => {
-                    if let Opened::Cuda(cuda) = &opened {
+                    if let AnyBackend::Cuda(cuda) = &opened {
                         anstream::eprintln!("running on {}", cuda.gpu());
                     }
                     Ok(opened)

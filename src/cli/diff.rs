@@ -3,7 +3,7 @@
 use super::args::{CaseArgs, DiffArgs, ReportArgs};
 use super::print::print;
 use super::progress::Progress;
-use crate::backend::Opened;
+use crate::backend::AnyBackend;
 use crate::case::{ArithmeticName, Case, Pattern, Rule, Rules};
 use crate::compare::Tolerance;
 use crate::diff::{CaseOutcome, Options, Verdict, diff, diff_dumps};
@@ -20,7 +20,7 @@ const CASES: &str = "cases";
 
 pub(super) fn run(args: &DiffArgs) -> Result<Verdict> {
     let options = Options {
-        backend: Opened::default(),
+        backend: AnyBackend::default(),
         modes: args.mode,
         stages: args.stages.clone(),
         confidence: args.cases.confidence,

@@ -72,7 +72,7 @@ fn golden(manifest: &Manifest) -> String {
             Content::Full { .. } => "values".to_owned(),
             Content::Statistics(files) => statistics(files),
         };
-        let form = match (record.form.without_bias, record.form.divided_by) {
+        let form = match (record.variant.without_bias, record.variant.divided_by) {
             (true, _) => "without bias".to_owned(),
             (false, 1.0) => String::new(),
             (false, divisor) => format!("divided by {divisor}"),

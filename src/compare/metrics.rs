@@ -45,11 +45,11 @@ pub struct Metrics {
     pub non_finite: NonFinite,
     /// Elements outside [`Spec::close`].
     pub outside_close: usize,
-    /// How [`Spec::budget`] is spent; `None` if none was given or no element is finite on both
+    /// How [`Spec::budget`] is worst ratio; `None` if none was given or no element is finite on both
     /// sides.
-    pub spent: Option<Spent>,
+    pub worst_ratio: Option<WorstRatio>,
     /// How many half-precision elements differ against how many may, where both sides round at the
-    /// same places. Not measured by [`compare`], which knows no deviations.
+    /// same places. Not measured by [`compare`], which knows no error bounds.
     pub flips: Option<Flips>,
     /// How far statistics are apart.
     pub statistics: StatisticsDifference,
@@ -70,7 +70,7 @@ pub struct Extreme {
 
 /// The element that spends most of its budget.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Spent {
+pub struct WorstRatio {
     /// Its difference in units of what it is allowed: `diff / budget`.
     pub ratio: f64,
     /// The difference that it is allowed.
@@ -241,9 +241,9 @@ fn compare_slices<T: Element>(shape: &Tensor, candidate: &[T], spec: &Spec<'_>) 
         let offset = first_at(reference, candidate, worst.difference);
         extreme_at(range.start + offset.unwrap_or(0))
     });
-    let spent = spec.budget.and_then(|budget| {
+    let worst_ratio = spec.budget.and_then(|budget| {
         let (ratio, index) = worst_of(reference, candidate, budget)?;
-        Some(Spent {
+        Some(WorstRatio {
             ratio,
             allowed: budget[index].into(),
             worst: extreme_at(index),
@@ -254,7 +254,7 @@ fn compare_slices<T: Element>(shape: &Tensor, candidate: &[T], spec: &Spec<'_>) 
         pieces: pieces.len(),
         shards: spec.vocab_shards,
     };
-    Metrics::gather(reference.len(), &cut, &parts, extreme, spent)
+    Metrics::gather(reference.len(), &cut, &parts, extreme, worst_ratio)
 }
 
 /// How an array was cut into segments.
@@ -292,7 +292,7 @@ impl Metrics {
         cut: &Cut,
         parts: &[Segment],
         max_abs: Option<Extreme>,
-        spent: Option<Spent>,
+        worst_ratio: Option<WorstRatio>,
     ) -> Result<Self> {
         let count = |of: fn(&Segment) -> usize| parts.iter().map(of).sum::<usize>();
         let total = |of: fn(&Segment) -> f64| parts.iter().map(of).sum::<f64>();
@@ -324,7 +324,7 @@ impl Metrics {
                 disagreements: count(|s| s.disagreements),
             },
             outside_close: count(|s| s.outside_close),
-            spent,
+            worst_ratio,
             flips: None,
             statistics: sides(|s| s.reference).difference(&sides(|s| s.candidate))?,
         })
@@ -447,8 +447,8 @@ mod tests {
                 budget: None,
             };
             let metrics = compare(&x, &x, &spec).unwrap();
-            for judgement in tolerance.judge(&metrics) {
-                prop_assert!(judgement.holds, "{:?}", judgement);
+            for check in tolerance.judge(&metrics) {
+                prop_assert!(check.holds, "{:?}", check);
             }
         }
 
@@ -496,22 +496,22 @@ mod tests {
     fn the_element_that_spends_most_of_its_budget_is_named() {
         let reference = Tensor::from_vec(&[2, 2], vec![1.0_f32, 2.0, 3.0, f32::NAN]).unwrap();
         let candidate = Tensor::from_vec(&[2, 2], vec![1.5_f32, 2.0, 3.25, f32::NAN]).unwrap();
-        let spent = |budget: &[f32]| {
+        let worst_ratio = |budget: &[f32]| {
             let spec = Spec {
                 budget: Some(budget),
                 ..Spec::default()
             };
-            compare(&reference, &candidate, &spec).map(|metrics| metrics.spent)
+            compare(&reference, &candidate, &spec).map(|metrics| metrics.worst_ratio)
         };
-        let found = spent(&[1.0, 0.0, 0.125, 1.0]).unwrap().unwrap();
+        let found = worst_ratio(&[1.0, 0.0, 0.125, 1.0]).unwrap().unwrap();
         assert_eq!((found.ratio, found.worst.position), (2.0, vec![1, 0]));
         // Where no budget could be computed nothing is allowed.
-        let found = spent(&[f32::NAN, 0.0, 1.0, 1.0]).unwrap().unwrap();
+        let found = worst_ratio(&[f32::NAN, 0.0, 1.0, 1.0]).unwrap().unwrap();
         assert_eq!(
             (found.ratio, found.worst.position),
             (f64::INFINITY, vec![0, 0])
         );
-        assert!(spent(&[1.0]).is_err());
+        assert!(worst_ratio(&[1.0]).is_err());
     }
 
     #[test]

@@ -10,8 +10,8 @@ mod tolerance;
 
 pub use measure::{Measure, Measuring};
 pub use metrics::{
-    Extreme, Metrics, NonFinite, Spec, Spent, compare, compare_statistics, largest_difference,
+    Extreme, Metrics, NonFinite, Spec, WorstRatio, compare, compare_statistics, largest_difference,
     unequal,
 };
 pub use statistics::{Statistics, StatisticsDifference};
-pub use tolerance::{Bound, Close, Judgement, Tolerance};
+pub use tolerance::{Bound, BoundCheck, Close, Tolerance};

@@ -46,7 +46,7 @@ pub struct Close {
 
 /// A bound held against what was measured.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Judgement {
+pub struct BoundCheck {
     /// The bound.
     pub bound: Bound,
     /// What was measured, in the bound's unit: the least bound of its kind that would have passed
@@ -90,7 +90,7 @@ impl Tolerance {
     }
 
     /// Holds every bound against what was measured.
-    pub fn judge(&self, metrics: &Metrics) -> Vec<Judgement> {
+    pub fn judge(&self, metrics: &Metrics) -> Vec<BoundCheck> {
         self.bounds
             .iter()
             .map(|bound| bound.judge(metrics))
@@ -99,7 +99,7 @@ impl Tolerance {
 }
 
 impl Bound {
-    fn judge(self, metrics: &Metrics) -> Judgement {
+    fn judge(self, metrics: &Metrics) -> BoundCheck {
         let (measured, allowed) = match self {
             Self::Exact => (metrics.unequal as f64, 0.0),
             Self::Abs(allowed) => (metrics.max_abs_difference(), allowed),
@@ -114,16 +114,16 @@ impl Bound {
                 let measured = metrics.statistics.judged().unwrap_or(f64::INFINITY);
                 (measured, allowed)
             }
-            // Where there is nothing to compare nothing is spent; where no budget was computed the
+            // Where there is nothing to compare nothing is worst ratio; where no budget was computed the
             // bound cannot hold.
-            Self::Rounding => match (&metrics.spent, &metrics.max_abs) {
-                (Some(spent), _) => (spent.ratio, 1.0),
+            Self::Rounding => match (&metrics.worst_ratio, &metrics.max_abs) {
+                (Some(worst_ratio), _) => (worst_ratio.ratio, 1.0),
                 (None, None) => (0.0, 1.0),
                 (None, Some(_)) => (f64::INFINITY, 1.0),
             },
             Self::Flips(least) => {
                 let log10_p = metrics.flips.as_ref().map_or(0.0, |flips| flips.log10_p);
-                return Judgement {
+                return BoundCheck {
                     bound: self,
                     // Not 0, however improbable: 0 is said of nothing measured.
                     measured: 10_f64.powf(log10_p).max(f64::MIN_POSITIVE),
@@ -131,7 +131,7 @@ impl Bound {
                 };
             }
         };
-        Judgement {
+        BoundCheck {
             bound: self,
             measured,
             // Written so that a NaN fails.

@@ -3,7 +3,7 @@
 use super::check;
 use super::outcome::{CaseOutcome, Coverage, StageResult, Verdict};
 use super::{Event, Options};
-use crate::case::{Mode, Rules, Situation};
+use crate::case::{Mode, Rules, ToleranceContext};
 use crate::compare::{Spec, compare, compare_statistics};
 use crate::error::{BadInput, Result};
 use crate::golden::{Golden, Reference};
@@ -11,7 +11,7 @@ use std::num::NonZeroUsize;
 
 /// Compares what two goldens recorded, stage by stage in the reference's order.
 ///
-/// Stages recorded in different forms (one with its bias, the other without) are not comparable and
+/// Stages recorded in different variants (one with its bias, the other without) are not comparable and
 /// are listed as unmatched.
 ///
 /// # Errors
@@ -26,7 +26,7 @@ pub fn diff_dumps(
     let (ours, theirs) = (candidate.manifest(), reference.manifest());
     let plans = [ours, theirs].map(|m| m.model.plan(m.dtype, &m.arithmetic));
     let [our_plan, their_plan] = plans;
-    let departures = our_plan?.departures(&their_plan?);
+    let plan_differences = our_plan?.differences(&their_plan?);
     if !reference.tokens()?.bits_equal(&candidate.tokens()?) {
         let file = candidate.path().join(&ours.tokens.file);
         let fault = BadInput::new(file, "the reference's tokens", "others");
@@ -44,7 +44,9 @@ pub fn diff_dumps(
     for record in &theirs.stages {
         let stage = &record.stage;
         on(Event::Step { id: stage.as_str() });
-        let same_form = ours.stage(stage).filter(|other| other.form == record.form);
+        let same_form = ours
+            .stage(stage)
+            .filter(|other| other.variant == record.variant);
         if same_form.is_none() {
             coverage.unmatched.push(stage.clone());
             continue;
@@ -58,7 +60,7 @@ pub fn diff_dumps(
             coverage.unmatched.push(stage.clone());
             continue;
         };
-        let in_force = rules.resolve(&Situation {
+        let resolved = rules.resolve(&ToleranceContext {
             stage,
             device: None,
             same_kernels: false,
@@ -77,7 +79,7 @@ pub fn diff_dumps(
                 }
                 let logits = stage.as_str() == "logits";
                 let spec = Spec {
-                    close: in_force.tolerance.close(),
+                    close: resolved.tolerance.close(),
                     budget: None,
                     vocab_shards: NonZeroUsize::new(theirs.tensor_parallel()).filter(|_| logits),
                 };
@@ -96,10 +98,10 @@ pub fn diff_dumps(
             device: None,
             dtype: record.dtype,
             shape: found.shape().to_vec(),
-            judgements: in_force.tolerance.judge(&metrics),
+            checks: resolved.tolerance.judge(&metrics),
             metrics,
-            in_force,
-            departure: departures.get(stage).cloned(),
+            resolved,
+            plan_difference: plan_differences.get(stage).cloned(),
             completed: None,
             oracle: None,
         };

@@ -8,9 +8,11 @@ use crate::budget::Confidence;
 use crate::case::Mode;
 use crate::checkpoint::Weights;
 use crate::error::Result;
-use crate::explain::{Evidence, Explanation, OwnArithmetic, Segment, Subject, explain, hypotheses};
+use crate::explain::{
+    Context, Evidence, Explanation, OwnArithmetic, Subgraph, explain, hypotheses,
+};
 use crate::golden::Reference;
-use crate::plan::{Departure, Plan, StageId};
+use crate::plan::{Plan, PlanDifference, StageId};
 use crate::tensor::Tensor;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -21,7 +23,7 @@ pub(super) struct Explained<'a> {
     pub(super) weights: &'a dyn Weights,
     pub(super) tokens: &'a Tensor,
     /// Where the candidate's own arithmetic parts from it.
-    pub(super) parts: &'a BTreeMap<StageId, Departure>,
+    pub(super) parts: &'a BTreeMap<StageId, PlanDifference>,
     pub(super) confidence: Confidence,
 }
 
@@ -45,7 +47,7 @@ impl Explained<'_> {
             {
                 continue;
             }
-            let Some(segment) = self.segment(&result.stage)? else {
+            let Some(subgraph) = self.subgraph(&result.stage)? else {
                 continue;
             };
             let (known, others): (Vec<_>, Vec<_>) =
@@ -56,13 +58,13 @@ impl Explained<'_> {
                 hypotheses: hypotheses(),
             });
             let found = explain(
-                &Subject {
-                    segment: &segment,
+                &Context {
+                    subgraph: &subgraph,
                     plan: self.plan,
                     weights: self.weights,
                     recorded: &|id| self.value(id),
                 },
-                &self.own(&segment, result),
+                &self.own(&subgraph, result),
                 &known,
                 &Cpu,
                 self.confidence,
@@ -79,23 +81,23 @@ impl Explained<'_> {
         Ok(all)
     }
 
-    fn own(&self, segment: &Segment, result: &StageResult) -> OwnArithmetic<'_> {
-        let mut departures: Vec<(&StageId, &Departure)> = Vec::new();
-        for step in &segment.steps {
+    fn own(&self, subgraph: &Subgraph, result: &StageResult) -> OwnArithmetic<'_> {
+        let mut plan_differences: Vec<(&StageId, &PlanDifference)> = Vec::new();
+        for step in &subgraph.steps {
             if let Some(part) = self.parts.get_key_value(&step.stage)
-                && !departures.contains(&part)
+                && !plan_differences.contains(&part)
             {
-                departures.push(part);
+                plan_differences.push(part);
             }
         }
         OwnArithmetic {
-            departures,
+            plan_differences,
             evidence: Evidence::of(&result.metrics),
         }
     }
 
     /// The steps from recorded values to a stage; `None` if its values were not recorded.
-    fn segment(&self, stage: &StageId) -> Result<Option<Segment>> {
+    fn subgraph(&self, stage: &StageId) -> Result<Option<Subgraph>> {
         let known = self.recordings.full();
         let index = self
             .recordings
@@ -125,7 +127,7 @@ impl Explained<'_> {
                 params.insert(param.name.clone(), value);
             }
         }
-        Ok(Some(Segment::new(steps, given, params, reference)))
+        Ok(Some(Subgraph::new(steps, given, params, reference)))
     }
 
     fn value(&self, id: &StageId) -> Result<Option<Tensor>> {

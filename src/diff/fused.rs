@@ -8,7 +8,8 @@
 use crate::backend::{Backend, Cuda};
 use crate::compare::{Measure, Metrics, Spec};
 use crate::error::Result;
-use crate::plan::{Form, Mask, Numerics, Op, Param, Step, Summation};
+use crate::op::{self, Mask, Numerics, Op, Summation};
+use crate::plan::{Param, Step, Variant};
 use crate::tensor::{DType, Float, Tensor, with_float};
 
 /// Rows and columns of the LayerNorm.
@@ -36,7 +37,7 @@ pub struct FusedKernel {
 pub fn fused_kernels(cuda: &Cuda) -> Result<Vec<FusedKernel>> {
     let mut kernels = Vec::new();
     for dtype in [DType::F16, DType::Bf16] {
-        let norm = Op::LayerNorm { eps: EPSILON };
+        let norm = Op::LayerNorm(op::LayerNorm { eps: EPSILON });
         let columns = [ROWS[1]];
         let params = [drawn(dtype, &columns, 2)?, drawn(dtype, &columns, 3)?];
         kernels.push(FusedKernel {
@@ -44,10 +45,10 @@ pub fn fused_kernels(cuda: &Cuda) -> Result<Vec<FusedKernel>> {
             dtype,
             metrics: against_torch(cuda, norm, &drawn(dtype, &ROWS, 1)?, &params)?,
         });
-        let softmax = Op::Softmax {
+        let softmax = Op::Softmax(op::Softmax {
             scale: 1.0,
             mask: Mask::Causal,
-        };
+        });
         kernels.push(FusedKernel {
             what: "masked softmax",
             dtype,
@@ -65,7 +66,7 @@ fn against_torch(cuda: &Cuda, op: Op, x: &Tensor, params: &[Tensor]) -> Result<M
         let step = Step {
             id: "kernel".into(),
             stage: "kernel".into(),
-            form: Form::PLAIN,
+            variant: Variant::PLAIN,
             op: op.clone(),
             inputs: vec!["x".into()],
             params: params

@@ -1,7 +1,7 @@
 //! A plan being run step by step, and the values that its later steps still need.
 
 use crate::backend::Backend;
-use crate::budget::{self, Confidence, Deviation, Operand};
+use crate::budget::{self, Confidence, ErrorBound, Operand};
 use crate::error::Result;
 use crate::plan::{Plan, Schedule, StageId, Step};
 use crate::tensor::Tensor;
@@ -19,7 +19,7 @@ pub(super) struct Lane<'a, B: Backend> {
 pub(super) struct Value<A> {
     array: A,
     /// `None` if it was given, or nobody asks.
-    deviation: Option<Deviation>,
+    error_bound: Option<ErrorBound>,
 }
 
 impl<A> Value<A> {
@@ -27,13 +27,13 @@ impl<A> Value<A> {
     pub(super) fn given(array: A) -> Self {
         Self {
             array,
-            deviation: None,
+            error_bound: None,
         }
     }
 
     /// A value that a lane computed.
-    pub(super) fn computed(array: A, deviation: Option<Deviation>) -> Self {
-        Self { array, deviation }
+    pub(super) fn computed(array: A, error_bound: Option<ErrorBound>) -> Self {
+        Self { array, error_bound }
     }
 }
 
@@ -80,13 +80,13 @@ impl<'a, B: Backend> Lane<'a, B> {
 
     /// How far a correct result of a step may be from exact; `None` if it is made of elements that
     /// were given.
-    pub(super) fn deviation(
+    pub(super) fn error_bound(
         &self,
         index: usize,
         params: &[Tensor],
         output: &Tensor,
         confidence: Confidence,
-    ) -> Result<Option<Deviation>> {
+    ) -> Result<Option<ErrorBound>> {
         let step = self.step(index);
         let values: Vec<Tensor> = self
             .inputs(step)
@@ -96,14 +96,14 @@ impl<'a, B: Backend> Lane<'a, B> {
         let inputs: Vec<Operand<'_>> = inputs
             .map(|(value, input)| Operand {
                 value,
-                deviation: input.deviation.as_ref(),
+                error_bound: input.error_bound.as_ref(),
             })
             .collect();
-        if step.op.rearranges() && inputs.iter().all(Operand::is_given) {
+        if step.op.locality().is_copy() && inputs.iter().all(Operand::is_given) {
             return Ok(None);
         }
         let params: Vec<Operand<'_>> = params.iter().map(Operand::given).collect();
-        budget::deviation(step, &inputs, &params, output, confidence).map(Some)
+        budget::error_bound(step, &inputs, &params, output, confidence).map(Some)
     }
 
     /// Takes the value of a step that later steps are to see, if any, and drops those that none

@@ -10,7 +10,7 @@ use super::reference::Recordings;
 use super::run::{Parted, Run};
 use super::witness::Witness;
 use super::{Event, Options};
-use crate::backend::{Cpu, Device, Opened};
+use crate::backend::{AnyBackend, Cpu, Device};
 use crate::case::{Case, Mode};
 use crate::error::{BadInput, Result};
 use crate::golden::Golden;
@@ -49,7 +49,7 @@ pub fn diff_candidate(
     let plan = candidate.plan(&arithmetic)?;
     candidate.check()?;
     check::rules(case, &plan)?;
-    let departures = plan.departures(&manifest.model.plan(plan.dtype(), &theirs)?);
+    let plan_differences = plan.differences(&manifest.model.plan(plan.dtype(), &theirs)?);
     let tokens = golden.tokens()?;
     let manifest_path = golden.path().join(Golden::MANIFEST);
     let extents = [tokens.shape()[0], tokens.shape()[1]];
@@ -82,8 +82,8 @@ pub fn diff_candidate(
         return Err(BadInput::new(manifest_path, expected, "none").into());
     }
     let on_cuda = match &options.backend {
-        Opened::Cpu(_) => None,
-        Opened::Cuda(cuda) => Some(OnCuda::of(cuda, &plan, &arithmetic, manifest)),
+        AnyBackend::Cpu(_) => None,
+        AnyBackend::Cuda(cuda) => Some(OnCuda::of(cuda, &plan, &arithmetic, manifest)),
     };
     let not_comparable = on_cuda.as_ref().map(|on_cuda| &on_cuda.not_comparable);
     notes.extend(not_comparable.filter(|all| !all.is_empty()).map(|all| {
@@ -102,13 +102,13 @@ pub fn diff_candidate(
         layers: candidate.model.layers(),
         recordings: &recordings,
         selected: &selected,
-        departures: &departures,
+        plan_differences: &plan_differences,
         stages: Vec::new(),
     };
 
     // The reference's arithmetic on this model: where it is another one, and budgets are asked for.
     let witness_plan = candidate.plan(&theirs)?;
-    let parts = plan.departures(&witness_plan);
+    let parts = plan.differences(&witness_plan);
     let witness_shapes = witness_plan.shapes(extents)?;
     let of_witness = Recordings::new(&records, &witness_plan, weights, &witness_shapes);
     let asked: BTreeSet<&StageId> = recordings
@@ -166,7 +166,10 @@ pub fn diff_candidate(
 
     let held: HashSet<&StageId> = recordings.iter().map(|(_, stage)| stage).collect();
     let judged: BTreeSet<&StageId> = stages.iter().map(|result| &result.stage).collect();
-    let computed = plan.steps().iter().filter(|step| !step.op.rearranges());
+    let computed = plan
+        .steps()
+        .iter()
+        .filter(|step| !step.op.locality().is_copy());
     let computed: BTreeSet<&StageId> = computed.map(|step| &step.stage).collect();
     let missing = |stage: &&StageId| computed.contains(*stage) && !held.contains(*stage);
     let unrecorded = plan.stages().into_iter().filter(missing);
@@ -196,9 +199,9 @@ pub fn diff_candidate(
 }
 
 /// Where a backend computes, in words: `cpu`, `cuda (NVIDIA H100)`.
-fn place(backend: &Opened) -> String {
+fn place(backend: &AnyBackend) -> String {
     match backend {
-        Opened::Cpu(_) => Device::Cpu.to_string(),
-        Opened::Cuda(cuda) => format!("{} ({})", Device::Cuda, cuda.gpu().name),
+        AnyBackend::Cpu(_) => Device::Cpu.to_string(),
+        AnyBackend::Cuda(cuda) => format!("{} ({})", Device::Cuda, cuda.gpu().name),
     }
 }

@@ -1,6 +1,6 @@
 //! What to run of a case.
 
-use crate::backend::Opened;
+use crate::backend::AnyBackend;
 use crate::budget::Confidence;
 use crate::case::{Mode, Pattern};
 
@@ -8,7 +8,7 @@ use crate::case::{Mode, Pattern};
 #[derive(Clone, Debug)]
 pub struct Options {
     /// Where.
-    pub backend: Opened,
+    pub backend: AnyBackend,
     /// In which modes.
     pub modes: Modes,
     /// Which stages are compared.
@@ -48,7 +48,7 @@ impl Modes {
 impl Default for Options {
     fn default() -> Self {
         Self {
-            backend: Opened::default(),
+            backend: AnyBackend::default(),
             modes: Modes::Both,
             stages: Pattern::all(),
             confidence: Confidence::default(),

@@ -1,11 +1,11 @@
 //! What came out.
 
-use crate::backend::{Device, Gpu, Ran};
-use crate::case::{InForce, Mode};
-use crate::compare::{Bound, Judgement, Metrics, Spec, compare};
+use crate::backend::{Device, Gpu, GpuStats};
+use crate::case::{Mode, ResolvedTolerance};
+use crate::compare::{Bound, BoundCheck, Metrics, Spec, compare};
 use crate::error::Result;
 use crate::explain::Explanation;
-use crate::plan::{Departure, StageId};
+use crate::plan::{PlanDifference, StageId};
 use crate::tensor::{DType, Tensor};
 use serde::Serialize;
 use std::fmt;
@@ -36,11 +36,11 @@ pub struct StageResult {
     /// What was measured.
     pub metrics: Metrics,
     /// What had to hold, and why.
-    pub in_force: InForce,
+    pub resolved: ResolvedTolerance,
     /// Whether each of its bounds holds.
-    pub judgements: Vec<Judgement>,
+    pub checks: Vec<BoundCheck>,
     /// How the candidate's plan computes the stage otherwise than the reference did, if it does.
-    pub departure: Option<Departure>,
+    pub plan_difference: Option<PlanDifference>,
     /// How far both sides are from the exact result, if the oracle was asked.
     pub oracle: Option<OracleErrors>,
     /// What was done to the recorded value to make it comparable: "bias added".
@@ -75,7 +75,7 @@ pub struct OnGpu {
     /// Why results cannot be held to the bit against the reference; nothing if they can.
     pub not_comparable: Vec<String>,
     /// What the run took and did.
-    pub ran: Ran,
+    pub ran: GpuStats,
 }
 
 /// All of one case.
@@ -125,13 +125,13 @@ impl OracleErrors {
 impl StageResult {
     /// Whether nothing less than equality was asked.
     pub fn is_held_exactly(&self) -> bool {
-        self.in_force.tolerance.bounds.contains(&Bound::Exact)
+        self.resolved.tolerance.bounds.contains(&Bound::Exact)
     }
 
     /// Whether every bound holds.
     pub fn verdict(&self) -> Verdict {
         let agree = self.metrics.non_finite.disagreements == 0;
-        match agree && self.judgements.iter().all(|judgement| judgement.holds) {
+        match agree && self.checks.iter().all(|check| check.holds) {
             true => Verdict::Pass,
             false => Verdict::Fail,
         }

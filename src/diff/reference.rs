@@ -2,11 +2,12 @@
 
 use super::records::Records;
 use crate::backend::{Backend, Cpu};
-use crate::budget::{self, Confidence, Deviation, Operand};
+use crate::budget::{self, Confidence, ErrorBound, Operand};
 use crate::checkpoint::Weights;
 use crate::error::{BadInput, Result};
 use crate::golden::{Content, Manifest, Reference, StageRecord};
-use crate::plan::{Form, Numerics, Op, Param, Plan, Rounding, StageId, Step};
+use crate::op::{self, Numerics, Op, Rounding};
+use crate::plan::{Param, Plan, StageId, Step, Variant};
 use crate::tensor::{Element, Tensor, with_element};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -16,12 +17,12 @@ pub(super) struct Recordings<'a> {
     plan: &'a Plan,
     weights: &'a dyn Weights,
     shapes: &'a HashMap<StageId, Vec<usize>>,
-    /// By index of the step. A stage that the plan passes through in several forms is compared in
+    /// By index of the step. A stage that the plan passes through in several variants is compared in
     /// the one that was recorded.
     steps: BTreeMap<usize, Recorded<'a>>,
 }
 
-/// A step whose value the golden holds, in the step's form or in one that leads to it.
+/// A step whose value the golden holds, in the step's variant or in one that leads to it.
 struct Recorded<'a> {
     record: &'a StageRecord,
     bias_missing: bool,
@@ -61,7 +62,7 @@ impl<'a> Recordings<'a> {
         self.steps.get(&index).is_some_and(Recorded::is_full)
     }
 
-    /// The recorded value of a step, in its form and of its shape, or its statistics.
+    /// The recorded value of a step, in its variant and of its shape, or its statistics.
     pub(super) fn value(&self, index: usize) -> Result<Option<Reference>> {
         let Some(recorded) = self.steps.get(&index) else {
             return Ok(None);
@@ -103,34 +104,34 @@ impl<'a> Recordings<'a> {
         }
     }
 
-    /// The deviation of [`Self::value`], given that of what was recorded.
+    /// The error bound of [`Self::value`], given that of what was recorded.
     pub(super) fn completed(
         &self,
         index: usize,
-        deviation: Deviation,
+        error_bound: ErrorBound,
         confidence: Confidence,
-    ) -> Result<Deviation> {
+    ) -> Result<ErrorBound> {
         let (recorded, step) = (&self.steps[&index], &self.plan.steps()[index]);
         let completion = recorded.completion(step, self.weights)?;
         if completion.is_empty() {
-            return Ok(deviation);
+            return Ok(error_bound);
         }
         let Some(Reference::Full(mut value)) = self.records.get(&step.stage)? else {
-            return Ok(deviation);
+            return Ok(error_bound);
         };
-        let mut deviation = deviation;
+        let mut error_bound = error_bound;
         for step in &completion {
             let params = self.params(step)?;
             let completed = self.run(step, &value, &params)?;
             let given: Vec<Operand<'_>> = params.iter().map(Operand::given).collect();
             let input = Operand {
                 value: &value,
-                deviation: Some(&deviation),
+                error_bound: Some(&error_bound),
             };
-            deviation = budget::deviation(step, &[input], &given, &completed, confidence)?;
+            error_bound = budget::error_bound(step, &[input], &given, &completed, confidence)?;
             value = completed;
         }
-        Ok(deviation)
+        Ok(error_bound)
     }
 
     fn run(&self, step: &Step, value: &Tensor, params: &[Tensor]) -> Result<Tensor> {
@@ -157,20 +158,21 @@ fn recorded<'a>(plan: &Plan, manifest: &'a Manifest) -> BTreeMap<usize, Recorded
         steps.entry(&step.stage).or_default().push((index, step));
     }
     let matched = manifest.stages.iter().filter_map(|record| {
-        let forms = steps.get(&record.stage)?;
-        let same = |(_, step): &&(usize, &Step)| step.form.without_bias == record.form.without_bias;
+        let variants = steps.get(&record.stage)?;
+        let same =
+            |(_, step): &&(usize, &Step)| step.variant.without_bias == record.variant.without_bias;
         // A bias can be added to what was recorded; it cannot be taken off a rounded sum.
-        let completable = |(_, _): &&(usize, &Step)| record.form.without_bias;
-        let (index, step) = forms
+        let completable = |(_, _): &&(usize, &Step)| record.variant.without_bias;
+        let (index, step) = variants
             .iter()
             .find(same)
-            .or_else(|| forms.iter().rev().find(completable))?;
+            .or_else(|| variants.iter().rev().find(completable))?;
         let recorded = Recorded {
             record,
-            bias_missing: record.form.without_bias && !step.form.without_bias,
-            factor: record.form.divided_by / step.form.divided_by,
+            bias_missing: record.variant.without_bias && !step.variant.without_bias,
+            factor: record.variant.divided_by / step.variant.divided_by,
         };
-        // Statistics of another form are not statistics of this one.
+        // Statistics of another variant are not statistics of this one.
         let usable = recorded.is_full() || recorded.completed().is_none();
         usable.then_some((*index, recorded))
     });
@@ -198,7 +200,7 @@ impl Recorded<'_> {
         let with = |op, params| Step {
             id: step.id.clone(),
             stage: step.stage.clone(),
-            form: Form::PLAIN,
+            variant: Variant::PLAIN,
             op,
             inputs: vec![step.id.clone()],
             params,
@@ -207,12 +209,12 @@ impl Recorded<'_> {
         let mut steps = Vec::new();
         if self.factor != 1.0 {
             let factor = self.factor;
-            steps.push(with(Op::Scale { factor }, Vec::new()));
+            steps.push(with(Op::Scale(op::Scale { factor }), Vec::new()));
         }
         if self.bias_missing {
             let name = format!("{}.bias", step.stage);
             let shape = weights.load(&name)?.shape().to_vec();
-            steps.push(with(Op::AddBias, vec![Param { name, shape }]));
+            steps.push(with(Op::AddBias(op::AddBias), vec![Param { name, shape }]));
         }
         Ok(steps)
     }

@@ -7,14 +7,14 @@ use super::reference::Recordings;
 use super::witness::{Testimony, Witness};
 use super::{Event, Options};
 use crate::backend::{Backend, Device, Oracle};
-use crate::budget::{Budget, Deviation, Flips};
-use crate::case::{Case, InForce, Mode, Situation};
+use crate::budget::{Budget, ErrorBound, Flips};
+use crate::case::{Case, Mode, ResolvedTolerance, ToleranceContext};
 use crate::compare::{
     Measure, Measuring, Metrics, Spec, Statistics, compare, compare_statistics, unequal,
 };
 use crate::error::Result;
 use crate::golden::{Golden, Reference};
-use crate::plan::{Departure, Plan, StageId};
+use crate::plan::{Plan, PlanDifference, StageId};
 use crate::tensor::Tensor;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::num::NonZeroUsize;
@@ -35,13 +35,13 @@ pub(super) struct Run<'a> {
     pub(super) layers: usize,
     pub(super) recordings: &'a Recordings<'a>,
     pub(super) selected: &'a BTreeSet<usize>,
-    pub(super) departures: &'a BTreeMap<StageId, Departure>,
+    pub(super) plan_differences: &'a BTreeMap<StageId, PlanDifference>,
     pub(super) stages: Vec<StageResult>,
 }
 
 /// The witness, and where it parts from the candidate.
 pub(super) struct Parted<'a> {
-    pub(super) parts: BTreeMap<StageId, Departure>,
+    pub(super) parts: BTreeMap<StageId, PlanDifference>,
     pub(super) witness: Witness<'a>,
 }
 
@@ -58,7 +58,7 @@ struct Computed<A> {
     value: A,
     /// The same, brought here, if a budget or the oracle asks.
     found: Option<Tensor>,
-    deviation: Option<Deviation>,
+    error_bound: Option<ErrorBound>,
     exact: Option<Tensor>,
 }
 
@@ -83,7 +83,7 @@ struct Walk<'w, B> {
 struct Pending {
     index: usize,
     mode: Mode,
-    in_force: InForce,
+    resolved: ResolvedTolerance,
     shape: Vec<usize>,
     oracle: Option<OracleErrors>,
     metrics: Measuring,
@@ -212,7 +212,7 @@ impl<'a> Run<'a> {
         let value = lane.lane.run(index, uploaded)?;
         let oracle = lane.oracle.as_ref();
         let exact = oracle.map(|oracle| oracle.run(index, params)).transpose()?;
-        // Later steps carry on the deviation of a value that is not recorded.
+        // Later steps carry on the error bound of a value that is not recorded.
         let deviates = walk.budgets
             && lane.mode == Mode::Isolated
             && (self.is_budgeted(index) || !self.recordings.is_full(index));
@@ -220,17 +220,17 @@ impl<'a> Run<'a> {
             true => Some(walk.backend.download(&value)?),
             false => None,
         };
-        let deviation = match &found {
+        let error_bound = match &found {
             Some(found) if deviates => {
                 let confidence = self.options.confidence;
-                lane.lane.deviation(index, params, found, confidence)?
+                lane.lane.error_bound(index, params, found, confidence)?
             }
             _ => None,
         };
         Ok(Computed {
             value,
             found,
-            deviation,
+            error_bound,
             exact,
         })
     }
@@ -262,9 +262,9 @@ impl<'a> Run<'a> {
     }
 
     /// What has to hold of a step in a mode; `budgeted` says whether it can have a budget.
-    fn in_force(&self, index: usize, mode: Mode, budgeted: bool) -> InForce {
+    fn resolved(&self, index: usize, mode: Mode, budgeted: bool) -> ResolvedTolerance {
         let step = &self.plan.steps()[index];
-        self.case.rules.resolve(&Situation {
+        self.case.rules.resolve(&ToleranceContext {
             stage: &step.stage,
             device: Some(self.device),
             same_kernels: self.same_kernels,
@@ -278,8 +278,8 @@ impl<'a> Run<'a> {
     /// Whether a step is judged by its budget when it runs isolated.
     pub(super) fn is_budgeted(&self, index: usize) -> bool {
         let asked = || {
-            let in_force = self.in_force(index, Mode::Isolated, true);
-            in_force.tolerance.needs_budget() || self.options.explain
+            let resolved = self.resolved(index, Mode::Isolated, true);
+            resolved.tolerance.needs_budget() || self.options.explain
         };
         self.selected.contains(&index)
             && self.recordings.is_full(index)
@@ -290,8 +290,8 @@ impl<'a> Run<'a> {
     /// Whether flips of any step are counted.
     pub(super) fn counts_flips(&self) -> bool {
         self.selected.iter().any(|index| {
-            let in_force = self.in_force(*index, Mode::Isolated, true);
-            in_force.tolerance.counts_flips()
+            let resolved = self.resolved(*index, Mode::Isolated, true);
+            resolved.tolerance.counts_flips()
         })
     }
 
@@ -306,27 +306,27 @@ impl<'a> Run<'a> {
         witness: &mut Parted<'_>,
     ) -> Result<Pending> {
         let step = &self.plan.steps()[index];
-        let in_force = self.in_force(index, mode, computed.deviation.is_some());
+        let resolved = self.resolved(index, mode, computed.error_bound.is_some());
         let manifest = || self.golden.path().join(Golden::MANIFEST);
         let mut oracle = None;
         let metrics = match recorded {
             Recorded::Full { value, array } => {
                 let spec = Spec {
-                    close: in_force.tolerance.close(),
+                    close: resolved.tolerance.close(),
                     budget: None,
                     vocab_shards: vocab_shards(&step.stage, self.golden),
                 };
                 if let (Some(exact), Some(found)) = (&computed.exact, &computed.found) {
                     oracle = Some(OracleErrors::of(exact, value, found)?);
                 }
-                let metrics = match (&computed.deviation, &computed.found) {
+                let metrics = match (&computed.error_bound, &computed.found) {
                     (Some(ours), Some(candidate)) => {
                         let sides = Sides {
                             reference: value,
                             candidate,
                             ours,
                         };
-                        let metrics = self.compare_within(index, &sides, &in_force, spec, witness);
+                        let metrics = self.compare_within(index, &sides, &resolved, spec, witness);
                         metrics.map(Measuring::done)
                     }
                     _ => backend.measure(array, &computed.value, &spec),
@@ -343,7 +343,7 @@ impl<'a> Run<'a> {
         Ok(Pending {
             index,
             mode,
-            in_force,
+            resolved,
             shape: self.recordings.shape(index).to_vec(),
             oracle,
             metrics,
@@ -369,10 +369,10 @@ impl<'a> Run<'a> {
             device: Some(self.device),
             dtype: step.numerics.out,
             shape: pending.shape,
-            judgements: pending.in_force.tolerance.judge(&metrics),
+            checks: pending.resolved.tolerance.judge(&metrics),
             metrics,
-            in_force: pending.in_force,
-            departure: self.departures.get(&step.stage).cloned(),
+            resolved: pending.resolved,
+            plan_difference: self.plan_differences.get(&step.stage).cloned(),
             completed: self.recordings.completion(index),
             oracle: pending.oracle,
         })
@@ -385,7 +385,7 @@ impl<'a> Run<'a> {
         &self,
         index: usize,
         sides: &Sides<'_>,
-        in_force: &InForce,
+        resolved: &ResolvedTolerance,
         spec: Spec<'_>,
         parted: &mut Parted<'_>,
     ) -> Result<Metrics> {
@@ -397,8 +397,8 @@ impl<'a> Run<'a> {
             None => None,
         };
         let theirs = testimony.as_ref().map(|testimony| {
-            let deviation = testimony.deviation.clone();
-            self.recordings.completed(index, deviation, confidence)
+            let error_bound = testimony.error_bound.clone();
+            self.recordings.completed(index, error_bound, confidence)
         });
         let theirs = theirs.transpose()?;
         let theirs = theirs.as_ref().unwrap_or(sides.ours);
@@ -408,16 +408,16 @@ impl<'a> Run<'a> {
             ..spec
         };
         let mut metrics = compare(sides.reference, sides.candidate, &spec)?;
-        if in_force.tolerance.counts_flips() {
+        if resolved.tolerance.counts_flips() {
             let same_formula = part.is_some_and(|part| !part.formula);
             metrics.flips = match testimony.filter(|_| same_formula) {
                 Some(Testimony {
                     recorded,
                     value: Some(value),
-                    deviation,
+                    error_bound,
                 }) => {
                     let unequal = unequal(&recorded, &value)?;
-                    Flips::of(unequal, &recorded, &deviation, &deviation)?
+                    Flips::of(unequal, &recorded, &error_bound, &error_bound)?
                 }
                 _ => Flips::of(metrics.unequal, sides.reference, sides.ours, theirs)?,
             };
@@ -430,7 +430,7 @@ impl<'a> Run<'a> {
 struct Sides<'a> {
     reference: &'a Tensor,
     candidate: &'a Tensor,
-    ours: &'a Deviation,
+    ours: &'a ErrorBound,
 }
 
 impl<B: Backend> ModeLane<'_, B> {
@@ -445,7 +445,7 @@ impl<B: Backend> ModeLane<'_, B> {
         let (exact, value) = match computed {
             Some(computed) => (
                 computed.exact,
-                Some(Value::computed(computed.value, computed.deviation)),
+                Some(Value::computed(computed.value, computed.error_bound)),
             ),
             None => (None, None),
         };

@@ -1,6 +1,6 @@
 //! The candidate's model in the reference's arithmetic.
 //!
-//! Where the candidate rounds elsewhere than the reference did, the reference's own deviation is
+//! Where the candidate rounds elsewhere than the reference did, the reference's own error bound is
 //! that of the reference's steps; and how many half-precision elements may differ at all can only
 //! be said of the same steps. The witness runs them: on the reference's values, for the stages
 //! where the two plans part. It runs on the CPU whatever the candidate runs on: a budget covers both.
@@ -8,7 +8,7 @@
 use super::lane::{Lane, Value};
 use super::reference::Recordings;
 use crate::backend::Cpu;
-use crate::budget::{Confidence, Deviation};
+use crate::budget::{Confidence, ErrorBound};
 use crate::error::Result;
 use crate::golden::Reference;
 use crate::plan::{Plan, StageId};
@@ -30,12 +30,12 @@ pub(super) struct Witness<'a> {
 
 /// A stage in the reference's arithmetic.
 pub(super) struct Testimony {
-    /// What was recorded, in the form it was recorded in.
+    /// What was recorded, in the variant it was recorded in.
     pub(super) recorded: Tensor,
     /// What the candidate's weights give; of half types only, where they are counted.
     pub(super) value: Option<Tensor>,
     /// How far either may be from exact.
-    pub(super) deviation: Deviation,
+    pub(super) error_bound: ErrorBound,
 }
 
 impl<'a> Witness<'a> {
@@ -88,16 +88,16 @@ impl<'a> Witness<'a> {
                 };
                 if let Some(output) = value.as_ref().or(recorded.as_ref()) {
                     let lane = &self.lane;
-                    let deviation = lane.deviation(index, &params, output, self.confidence)?;
-                    match (&recorded, deviation) {
-                        (Some(recorded), Some(deviation)) => {
+                    let error_bound = lane.error_bound(index, &params, output, self.confidence)?;
+                    match (&recorded, error_bound) {
+                        (Some(recorded), Some(error_bound)) => {
                             testimony = Some(Testimony {
                                 recorded: recorded.clone(),
                                 value,
-                                deviation,
+                                error_bound,
                             });
                         }
-                        (_, deviation) => own = value.map(|v| Value::computed(v, deviation)),
+                        (_, error_bound) => own = value.map(|v| Value::computed(v, error_bound)),
                     }
                 }
             }

@@ -1,4 +1,4 @@
-//! How far a segment's result is from what was recorded.
+//! How far a subgraph's result is from what was recorded.
 
 use crate::budget::Flips;
 use crate::compare::Metrics;
@@ -7,7 +7,7 @@ use std::fmt;
 /// Least probability of as many flips at which they are taken for chance.
 const FLIPS: f64 = -6.0;
 
-/// What speaks for or against a segment.
+/// What speaks for or against a subgraph.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Evidence {
     /// Largest difference in units of its budget.
@@ -26,7 +26,10 @@ impl Evidence {
     /// From a comparison within a budget.
     pub fn of(metrics: &Metrics) -> Self {
         let disagree = metrics.non_finite.disagreements > 0;
-        let ratio = metrics.spent.as_ref().map_or(0.0, |spent| spent.ratio);
+        let ratio = metrics
+            .worst_ratio
+            .as_ref()
+            .map_or(0.0, |worst_ratio| worst_ratio.ratio);
         Self {
             ratio: if disagree { f64::INFINITY } else { ratio },
             relative_frobenius: match disagree {

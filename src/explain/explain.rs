@@ -2,11 +2,11 @@
 
 use super::catalogue::{HYPOTHESES, OBSERVATIONS};
 use super::rewrite::{Certainty, Rewrite};
-use super::{Cause, Evidence, Explanation, Segment, Subject, facts};
-use crate::backend::Host;
+use super::{Cause, Context, Evidence, Explanation, Subgraph, hints};
+use crate::backend::HostBackend;
 use crate::budget::Confidence;
 use crate::error::Result;
-use crate::plan::{Departure, StageId};
+use crate::plan::{PlanDifference, StageId};
 
 /// Most causes that are looked for at one stage.
 const CAUSES: usize = 4;
@@ -22,35 +22,35 @@ pub fn hypotheses() -> usize {
     HYPOTHESES.len()
 }
 
-/// Explains why a segment's result is not the recorded one.
+/// Explains why a subgraph's result is not the recorded one.
 ///
 /// Hypotheses are refuted on a sample of rows and confirmed on all. Of those that bring the
 /// difference back within the budget, a definite one goes before one that is fitted to the
 /// reference, and among equals the one that leaves the least difference. If none does, the one that
 /// takes away most is kept, and the search goes on from there.
 ///
-/// `own` says how the candidate's own arithmetic parts from the reference's within the segment, and
+/// `own` says how the candidate's own arithmetic parts from the reference's within the subgraph, and
 /// how far its result is from what was recorded; `known` are explanations of other stages of this
 /// kind, whose findings are tried first; `on` is told of every hypothesis.
 ///
 /// # Errors
-/// If the segment cannot be run as it is.
+/// If the subgraph cannot be run as it is.
 pub fn explain(
-    subject: &Subject<'_>,
+    context: &Context<'_>,
     own: &OwnArithmetic<'_>,
     known: &[Explanation],
-    backend: &Host,
+    backend: &HostBackend,
     confidence: Confidence,
     on: &mut dyn FnMut(),
 ) -> Result<Explanation> {
-    let before = subject.segment.evidence(backend, confidence)?;
-    let stage = subject.steps().last().map(|step| step.stage.clone());
+    let before = context.subgraph.evidence(backend, confidence)?;
+    let stage = context.steps().last().map(|step| step.stage.clone());
     let mut explanation = Explanation {
         stages: stage.into_iter().collect(),
         before: before.clone(),
         causes: Vec::new(),
         complete: true,
-        facts: Vec::new(),
+        hints: Vec::new(),
     };
     if before.holds() {
         explanation.before = own.evidence.clone();
@@ -62,23 +62,23 @@ pub fn explain(
         confidence,
         on,
     };
-    let mut segment = subject.segment.clone();
+    let mut subgraph = context.subgraph.clone();
     let mut left = before;
     while explanation.causes.len() < CAUSES {
-        let subject = Subject {
-            segment: &segment,
-            ..*subject
+        let context = Context {
+            subgraph: &subgraph,
+            ..*context
         };
-        let found = match search.recognise(&subject, known, explanation.causes.len())? {
+        let found = match search.recognise(&context, known, explanation.causes.len())? {
             Some(found) => Some(found),
-            None => search.next(&subject, &left)?,
+            None => search.next(&context, &left)?,
         };
         let Some((cause, rewritten)) = found else {
             break;
         };
         left = cause.after.clone();
         explanation.causes.push(cause);
-        segment = rewritten;
+        subgraph = rewritten;
         if left.holds() {
             return Ok(explanation);
         }
@@ -89,22 +89,22 @@ pub fn explain(
     if !(before.is_finite() && less) {
         // Steps that lead nowhere are no causes.
         explanation.causes.clear();
-        segment = subject.segment.clone();
+        subgraph = context.subgraph.clone();
     }
     for observation in OBSERVATIONS {
-        explanation.facts.extend(observation(subject)?);
+        explanation.hints.extend(observation(context)?);
     }
-    let heads = subject.heads();
+    let heads = context.heads();
     explanation
-        .facts
-        .extend(facts::of(&segment, heads, backend)?);
+        .hints
+        .extend(hints::of(&subgraph, heads, backend)?);
     Ok(explanation)
 }
 
 /// The candidate as it was run.
 pub struct OwnArithmetic<'a> {
-    /// Where its steps are not the reference's, within the segment.
-    pub departures: Vec<(&'a StageId, &'a Departure)>,
+    /// Where its steps are not the reference's, within the subgraph.
+    pub plan_differences: Vec<(&'a StageId, &'a PlanDifference)>,
     /// How far its result is from what was recorded.
     pub evidence: Evidence,
 }
@@ -112,26 +112,31 @@ pub struct OwnArithmetic<'a> {
 impl OwnArithmetic<'_> {
     /// What is said where the reference's arithmetic alone brings the difference back.
     fn cause(&self, after: Evidence) -> Cause {
-        let departures = self.departures.iter().map(|(stage, departure)| {
-            let lacks: Vec<String> = departure
-                .lacks
-                .iter()
-                .map(|name| StageId::from(name.as_str()).kind())
-                .collect();
-            match lacks.is_empty() {
-                true => format!(
-                    "{} is computed as {}, by the reference as {}",
-                    stage.kind(),
-                    departure.ours,
-                    departure.theirs
-                ),
-                false => format!("the model lacks {}", lacks.join(", ")),
-            }
-        });
+        let plan_differences = self
+            .plan_differences
+            .iter()
+            .map(|(stage, plan_difference)| {
+                let lacks: Vec<String> = plan_difference
+                    .lacks
+                    .iter()
+                    .map(|name| StageId::from(name.as_str()).kind())
+                    .collect();
+                match lacks.is_empty() {
+                    true => format!(
+                        "{} is computed as {}, by the reference as {}",
+                        stage.kind(),
+                        plan_difference.ours,
+                        plan_difference.theirs
+                    ),
+                    false => format!("the model lacks {}", lacks.join(", ")),
+                }
+            });
         let finding = match self.evidence.holds() {
             true => "noise: within rounding, where the bound in force allows less".into(),
-            false if self.departures.is_empty() => "the difference is gone on a second run".into(),
-            false => departures.collect::<Vec<_>>().join("; "),
+            false if self.plan_differences.is_empty() => {
+                "the difference is gone on a second run".into()
+            }
+            false => plan_differences.collect::<Vec<_>>().join("; "),
         };
         Cause {
             finding,
@@ -143,7 +148,7 @@ impl OwnArithmetic<'_> {
 }
 
 struct Search<'a> {
-    backend: &'a Host,
+    backend: &'a HostBackend,
     confidence: Confidence,
     on: &'a mut dyn FnMut(),
 }
@@ -152,21 +157,21 @@ impl Search<'_> {
     /// A cause that explained the same kind of stage elsewhere.
     fn recognise(
         &self,
-        subject: &Subject<'_>,
+        context: &Context<'_>,
         known: &[Explanation],
         depth: usize,
-    ) -> Result<Option<(Cause, Segment)>> {
+    ) -> Result<Option<(Cause, Subgraph)>> {
         let findings: Vec<&Cause> = known.iter().filter_map(|e| e.causes.get(depth)).collect();
         if findings.is_empty() {
             return Ok(None);
         }
         for hypothesis in HYPOTHESES {
-            for rewrite in hypothesis(subject)? {
+            for rewrite in hypothesis(context)? {
                 let same = |cause: &&&Cause| cause.finding == rewrite.finding;
                 let Some(cause) = findings.iter().find(same) else {
                     continue;
                 };
-                let Some((after, segment)) = self.tried(&rewrite, subject.segment) else {
+                let Some((after, subgraph)) = self.tried(&rewrite, context.subgraph) else {
                     continue;
                 };
                 if after.holds() {
@@ -174,7 +179,7 @@ impl Search<'_> {
                         after,
                         ..(*cause).clone()
                     };
-                    return Ok(Some((cause, segment)));
+                    return Ok(Some((cause, subgraph)));
                 }
             }
         }
@@ -182,13 +187,17 @@ impl Search<'_> {
     }
 
     /// The cause that explains all of the difference, or most of it.
-    fn next(&mut self, subject: &Subject<'_>, left: &Evidence) -> Result<Option<(Cause, Segment)>> {
-        let sample = subject.segment.sampled();
-        let sample = sample.as_ref().unwrap_or(subject.segment);
+    fn next(
+        &mut self,
+        context: &Context<'_>,
+        left: &Evidence,
+    ) -> Result<Option<(Cause, Subgraph)>> {
+        let sample = context.subgraph.sampled();
+        let sample = sample.as_ref().unwrap_or(context.subgraph);
         let mut trials: Vec<(Rewrite<'_>, Evidence)> = Vec::new();
         for hypothesis in HYPOTHESES {
             (self.on)();
-            for rewrite in hypothesis(subject)? {
+            for rewrite in hypothesis(context)? {
                 // What does not fit together is no explanation.
                 if let Some((evidence, _)) = self.tried(&rewrite, sample) {
                     trials.push((rewrite, evidence));
@@ -207,15 +216,15 @@ impl Search<'_> {
                 .then_with(|| by_difference(left, right))
         });
         let holding = trials.iter().filter(|(_, evidence)| evidence.holds());
-        let mut confirmed: Option<(Cause, Segment, Certainty)> = None;
+        let mut confirmed: Option<(Cause, Subgraph, Certainty)> = None;
         for (rewrite, _) in holding {
-            let Some((after, segment)) = self.tried(rewrite, subject.segment) else {
+            let Some((after, subgraph)) = self.tried(rewrite, context.subgraph) else {
                 continue;
             };
             match &mut confirmed {
                 _ if !after.holds() => {}
                 None => {
-                    confirmed = Some((cause(rewrite, after), segment, rewrite.certainty));
+                    confirmed = Some((cause(rewrite, after), subgraph, rewrite.certainty));
                 }
                 Some((first, _, certainty)) => {
                     let room = first.alternatives.len() < ALTERNATIVES;
@@ -224,30 +233,30 @@ impl Search<'_> {
                     }
                 }
             }
-            let full = |(first, ..): &(Cause, Segment, Certainty)| {
+            let full = |(first, ..): &(Cause, Subgraph, Certainty)| {
                 first.alternatives.len() >= ALTERNATIVES
             };
             if confirmed.as_ref().is_some_and(full) {
                 break;
             }
         }
-        if let Some((cause, segment, _)) = confirmed {
-            return Ok(Some((cause, segment)));
+        if let Some((cause, subgraph, _)) = confirmed {
+            return Ok(Some((cause, subgraph)));
         }
         trials.retain(|(rewrite, _)| rewrite.certainty == Certainty::Definite);
         trials.sort_by(|(_, a), (_, b)| by_difference(a, b));
         let Some((rewrite, _)) = trials.first() else {
             return Ok(None);
         };
-        let Some((after, segment)) = self.tried(rewrite, subject.segment) else {
+        let Some((after, subgraph)) = self.tried(rewrite, context.subgraph) else {
             return Ok(None);
         };
         let less = after.relative_frobenius < LEFT * left.relative_frobenius;
-        Ok(less.then(|| (cause(rewrite, after), segment)))
+        Ok(less.then(|| (cause(rewrite, after), subgraph)))
     }
 
-    fn tried(&self, rewrite: &Rewrite<'_>, segment: &Segment) -> Option<(Evidence, Segment)> {
-        let rewritten = rewrite.applied(segment).ok()?;
+    fn tried(&self, rewrite: &Rewrite<'_>, subgraph: &Subgraph) -> Option<(Evidence, Subgraph)> {
+        let rewritten = rewrite.applied(subgraph).ok()?;
         let evidence = rewritten.evidence(self.backend, self.confidence).ok()?;
         Some((evidence, rewritten))
     }
@@ -268,9 +277,8 @@ mod tests {
     use crate::backend::Cpu;
     use crate::checkpoint::{Stored, Weights};
     use crate::error::BadInput;
-    use crate::plan::{
-        Activation, Form, Numerics, Op, Param, Plan, Rotary, RotaryPairs, Rounding, Step,
-    };
+    use crate::op::{self, Activation, Numerics, Op, Rotary, RotaryPairs, Rounding};
+    use crate::plan::{Param, Plan, Step, Variant};
     use crate::tensor::{DType, Tensor};
     use std::collections::HashMap;
 
@@ -310,11 +318,11 @@ mod tests {
     }
 
     fn step(id: &str, op: Op, inputs: &[&str], params: &[(&str, &[usize])]) -> Step {
-        let product = matches!(op, Op::Linear { .. });
+        let product = matches!(op, Op::Linear(_));
         Step {
             id: id.into(),
             stage: id.into(),
-            form: Form::PLAIN,
+            variant: Variant::PLAIN,
             op,
             inputs: inputs.iter().map(|input| (*input).into()).collect(),
             params: params
@@ -345,25 +353,25 @@ mod tests {
             .params
             .iter()
             .map(|p| (p.name.clone(), bench.weights[&p.name].clone()));
-        let segment = Segment::new(
+        let subgraph = Subgraph::new(
             vec![wrong.clone()],
             given.collect(),
             params.collect(),
             reference,
         );
         let own = OwnArithmetic {
-            departures: Vec::new(),
-            evidence: segment.evidence(&Cpu, Confidence::default()).unwrap(),
+            plan_differences: Vec::new(),
+            evidence: subgraph.evidence(&Cpu, Confidence::default()).unwrap(),
         };
-        let subject = Subject {
-            segment: &segment,
+        let context = Context {
+            subgraph: &subgraph,
             plan,
             weights: bench,
             recorded: &|_| Ok(None),
         };
         let mut tried = 0;
         let found = explain(
-            &subject,
+            &context,
             &own,
             &[],
             &Cpu,
@@ -430,7 +438,9 @@ mod tests {
             weights: HashMap::new(),
         };
         let (gate, up) = (draw(&[1, 9, 16], 1), draw(&[1, 9, 16], 2));
-        let silu = Op::Gate(Activation::Silu);
+        let silu = Op::Gate(op::Gate {
+            activation: Activation::Silu,
+        });
         let right = step("act", silu.clone(), &["gate", "up"], &[]);
         let reference = crate::backend::Backend::run(&Cpu, &right, &[&gate, &up], &[]).unwrap();
         let plan = Plan::new(
@@ -438,7 +448,9 @@ mod tests {
             vec![step("act", silu.clone(), &["tokens"; 2], &[])],
         );
         let plan = plan.unwrap();
-        let gelu = Op::Gate(Activation::Gelu);
+        let gelu = Op::Gate(op::Gate {
+            activation: Activation::Gelu,
+        });
         for (wrong, finding) in [
             (
                 step("act", silu, &["up", "gate"], &[]),
@@ -470,17 +482,24 @@ mod tests {
         let bench = Bench {
             weights: HashMap::from([(names[0].into(), half(0)), (names[1].into(), half(1))]),
         };
-        let op = Op::Linear {
+        let op = Op::Linear(op::Linear {
             bias: false,
             partials: 1,
-        };
+        });
         let linear = |id, name, input| step(id, op.clone(), &[input], &[(name, &[8, 6])]);
         let plan = Plan::new(
             DType::F32,
             vec![
                 linear("gate", names[0], "tokens"),
                 linear("up", names[1], "tokens"),
-                step("act", Op::Gate(Activation::Silu), &["gate", "up"], &[]),
+                step(
+                    "act",
+                    Op::Gate(op::Gate {
+                        activation: Activation::Silu,
+                    }),
+                    &["gate", "up"],
+                    &[],
+                ),
             ],
         );
         let plan = plan.unwrap();

@@ -15,7 +15,7 @@ pub struct Explanation {
     /// Whether the causes explain all of the difference.
     pub complete: bool,
     /// What else narrows it: of an explanation that is not complete.
-    pub facts: Vec<String>,
+    pub hints: Vec<String>,
 }
 
 /// One cause.

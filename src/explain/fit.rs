@@ -1,10 +1,11 @@
 //! Parameters as the reference must have had them.
 
-use super::Segment;
+use super::Subgraph;
 use super::steps::split;
 use crate::backend::Oracle;
 use crate::error::{Error, Result};
-use crate::plan::{Op, Step};
+use crate::op::{self, Op};
+use crate::plan::Step;
 use crate::tensor::{DType, Float, Tensor, with_float};
 
 /// Gauss–Newton steps.
@@ -17,10 +18,10 @@ const STEPS: usize = 30;
 /// How far off a fitted entry may be follows from the differences that are left.
 ///
 /// # Errors
-/// If the segment cannot be run, or the result has not a column for each entry.
-pub(super) fn fit(segment: &mut Segment, name: &str) -> Result<()> {
-    let dtype = segment.params[name].dtype();
-    let behind = behind(segment, name)?;
+/// If the subgraph cannot be run, or the result has not a column for each entry.
+pub(super) fn fit(subgraph: &mut Subgraph, name: &str) -> Result<()> {
+    let dtype = subgraph.params[name].dtype();
+    let behind = behind(subgraph, name)?;
     let reference = behind.reference.widened()?;
     let expected = reference.as_slice::<f64>()?;
     let start = behind.params[name].widened()?;
@@ -34,7 +35,7 @@ pub(super) fn fit(segment: &mut Segment, name: &str) -> Result<()> {
         let result = trial.result(&Oracle)?;
         Ok(result.as_slice::<f64>()?.to_vec())
     };
-    let mut spread = vec![0.0_f32; width];
+    let mut std = vec![0.0_f32; width];
     for _ in 0..STEPS {
         let steps: Vec<f64> = values.iter().map(|x| 1e-6 * (1.0 + x.abs())).collect();
         let ahead: Vec<f64> = values
@@ -63,31 +64,31 @@ pub(super) fn fit(segment: &mut Segment, name: &str) -> Result<()> {
             let change = change.clamp(-limit, limit);
             values[column] += change;
             largest = largest.max(change.abs() / (1e-12 + values[column].abs()));
-            spread[column] = (squares / rows as f64 / slopes).sqrt() as f32;
+            std[column] = (squares / rows as f64 / slopes).sqrt() as f32;
         }
         if largest < 1e-9 {
             break;
         }
     }
-    let (fitted, spread) = rounded(&values, spread, dtype)?;
-    segment.set_entries(name, &fitted, &spread)
+    let (fitted, std) = rounded(&values, std, dtype)?;
+    subgraph.set_entries(name, &fitted, &std)
 }
 
-/// Replaces weight and bias of a norm, the segment's only step, by those that the reference's values
+/// Replaces weight and bias of a norm, the subgraph's only step, by those that the reference's values
 /// fit best: a line through the normalised values of every column, in fp64.
 ///
 /// # Errors
-/// If the segment cannot be run, or has too few rows to tell a line from its points.
-pub(super) fn fit_line(segment: &mut Segment, weight: &str, bias: &str) -> Result<()> {
-    let dtype = segment.params[weight].dtype();
-    let width = segment.params[weight].len().max(1);
-    let mut plain = segment.clone();
+/// If the subgraph cannot be run, or has too few rows to tell a line from its points.
+pub(super) fn fit_line(subgraph: &mut Subgraph, weight: &str, bias: &str) -> Result<()> {
+    let dtype = subgraph.params[weight].dtype();
+    let width = subgraph.params[weight].len().max(1);
+    let mut plain = subgraph.clone();
     for (name, value) in [(weight, 1.0), (bias, 0.0)] {
         let constant = Tensor::from_vec(&[width], vec![value; width])?;
         plain.params.insert(name.to_owned(), constant);
     }
     let normalised = plain.result(&Oracle)?;
-    let reference = segment.reference.widened()?;
+    let reference = subgraph.reference.widened()?;
     let (x, y) = (normalised.as_slice::<f64>()?, reference.as_slice::<f64>()?);
     let rows = (y.len() / width) as f64;
     if rows < 4.0 {
@@ -120,15 +121,15 @@ pub(super) fn fit_line(segment: &mut Segment, weight: &str, bias: &str) -> Resul
             .1
             .push((noise * (1.0 / rows + mean_x * mean_x / square).sqrt()) as f32);
     }
-    for (name, (values, spread)) in [(weight, slopes), (bias, offsets)] {
-        let (fitted, spread) = rounded(&values, spread, dtype)?;
-        segment.set_entries(name, &fitted, &spread)?;
+    for (name, (values, std)) in [(weight, slopes), (bias, offsets)] {
+        let (fitted, std) = rounded(&values, std, dtype)?;
+        subgraph.set_entries(name, &fitted, &std)?;
     }
     Ok(())
 }
 
 /// Fitted values in their storage type, and how far they may be off in it.
-fn rounded(values: &[f64], mut spread: Vec<f32>, dtype: DType) -> Result<(Tensor, Vec<f32>)> {
+fn rounded(values: &[f64], mut std: Vec<f32>, dtype: DType) -> Result<(Tensor, Vec<f32>)> {
     let fitted = with_float!(dtype, T => {
         let rounded = values.iter().map(|x| T::from_f64(*x));
         Tensor::from_vec(&[values.len()], rounded.collect())?
@@ -138,20 +139,20 @@ fn rounded(values: &[f64], mut spread: Vec<f32>, dtype: DType) -> Result<(Tensor
         found: dtype.to_string(),
     }));
     let unit = dtype.unit_roundoff().unwrap_or(0.0);
-    for (spread, value) in spread.iter_mut().zip(values) {
-        *spread += (unit * value.abs()) as f32;
+    for (std, value) in std.iter_mut().zip(values) {
+        *std += (unit * value.abs()) as f32;
     }
-    Ok((fitted, spread))
+    Ok((fitted, std))
 }
 
-/// The part of a segment that reads a parameter, behind values that do not depend on it.
-fn behind(segment: &Segment, name: &str) -> Result<Segment> {
-    let mut behind = segment.narrowed()?.into_owned();
+/// The part of a subgraph that reads a parameter, behind values that do not depend on it.
+fn behind(subgraph: &Subgraph, name: &str) -> Result<Subgraph> {
+    let mut behind = subgraph.narrowed()?.into_owned();
     let reads = |step: &Step| step.params.iter().any(|param| param.name == name);
     let Some(mut index) = behind.steps.iter().position(reads) else {
         return Ok(behind);
     };
-    if let Op::Linear { bias: true, .. } = behind.steps[index].op {
+    if let Op::Linear(op::Linear { bias: true, .. }) = behind.steps[index].op {
         let split = split(&behind.steps[index]);
         behind.steps.splice(index..=index, split);
         index += 1;

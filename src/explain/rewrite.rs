@@ -1,6 +1,6 @@
-//! A hypothesis about one segment.
+//! A hypothesis about one subgraph.
 
-use super::Segment;
+use super::Subgraph;
 use crate::error::Result;
 use crate::plan::{StageId, Step};
 use crate::tensor::Tensor;
@@ -8,7 +8,7 @@ use crate::tensor::Tensor;
 /// How much of a rewrite is taken from the data that it is to explain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Certainty {
-    /// Nothing: the rewritten segment gives definite values.
+    /// Nothing: the rewritten subgraph gives definite values.
     Definite,
     /// Nothing, but it only says how far values may be off.
     Range,
@@ -18,9 +18,9 @@ pub enum Certainty {
     FittedTwice,
 }
 
-type Edit<'a> = Box<dyn Fn(&mut Segment) -> Result<()> + 'a>;
+type Edit<'a> = Box<dyn Fn(&mut Subgraph) -> Result<()> + 'a>;
 
-/// A change of a segment, and what it would mean if it helped.
+/// A change of a subgraph, and what it would mean if it helped.
 pub(super) struct Rewrite<'a> {
     pub(super) finding: String,
     pub(super) remedy: String,
@@ -32,7 +32,7 @@ impl<'a> Rewrite<'a> {
     pub(super) fn new(
         finding: impl Into<String>,
         remedy: impl Into<String>,
-        edit: impl Fn(&mut Segment) -> Result<()> + 'a,
+        edit: impl Fn(&mut Subgraph) -> Result<()> + 'a,
     ) -> Self {
         Self {
             finding: finding.into(),
@@ -50,8 +50,8 @@ impl<'a> Rewrite<'a> {
         edit: impl Fn(&mut Step) + 'a,
     ) -> Self {
         let id = id.clone();
-        Self::new(finding, remedy, move |segment| {
-            if let Some(step) = segment.steps.iter_mut().find(|step| step.id == id) {
+        Self::new(finding, remedy, move |subgraph| {
+            if let Some(step) = subgraph.steps.iter_mut().find(|step| step.id == id) {
                 edit(step);
             }
             Ok(())
@@ -75,9 +75,9 @@ impl<'a> Rewrite<'a> {
         remedy: impl Into<String>,
         edit: impl Fn(&Tensor) -> Result<Tensor> + 'a,
     ) -> Self {
-        Self::new(finding, remedy, move |segment| {
+        Self::new(finding, remedy, move |subgraph| {
             for name in &names {
-                if let Some(param) = segment.params.get_mut(name) {
+                if let Some(param) = subgraph.params.get_mut(name) {
                     *param = edit(param)?;
                 }
             }
@@ -89,11 +89,11 @@ impl<'a> Rewrite<'a> {
         Self { certainty, ..self }
     }
 
-    /// The segment as it would be.
-    pub(super) fn applied(&self, segment: &Segment) -> Result<Segment> {
-        let mut segment = segment.clone();
-        (self.edit)(&mut segment)?;
-        Ok(segment)
+    /// The subgraph as it would be.
+    pub(super) fn applied(&self, subgraph: &Subgraph) -> Result<Subgraph> {
+        let mut subgraph = subgraph.clone();
+        (self.edit)(&mut subgraph)?;
+        Ok(subgraph)
     }
 }
 

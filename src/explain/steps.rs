@@ -1,6 +1,7 @@
 //! Steps in place of a step.
 
-use crate::plan::{Form, Numerics, Op, Rounding, Step};
+use crate::op::{self, Numerics, Op, Rounding};
+use crate::plan::{Step, Variant};
 
 /// A step that does `op` to the value of `step`, and takes over its name.
 pub(super) fn followed(step: &mut Step, op: Op, rounding: Rounding) -> Step {
@@ -10,7 +11,7 @@ pub(super) fn followed(step: &mut Step, op: Op, rounding: Rounding) -> Step {
         inputs: vec![step.id.clone()],
         stage: step.stage.clone(),
         id,
-        form: Form::PLAIN,
+        variant: Variant::PLAIN,
         op,
         params: Vec::new(),
         numerics: Numerics::elementwise(step.numerics.out, rounding),
@@ -21,13 +22,13 @@ pub(super) fn followed(step: &mut Step, op: Op, rounding: Rounding) -> Step {
 pub(super) fn split(step: &Step) -> [Step; 2] {
     let mut product = step.clone();
     let bias = product.params.pop();
-    if let Op::Linear { bias, .. } = &mut product.op {
+    if let Op::Linear(op::Linear { bias, .. }) = &mut product.op {
         *bias = false;
     }
-    product.form = Form::WITHOUT_BIAS;
+    product.variant = Variant::WITHOUT_BIAS;
     product.id = format!("{}.product", step.id).into();
     let add = Step {
-        op: Op::AddBias,
+        op: Op::AddBias(op::AddBias),
         inputs: vec![product.id.clone()],
         params: bias.into_iter().collect(),
         numerics: Numerics::elementwise(step.numerics.out, Rounding::Once),

@@ -6,7 +6,7 @@
 use crate::backend::Gpu;
 use crate::error::{BadInput, Result};
 use crate::model::ModelConfig;
-use crate::plan::{Arithmetic, Form, StageId};
+use crate::plan::{Arithmetic, StageId, Variant};
 use crate::tensor::DType;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -84,18 +84,18 @@ pub struct StageRecord {
     /// Order of the axes in the files.
     pub layout: Layout,
     /// How the recorded value relates to the plain one.
-    #[serde(default = "plain", skip_serializing_if = "is_plain")]
-    pub form: Form,
+    #[serde(rename = "form", default = "plain", skip_serializing_if = "is_plain")]
+    pub variant: Variant,
     /// The values.
     pub content: Content,
 }
 
-fn plain() -> Form {
-    Form::PLAIN
+fn plain() -> Variant {
+    Variant::PLAIN
 }
 
-fn is_plain(form: &Form) -> bool {
-    *form == Form::PLAIN
+fn is_plain(variant: &Variant) -> bool {
+    *variant == Variant::PLAIN
 }
 
 /// What is kept of a stage.
@@ -255,11 +255,11 @@ impl Manifest {
             if !is_float(record.dtype) {
                 return bad(at, "values of fp32, fp16 or bf16", record.dtype.to_string());
             }
-            if !(record.form.divided_by.is_finite() && record.form.divided_by > 0.0) {
+            if !(record.variant.divided_by.is_finite() && record.variant.divided_by > 0.0) {
                 return bad(
                     at,
                     "a positive divided_by",
-                    record.form.divided_by.to_string(),
+                    record.variant.divided_by.to_string(),
                 );
             }
             let count = match &record.content {

@@ -2,9 +2,9 @@
 
 use super::alibi;
 use crate::error::Result;
+use crate::op::{self, Activation, AlibiForm, HeadPart, Mask, Numerics, Op, QkvLayout, Rounding};
 use crate::plan::{
-    Activation, AlibiForm, Arithmetic, Form, HeadPart, Mask, MegatronArithmetic, Numerics, Op,
-    Param, Plan, QkvLayout, Rounding, StageId, Step, TransformersArithmetic,
+    Arithmetic, MegatronArithmetic, Param, Plan, StageId, Step, TransformersArithmetic, Variant,
 };
 use crate::tensor::DType;
 use serde::{Deserialize, Serialize};
@@ -67,7 +67,7 @@ impl Steps<'_> {
     ///
     /// With `slow_but_exact`, `dense` and `dense_4h_to_h` are sums of rounded partial products, as
     /// over tensor-parallel ranks, and the module's bias is never added: what the stage then holds
-    /// *is* its plain value, so its form is plain.
+    /// *is* its plain value, so its variant is plain.
     fn transformers(&mut self, transformers: &TransformersArithmetic) -> StageId {
         let slopes = alibi::transformers(self.config.n_head);
         let mut x = self.embeddings(self.config.layer_norm_epsilon);
@@ -135,7 +135,7 @@ impl Steps<'_> {
             params: vec![weight],
             ..self.step(
                 "word_embeddings",
-                Op::Embedding,
+                Op::Embedding(op::Embedding),
                 [&StageId::TOKENS.into()],
                 // Rows are copied; nothing is computed or rounded.
                 Numerics::elementwise(self.dtype, Rounding::Once),
@@ -153,27 +153,27 @@ impl Steps<'_> {
                 HeadPart::Key => "key",
                 HeadPart::Value => "value",
             };
-            let op = Op::SplitHeads {
+            let op = Op::SplitHeads(op::SplitHeads {
                 part,
                 layout: QkvLayout::PerHead,
                 heads: self.config.n_head,
                 cached: false,
-            };
+            });
             let numerics = Numerics::elementwise(self.dtype, Rounding::Once);
             self.push(self.step(at(name), op, [&fused], numerics))
         });
         let head_dim = (self.hidden() / self.config.n_head) as f64;
-        let op = Op::AttentionScores {
+        let op = Op::AttentionScores(op::AttentionScores {
             product_scale: (1.0 / (f64::from(divisor) * head_dim.sqrt())) as f32,
             alibi_scale: (1.0 / f64::from(divisor)) as f32,
             alibi_slopes: slopes.to_vec(),
             alibi_form: AlibiForm::KeyPosition,
-        };
+        });
         let inputs = [&heads[0], &heads[1]];
         self.push(Step {
-            form: Form {
+            variant: Variant {
                 divided_by: divisor,
-                ..Form::PLAIN
+                ..Variant::PLAIN
             },
             ..self.step(at("scores"), op, inputs, Numerics::product(self.dtype))
         })
@@ -181,15 +181,15 @@ impl Steps<'_> {
 
     fn context(&mut self, layer: usize, scores: &StageId, scale: f32) -> StageId {
         let at = |name: &str| format!("h.{layer}.self_attention.{name}");
-        let softmax = Op::Softmax {
+        let softmax = Op::Softmax(op::Softmax {
             scale,
             mask: Mask::Causal,
-        };
+        });
         let numerics = Numerics::softmax(self.dtype);
         let probs = self.push(self.step(at("probs"), softmax, [scores], numerics));
         let inputs = [&probs, &at("value").into()];
         let numerics = Numerics::product(self.dtype);
-        self.push(self.step(at("context"), Op::Context, inputs, numerics))
+        self.push(self.step(at("context"), Op::Context(op::Context), inputs, numerics))
     }
 
     fn gelu(&mut self, layer: usize, x: &StageId) -> StageId {
@@ -206,10 +206,10 @@ impl Steps<'_> {
             true => "word_embeddings.weight",
             false => "lm_head.weight",
         };
-        let op = Op::Linear {
+        let op = Op::Linear(op::Linear {
             bias: false,
             partials: 1,
-        };
+        });
         self.push(Step {
             params: vec![param(name, &[self.config.vocab_size, self.hidden()])],
             ..self.step("logits", op, [&normed], Numerics::product(self.dtype))
@@ -221,7 +221,7 @@ impl Steps<'_> {
     }
 
     fn layer_norm_with(&mut self, id: String, x: &StageId, eps: f64) -> StageId {
-        let op = Op::LayerNorm { eps };
+        let op = Op::LayerNorm(op::LayerNorm { eps });
         self.push(Step {
             params: vec![
                 param(&format!("{id}.weight"), &[self.hidden()]),
@@ -260,7 +260,7 @@ impl Steps<'_> {
     fn product(&mut self, id: String, x: &StageId, shape: [usize; 2], ranks: usize) -> StageId {
         let step = self.projection(id, x, shape, false, ranks);
         self.push(Step {
-            form: Form::WITHOUT_BIAS,
+            variant: Variant::WITHOUT_BIAS,
             ..step
         })
     }
@@ -274,7 +274,7 @@ impl Steps<'_> {
         partials: usize,
     ) -> Step {
         let weight = param(&format!("{id}.weight"), &shape);
-        let op = Op::Linear { bias, partials };
+        let op = Op::Linear(op::Linear { bias, partials });
         Step {
             params: vec![weight],
             ..self.step(id, op, [x], Numerics::product(self.dtype))
@@ -300,7 +300,7 @@ impl Steps<'_> {
             params: vec![param(&format!("{product}.bias"), &[width])],
             ..self.step(
                 format!("{product}.biased"),
-                Op::AddBias,
+                Op::AddBias(op::AddBias),
                 [product],
                 numerics,
             )
@@ -309,7 +309,7 @@ impl Steps<'_> {
 
     fn add(&mut self, id: String, a: &StageId, b: &StageId) -> StageId {
         let numerics = Numerics::elementwise(self.dtype, Rounding::Once);
-        self.push(self.step(id, Op::Add, [a, b], numerics))
+        self.push(self.step(id, Op::Add(op::Add), [a, b], numerics))
     }
 
     fn residual(&self, before: &StageId, normed: &StageId) -> StageId {
@@ -330,7 +330,7 @@ impl Steps<'_> {
         Step {
             stage: id.clone(),
             id,
-            form: Form::PLAIN,
+            variant: Variant::PLAIN,
             op,
             inputs: inputs.map(StageId::clone).to_vec(),
             params: Vec::new(),

@@ -1,6 +1,6 @@
 //! Whose arithmetic a plan follows.
 
-use super::Summation;
+use crate::op::Summation;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 

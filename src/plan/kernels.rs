@@ -1,6 +1,7 @@
 //! A plan as a GPU's kernels compute it.
 
-use super::{Arithmetic, HeadPart, Numerics, Op, Plan, Rounding, Step};
+use super::{Arithmetic, Plan, Step};
+use crate::op::{self, HeadPart, Numerics, Op, Rounding};
 
 impl Plan {
     /// The same steps with the numerics of CUDA kernels: norms and softmax in fp32, summed in the
@@ -14,17 +15,14 @@ impl Plan {
 
 impl Step {
     fn on_cuda(&self, arithmetic: &Arithmetic) -> Self {
-        let reduces = matches!(
-            self.op,
-            Op::LayerNorm { .. } | Op::RmsNorm { .. } | Op::Softmax { .. }
-        );
+        let reduces = matches!(self.op, Op::LayerNorm(_) | Op::RmsNorm(_) | Op::Softmax(_));
         let mut step = self.clone();
         // A norm or softmax that rounds in between is a composition of eager operations, not one
         // kernel.
         if reduces && self.numerics.rounding == Rounding::Once {
             step.numerics = Numerics::cuda_kernel(self.numerics.out, arithmetic.summation());
         }
-        if let Op::SplitHeads { part, cached, .. } = &mut step.op {
+        if let Op::SplitHeads(op::SplitHeads { part, cached, .. }) = &mut step.op {
             *cached = arithmetic.uses_cache() && *part != HeadPart::Query;
         }
         step

@@ -1,6 +1,7 @@
 //! ALiBi slopes that another device computed.
 
-use super::{Op, Plan};
+use super::Plan;
+use crate::op::{self, Op};
 
 /// How far slopes may be apart that are the same series: an exponent up to 64 multiplies the error of an
 /// fp32 base.
@@ -11,7 +12,7 @@ impl Plan {
     /// `None` if they are not those of this model but for that.
     pub fn with_alibi_slopes(&self, slopes: &[f32]) -> Option<Self> {
         let mut own = self.steps().iter().filter_map(|step| match &step.op {
-            Op::AttentionScores { alibi_slopes, .. } => Some(alibi_slopes),
+            Op::AttentionScores(op::AttentionScores { alibi_slopes, .. }) => Some(alibi_slopes),
             _ => None,
         });
         let close = |(a, b): (&f32, &f32)| (a - b).abs() <= SAME_SLOPE * a.abs();
@@ -19,7 +20,8 @@ impl Plan {
         own.all(same).then(|| {
             self.map(|step| {
                 let mut step = step.clone();
-                if let Op::AttentionScores { alibi_slopes, .. } = &mut step.op {
+                if let Op::AttentionScores(op::AttentionScores { alibi_slopes, .. }) = &mut step.op
+                {
                     *alibi_slopes = slopes.to_vec();
                 }
                 step

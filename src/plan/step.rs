@@ -1,6 +1,7 @@
 //! One step of a plan.
 
-use super::{Numerics, Op, StageId};
+use super::StageId;
+use crate::op::{Numerics, Op};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -10,10 +11,10 @@ pub struct Step {
     /// Name of the value; unique in its plan.
     pub id: StageId,
     /// The stage this value stands for. Differs from `id` where a plan passes through a stage in
-    /// more than one form: Megatron's `dense` without its bias, then `dense.biased` with it.
+    /// more than one variant: Megatron's `dense` without its bias, then `dense.biased` with it.
     pub stage: StageId,
-    /// The form the stage's value has here.
-    pub form: Form,
+    /// The variant the stage's value has here.
+    pub variant: Variant,
     /// What is computed.
     pub op: Op,
     /// Values it is computed from, in the order the operation names them.
@@ -36,7 +37,7 @@ pub struct Param {
 /// How the value of a stage relates to the plain one that `transformers` shows.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Form {
+pub struct Variant {
     /// Whether the module's bias, if it has one, is still to be added (Megatron's
     /// `skip_bias_add`).
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -55,7 +56,7 @@ fn is_one(value: &f32) -> bool {
     *value == 1.0
 }
 
-impl Form {
+impl Variant {
     /// The value itself.
     pub const PLAIN: Self = Self {
         without_bias: false,

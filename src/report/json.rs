@@ -87,7 +87,7 @@ struct Explained<'a> {
     complete: bool,
     before: Evidence,
     causes: Vec<Cause<'a>>,
-    facts: &'a [String],
+    hints: &'a [String],
 }
 
 #[derive(Serialize)]
@@ -155,7 +155,7 @@ struct Stage<'a> {
     flips: Option<Flips>,
     oracle: Option<Oracle>,
     tolerance: Tolerance<'a>,
-    rounds_elsewhere: Option<Departure<'a>>,
+    rounds_elsewhere: Option<PlanDifference<'a>>,
     reference_completed: Option<&'static str>,
 }
 
@@ -196,7 +196,7 @@ struct Judged {
 }
 
 #[derive(Serialize)]
-struct Departure<'a> {
+struct PlanDifference<'a> {
     candidate: &'a str,
     reference: &'a str,
     same_formula: bool,
@@ -259,7 +259,7 @@ fn explained(explanation: &explain::Explanation) -> Explained<'_> {
         complete: explanation.complete,
         before: evidence(&explanation.before),
         causes: causes.collect(),
-        facts: &explanation.facts,
+        hints: &explanation.hints,
     }
 }
 
@@ -317,10 +317,10 @@ fn stage<'a>(case: &'a str, result: &'a StageResult) -> Stage<'a> {
         ],
         non_finite_disagreements: not_finite.disagreements,
         statistics: statistics(&metrics.statistics),
-        budget: metrics.spent.as_ref().map(|spent| Budget {
-            diff_over_budget: Number(spent.ratio),
-            budget: Number(spent.allowed),
-            worst: extreme(&spent.worst),
+        budget: metrics.worst_ratio.as_ref().map(|worst_ratio| Budget {
+            diff_over_budget: Number(worst_ratio.ratio),
+            budget: Number(worst_ratio.allowed),
+            worst: extreme(&worst_ratio.worst),
         }),
         flips: metrics.flips.as_ref().map(flips),
         oracle: result.oracle.as_ref().map(|oracle| Oracle {
@@ -329,15 +329,18 @@ fn stage<'a>(case: &'a str, result: &'a StageResult) -> Stage<'a> {
             ratio: Number(oracle.ratio()),
         }),
         tolerance: Tolerance {
-            origin: &result.in_force.origin,
-            bounds: result.judgements.iter().map(judged).collect(),
+            origin: &result.resolved.origin,
+            bounds: result.checks.iter().map(judged).collect(),
         },
-        rounds_elsewhere: result.departure.as_ref().map(|departure| Departure {
-            candidate: &departure.ours,
-            reference: &departure.theirs,
-            same_formula: !departure.formula,
-            candidate_lacks: &departure.lacks,
-        }),
+        rounds_elsewhere: result
+            .plan_difference
+            .as_ref()
+            .map(|plan_difference| PlanDifference {
+                candidate: &plan_difference.ours,
+                reference: &plan_difference.theirs,
+                same_formula: !plan_difference.formula,
+                candidate_lacks: &plan_difference.lacks,
+            }),
         reference_completed: result.completed,
     }
 }
@@ -352,8 +355,8 @@ fn statistics(difference: &StatisticsDifference) -> Statistics {
     }
 }
 
-fn judged(judgement: &crate::compare::Judgement) -> Judged {
-    let (allowed, close) = match judgement.bound {
+fn judged(check: &crate::compare::BoundCheck) -> Judged {
+    let (allowed, close) = match check.bound {
         Bound::Exact => (Some(0.0), None),
         Bound::Rounding => (Some(1.0), None),
         Bound::Abs(allowed)
@@ -364,11 +367,11 @@ fn judged(judgement: &crate::compare::Judgement) -> Judged {
         Bound::Close(close) => (None, Some(close)),
     };
     Judged {
-        kind: judgement.bound.kind(),
+        kind: check.bound.kind(),
         allowed: allowed.map(Number),
         atol: close.map(|close| Number(close.atol)),
         rtol: close.map(|close| Number(close.rtol)),
-        measured: Number(judgement.measured),
-        holds: judgement.holds,
+        measured: Number(check.measured),
+        holds: check.holds,
     }
 }

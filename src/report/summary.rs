@@ -1,7 +1,7 @@
 //! The sentences that lead a report.
 
 use crate::case::Mode;
-use crate::compare::{Bound, Judgement};
+use crate::compare::{Bound, BoundCheck};
 use crate::diff::{CaseOutcome, OracleErrors, StageResult, Verdict};
 use crate::explain::{Evidence, Explanation};
 
@@ -21,13 +21,10 @@ pub fn describe_failure(result: &StageResult) -> String {
             not_finite.disagreements, not_finite.candidate_nans
         ));
     }
-    let broken = result
-        .judgements
-        .iter()
-        .filter(|judgement| !judgement.holds);
-    reasons.extend(broken.filter_map(|judgement| broken_bound(result, judgement)));
+    let broken = result.checks.iter().filter(|check| !check.holds);
+    reasons.extend(broken.filter_map(|check| broken_bound(result, check)));
     let mut text = reasons.join("; ");
-    text += &format!(" ({})", result.in_force.origin);
+    text += &format!(" ({})", result.resolved.origin);
     if let Some(worst) = &result.metrics.max_abs {
         text += &format!(
             "; worst at {:?}: reference {:e}, candidate {:e}",
@@ -35,39 +32,36 @@ pub fn describe_failure(result: &StageResult) -> String {
         );
     }
     let lacks = result
-        .departure
+        .plan_difference
         .iter()
-        .flat_map(|departure| &departure.lacks);
+        .flat_map(|plan_difference| &plan_difference.lacks);
     for name in lacks {
         text += &format!("; the candidate lacks {name}");
     }
     text
 }
 
-fn broken_bound(result: &StageResult, judgement: &Judgement) -> Option<String> {
+fn broken_bound(result: &StageResult, check: &BoundCheck) -> Option<String> {
     let elements = result.metrics.elements;
-    let measured = figure(judgement.measured);
-    Some(match judgement.bound {
+    let measured = figure(check.measured);
+    Some(match check.bound {
         // Already said: nothing but the disagreement breaks it.
-        _ if judgement.measured == 0.0 => return None,
+        _ if check.measured == 0.0 => return None,
         Bound::Exact => format!("{measured} of {elements} elements differ where none may"),
-        Bound::Close(_) => format!(
-            "{measured} of {elements} elements outside {}",
-            judgement.bound
-        ),
+        Bound::Close(_) => format!("{measured} of {elements} elements outside {}", check.bound),
         Bound::Abs(allowed) | Bound::Rel(allowed) | Bound::Stat(allowed) => {
             format!(
                 "{} {measured} where {allowed:e} is allowed",
-                judgement.bound.kind()
+                check.bound.kind()
             )
         }
         Bound::Rounding => {
-            let spent = result.metrics.spent.as_ref()?;
+            let worst_ratio = result.metrics.worst_ratio.as_ref()?;
             format!(
                 "diff / budget {} at {:?}, where {:.1e} is allowed",
-                short(spent.ratio),
-                spent.worst.position,
-                spent.allowed
+                short(worst_ratio.ratio),
+                worst_ratio.worst.position,
+                worst_ratio.allowed
             )
         }
         Bound::Flips(_) => {
@@ -125,13 +119,13 @@ pub(super) fn on_gpu(outcome: &CaseOutcome) -> Option<String> {
 
 /// The stage that spends most of its budget, as the end of a sentence.
 pub(super) fn worst_spent(outcome: &CaseOutcome) -> String {
-    let spent = outcome.stages.iter().filter_map(|result| {
-        let spent = result.metrics.spent.as_ref()?;
-        Some((spent.ratio, &result.stage))
+    let worst_ratio = outcome.stages.iter().filter_map(|result| {
+        let worst_ratio = result.metrics.worst_ratio.as_ref()?;
+        Some((worst_ratio.ratio, &result.stage))
     });
-    match spent.reduce(|a, b| if b.0 > a.0 { b } else { a }) {
+    match worst_ratio.reduce(|a, b| if b.0 > a.0 { b } else { a }) {
         None => String::new(),
-        Some((0.0, _)) => "; nothing of any rounding budget is spent".into(),
+        Some((0.0, _)) => "; nothing of any rounding budget is worst_ratio".into(),
         Some((ratio, stage)) => format!("; worst diff/budget {} ({stage})", short(ratio)),
     }
 }
@@ -170,7 +164,7 @@ pub(super) fn explanations(outcome: &CaseOutcome) -> Vec<Vec<String>> {
                 lines.push(format!("also fits: {}", cause.alternatives.join("; ")));
             }
         }
-        lines.extend(explanation.facts.iter().cloned());
+        lines.extend(explanation.hints.iter().cloned());
         lines
     })
     .collect()

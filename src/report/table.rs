@@ -8,7 +8,7 @@ use crate::diff::{CaseOutcome, StageResult, Verdict};
 pub(super) struct Table {
     pub(super) header: Vec<&'static str>,
     pub(super) rows: Vec<Row>,
-    /// Where tolerances come from and what departures are, by their marks.
+    /// Where tolerances come from and what plan differences are, by their marks.
     pub(super) footnotes: Vec<(String, String)>,
 }
 
@@ -60,7 +60,7 @@ fn cells(
     notes: &mut Marks,
 ) -> [(&'static str, Option<String>); 14] {
     let metrics = &result.metrics;
-    let origin = origins.mark(format!("tolerance: {}", result.in_force.origin));
+    let origin = origins.mark(format!("tolerance: {}", result.resolved.origin));
     let oracle = result.oracle.as_ref();
     [
         ("stage", Some(result.stage.to_string())),
@@ -71,7 +71,10 @@ fn cells(
         ("unequal", Some(unequal(metrics.unequal, metrics.elements))),
         (
             "diff/budget",
-            metrics.spent.as_ref().map(|spent| short(spent.ratio)),
+            metrics
+                .worst_ratio
+                .as_ref()
+                .map(|worst_ratio| short(worst_ratio.ratio)),
         ),
         ("flips/expected", metrics.flips.as_ref().map(flips)),
         ("reference error", oracle.map(|of| figure(of.reference))),
@@ -79,7 +82,7 @@ fn cells(
         ("ratio", oracle.map(|of| short(of.ratio()))),
         (
             "tolerance",
-            Some(format!("{} [{origin}]", result.in_force.tolerance)),
+            Some(format!("{} [{origin}]", result.resolved.tolerance)),
         ),
         (VERDICT, Some(result.verdict().to_string())),
         ("note", remarks(result, notes)),
@@ -88,15 +91,15 @@ fn cells(
 
 fn remarks(result: &StageResult, notes: &mut Marks) -> Option<String> {
     let mut remarks = Vec::new();
-    if let Some(departure) = &result.departure {
+    if let Some(plan_difference) = &result.plan_difference {
         let text = format!(
             "{}: {}; the reference: {}",
-            departure.name(),
-            departure.ours,
-            departure.theirs
+            plan_difference.name(),
+            plan_difference.ours,
+            plan_difference.theirs
         );
-        remarks.push(format!("{} [{}]", departure.name(), notes.mark(text)));
-        let lacks = departure.lacks.iter();
+        remarks.push(format!("{} [{}]", plan_difference.name(), notes.mark(text)));
+        let lacks = plan_difference.lacks.iter();
         remarks.extend(lacks.map(|name| format!("candidate lacks {name}")));
     }
     remarks.extend(

@@ -4,7 +4,8 @@ use parity::checkpoint::{Stored, Weights};
 use parity::diff::Candidate;
 use parity::error::Result;
 use parity::model::ModelConfig;
-use parity::plan::{Activation, HeadPart, Mask, Op, Rounding, Step};
+use parity::op::{self, Activation, HeadPart, Mask, Op, Rounding};
+use parity::plan::Step;
 use parity::tensor::{DType, Tensor};
 use std::collections::BTreeMap;
 
@@ -68,7 +69,7 @@ pub fn all() -> Vec<Mutation> {
             "epsilon is 1e-5, the model's 1e-3",
             |c| {
                 step(c, "word_embeddings_layernorm", |step| {
-                    step.op = Op::LayerNorm { eps: 1e-3 }
+                    step.op = Op::LayerNorm(op::LayerNorm { eps: 1e-3 })
                 });
             },
         ),
@@ -89,7 +90,9 @@ pub fn all() -> Vec<Mutation> {
             "epsilon is 1e-5, the model's 1e-6",
             |c| {
                 rewrite(c, |step| match &mut step.op {
-                    Op::LayerNorm { eps } if step.stage.as_str() != "word_embeddings_layernorm" => {
+                    Op::LayerNorm(op::LayerNorm { eps })
+                        if step.stage.as_str() != "word_embeddings_layernorm" =>
+                    {
                         *eps = 1e-6
                     }
                     _ => {}
@@ -101,7 +104,9 @@ pub fn all() -> Vec<Mutation> {
             "ln_f",
             "the model's 1e-12",
             |c| {
-                step(c, "ln_f", |step| step.op = Op::LayerNorm { eps: 1e-12 });
+                step(c, "ln_f", |step| {
+                    step.op = Op::LayerNorm(op::LayerNorm { eps: 1e-12 })
+                });
             },
         ),
         mutation(
@@ -110,8 +115,8 @@ pub fn all() -> Vec<Mutation> {
             "the reference's norm is a layer norm",
             |c| {
                 step(c, "h.1.input_layernorm", |step| {
-                    if let Op::LayerNorm { eps } = step.op {
-                        step.op = Op::RmsNorm { eps };
+                    if let Op::LayerNorm(op::LayerNorm { eps }) = step.op {
+                        step.op = Op::RmsNorm(op::RmsNorm { eps });
                     }
                 });
             },
@@ -256,7 +261,7 @@ pub fn all() -> Vec<Mutation> {
             "queries and keys are swapped",
             |c| {
                 rewrite(c, |step| {
-                    if let Op::SplitHeads { part, .. } = &mut step.op {
+                    if let Op::SplitHeads(op::SplitHeads { part, .. }) = &mut step.op {
                         *part = match part {
                             HeadPart::Query => HeadPart::Key,
                             HeadPart::Key => HeadPart::Query,
@@ -310,11 +315,11 @@ pub fn all() -> Vec<Mutation> {
                 rewrite(c, |step| {
                     let layer = step.stage.layer();
                     if let (
-                        Op::AttentionScores {
+                        Op::AttentionScores(op::AttentionScores {
                             product_scale,
                             alibi_scale,
                             ..
-                        },
+                        }),
                         Some(1),
                     ) = (&mut step.op, layer)
                     {
@@ -346,7 +351,9 @@ pub fn all() -> Vec<Mutation> {
             "in reverse order of heads",
             |c| {
                 rewrite(c, |step| {
-                    if let Op::AttentionScores { alibi_slopes, .. } = &mut step.op {
+                    if let Op::AttentionScores(op::AttentionScores { alibi_slopes, .. }) =
+                        &mut step.op
+                    {
                         alibi_slopes.reverse();
                     }
                 });
@@ -374,7 +381,7 @@ pub fn all() -> Vec<Mutation> {
             "softmax is in fp32",
             |c| {
                 rewrite(c, |step| {
-                    if let Op::Softmax { .. } = step.op {
+                    if let Op::Softmax(_) = step.op {
                         step.numerics.rounding = Rounding::EachOperation;
                     }
                 });
@@ -535,7 +542,7 @@ pub fn all() -> Vec<Mutation> {
             |c| {
                 rewrite(c, |step| {
                     let last = step.stage.as_str().ends_with("dense_4h_to_h");
-                    if let (Op::Linear { partials, .. }, true) = (&mut step.op, last) {
+                    if let (Op::Linear(op::Linear { partials, .. }), true) = (&mut step.op, last) {
                         *partials = 4;
                     }
                 });
@@ -760,11 +767,11 @@ fn step(
 
 fn scores(candidate: &mut Candidate, edit: impl Fn(&mut f32, &mut f32) + Send + Sync + 'static) {
     rewrite(candidate, move |step| {
-        if let Op::AttentionScores {
+        if let Op::AttentionScores(op::AttentionScores {
             product_scale,
             alibi_scale,
             ..
-        } = &mut step.op
+        }) = &mut step.op
         {
             edit(product_scale, alibi_scale);
         }
@@ -773,7 +780,7 @@ fn scores(candidate: &mut Candidate, edit: impl Fn(&mut f32, &mut f32) + Send + 
 
 fn mask(candidate: &mut Candidate, other: Mask) {
     rewrite(candidate, move |step| {
-        if let Op::Softmax { mask, .. } = &mut step.op {
+        if let Op::Softmax(op::Softmax { mask, .. }) = &mut step.op {
             *mask = other;
         }
     });

@@ -1,6 +1,6 @@
 //! Splitting heads, scores and context. Shapes: batch `b`, heads `n`, positions `s`, head dim `d`.
 
-use crate::plan::{AlibiForm, HeadPart, QkvLayout, Rounding};
+use crate::op::{AlibiForm, HeadPart, QkvLayout, Rounding};
 use crate::tensor::{Element, Float};
 use ndarray::linalg::general_mat_mul;
 use ndarray::{Array2, ArrayView2, ArrayViewD, Axis};

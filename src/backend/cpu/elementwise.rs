@@ -1,7 +1,7 @@
 //! Adds and activations. Every element is computed for itself, in fp32.
 
 use crate::backend::formula::{self, Real};
-use crate::plan::{Activation, Rounding};
+use crate::op::{Activation, Rounding};
 use crate::tensor::Float;
 use rayon::prelude::*;
 use std::marker::PhantomData;

@@ -1,6 +1,6 @@
 //! LayerNorm and RMSNorm.
 
-use crate::plan::Rounding;
+use crate::op::Rounding;
 use crate::tensor::Float;
 use multiversion::multiversion;
 use rayon::prelude::*;

@@ -1,6 +1,6 @@
 //! Rotary position embeddings.
 
-use crate::plan::{Rotary, Rounding};
+use crate::op::{Rotary, Rounding};
 use crate::tensor::Float;
 use rayon::prelude::*;
 
@@ -43,7 +43,7 @@ pub(super) fn rotary<T: Float>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::RotaryPairs;
+    use crate::op::RotaryPairs;
 
     #[test]
     fn a_quarter_turn_moves_entries_to_their_partners() {

@@ -5,7 +5,8 @@ use super::norm::Norm;
 use super::{attention, elementwise, embedding, linear, rotary, softmax};
 use crate::backend::{Backend, Device};
 use crate::error::{Error, Result};
-use crate::plan::{Numerics, Op, Step};
+use crate::op::{self, Numerics, Op};
+use crate::plan::Step;
 use crate::tensor::{Float, Tensor, with_float};
 
 /// The CPU backend.
@@ -46,32 +47,32 @@ fn compute<T: Float>(step: &Step, inputs: &[&Tensor], params: &[&Tensor]) -> Res
     let rounding = step.numerics.rounding;
     let map = |function| Ok::<_, Error>(elementwise::map(x.as_slice::<T>()?, function, rounding));
     Ok(match &step.op {
-        Op::Embedding => embedding::gather(x, params[0])?,
-        Op::LayerNorm { eps } | Op::RmsNorm { eps } => {
+        Op::Embedding(op::Embedding) => embedding::gather(x, params[0])?,
+        Op::LayerNorm(op::LayerNorm { eps }) | Op::RmsNorm(op::RmsNorm { eps }) => {
             let norm = Norm {
                 eps: *eps,
-                centred: matches!(step.op, Op::LayerNorm { .. }),
+                centred: matches!(step.op, Op::LayerNorm(_)),
                 rounding,
             };
             let bias = (params.len() > 1).then(|| param(1)).transpose()?;
             norm.compute(x.as_slice::<T>()?, param(0)?, bias)
         }
-        Op::Linear { bias, partials } => {
+        Op::Linear(op::Linear { bias, partials }) => {
             let bias = bias.then(|| param(1)).transpose()?;
             linear::linear(x.as_slice::<T>()?, param(0)?, bias, x.row_len(), *partials)
         }
-        Op::SplitHeads {
+        Op::SplitHeads(op::SplitHeads {
             part,
             layout,
             heads,
             ..
-        } => attention::split_heads(x.view::<T>()?, *part, *layout, *heads),
-        Op::AttentionScores {
+        }) => attention::split_heads(x.view::<T>()?, *part, *layout, *heads),
+        Op::AttentionScores(op::AttentionScores {
             product_scale,
             alibi_scale,
             alibi_slopes,
             alibi_form,
-        } => {
+        }) => {
             let scores = attention::Scores {
                 product_scale: *product_scale,
                 alibi_scale: *alibi_scale,
@@ -81,22 +82,22 @@ fn compute<T: Float>(step: &Step, inputs: &[&Tensor], params: &[&Tensor]) -> Res
             };
             scores.compute(x.as_slice::<T>()?, inputs[1].as_slice()?, x.shape())
         }
-        Op::Softmax { scale, mask } => {
+        Op::Softmax(op::Softmax { scale, mask }) => {
             softmax::softmax(x.as_slice::<T>()?, x.row_len(), *scale, *mask, rounding)
         }
-        Op::Context => {
+        Op::Context(op::Context) => {
             attention::context(x.as_slice::<T>()?, inputs[1].as_slice()?, inputs[1].shape())
         }
-        Op::AddBias => elementwise::add_row(x.as_slice::<T>()?, param(0)?),
+        Op::AddBias(op::AddBias) => elementwise::add_row(x.as_slice::<T>()?, param(0)?),
         Op::Activation(activation) => map(Function::Activation(*activation))?,
         Op::Rotary(rotary) => rotary::rotary(x.as_slice::<T>()?, x.shape(), rotary, rounding),
-        Op::Gate(activation) => {
+        Op::Gate(op::Gate { activation }) => {
             let (gate, up) = (x.as_slice::<T>()?, inputs[1].as_slice()?);
             elementwise::gate(gate, up, *activation, rounding)
         }
-        Op::Add => elementwise::add(x.as_slice::<T>()?, inputs[1].as_slice()?),
-        Op::Scale { factor } => map(Function::Scale(*factor))?,
-        Op::SoftCap { cap } => map(Function::SoftCap(*cap))?,
+        Op::Add(op::Add) => elementwise::add(x.as_slice::<T>()?, inputs[1].as_slice()?),
+        Op::Scale(op::Scale { factor }) => map(Function::Scale(*factor))?,
+        Op::SoftCap(op::SoftCap { cap }) => map(Function::SoftCap(*cap))?,
     })
 }
 
@@ -109,19 +110,19 @@ fn check_numerics(step: &Step) -> Result<()> {
         ..numerics
     };
     let implemented = match &step.op {
-        Op::Embedding | Op::SplitHeads { .. } => return Ok(()),
-        Op::Linear { .. } | Op::Context => Numerics::product(out),
-        Op::AttentionScores { .. } => each(Numerics::product(out)),
-        Op::LayerNorm { .. } => Numerics::norm(out),
-        Op::RmsNorm { .. } => each(Numerics::norm(out)),
-        Op::Softmax { .. } => each(Numerics::softmax(out)),
-        Op::AddBias
-        | Op::Add
+        Op::Embedding(op::Embedding) | Op::SplitHeads(_) => return Ok(()),
+        Op::Linear(_) | Op::Context(op::Context) => Numerics::product(out),
+        Op::AttentionScores(_) => each(Numerics::product(out)),
+        Op::LayerNorm(_) => Numerics::norm(out),
+        Op::RmsNorm(_) => each(Numerics::norm(out)),
+        Op::Softmax(_) => each(Numerics::softmax(out)),
+        Op::AddBias(op::AddBias)
+        | Op::Add(op::Add)
         | Op::Rotary(_)
         | Op::Gate(_)
         | Op::Activation(_)
-        | Op::Scale { .. }
-        | Op::SoftCap { .. } => Numerics::elementwise(out, rounding),
+        | Op::Scale(_)
+        | Op::SoftCap(_) => Numerics::elementwise(out, rounding),
     };
     if step.numerics == implemented {
         return Ok(());

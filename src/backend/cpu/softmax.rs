@@ -1,7 +1,7 @@
 //! Masked softmax.
 
 use crate::backend::functions::exp;
-use crate::plan::{Mask, Rounding};
+use crate::op::{Mask, Rounding};
 use crate::tensor::Float;
 use rayon::prelude::*;
 

@@ -1,7 +1,7 @@
 //! Arrays on the GPU.
 
 use super::memory::Block;
-use crate::plan::HeadPart;
+use crate::op::HeadPart;
 use crate::tensor::{DType, Tensor};
 use std::sync::Arc;
 

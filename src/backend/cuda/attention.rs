@@ -5,7 +5,7 @@ use super::cuda::Cuda;
 use super::gemm::{Gemm, Operand};
 use super::launch::{Arg, Grid};
 use crate::error::Result;
-use crate::plan::{AlibiForm, HeadPart};
+use crate::op::{AlibiForm, HeadPart};
 
 /// What is added to scores.
 pub(super) struct Alibi<'a> {

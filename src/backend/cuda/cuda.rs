@@ -5,7 +5,7 @@ use super::blas::Blas;
 use super::compiler::Compiler;
 use super::failure::driver;
 use super::launch::Kernels;
-use super::memory::{Block, Meter, Ring, block_of, lock};
+use super::memory::{Block, Meter, UploadPool, block_of, lock};
 use super::probe::Usable;
 use super::product::Product;
 use super::settings::CudaSettings;
@@ -36,7 +36,7 @@ pub struct Cuda {
     pub(super) results: Arc<CudaStream>,
     pub(super) meter: Arc<Meter>,
     /// Where arrays lie that were sent up.
-    pub(super) ring: Arc<Ring>,
+    pub(super) ring: Arc<UploadPool>,
     /// Sends them, on a stream of its own.
     pub(super) transfer: Transfer,
     /// Figures that many steps read: slopes, angles, bounds of segments.
@@ -58,7 +58,7 @@ pub(crate) struct Session<'a> {
 
 /// What a run took and did.
 #[derive(Clone, Debug)]
-pub struct Ran {
+pub struct GpuStats {
     /// Time on the GPU from the first step to the last, waits for what was sent up included.
     pub elapsed_ms: f64,
     /// The most device memory that arrays took, in bytes.
@@ -82,7 +82,7 @@ impl Cuda {
         let blas = Blas::new(found.cublas, found.lt, &compute, found.capability)?;
         Ok(Self {
             gpu: found.gpu,
-            ring: Ring::new(copies.clone(), meter.clone()),
+            ring: UploadPool::new(copies.clone(), meter.clone()),
             transfer: Transfer::new(copies)?,
             tables: Mutex::default(),
             kernels: Kernels::new(
@@ -165,7 +165,7 @@ impl Session<'_> {
     ///
     /// # Errors
     /// [`Error::DeviceUnavailable`](crate::Error::DeviceUnavailable) if the GPU has failed.
-    pub(crate) fn finish(self) -> Result<Ran> {
+    pub(crate) fn finish(self) -> Result<GpuStats> {
         let cuda = self.cuda;
         let elapsed = || {
             let timed = Some(CUevent_flags::CU_EVENT_DEFAULT);
@@ -175,7 +175,7 @@ impl Session<'_> {
             cuda.context.check_err()?;
             self.started.elapsed_ms(&ended)
         };
-        Ok(Ran {
+        Ok(GpuStats {
             elapsed_ms: elapsed().map_err(driver("finish"))?.into(),
             peak_memory: cuda.meter.peak(),
             products: cuda.blas.products(),

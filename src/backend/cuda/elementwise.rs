@@ -5,7 +5,7 @@ use super::array::CudaArray;
 use super::cuda::Cuda;
 use super::launch::{Arg, Grid};
 use crate::error::Result;
-use crate::plan::Activation;
+use crate::op::Activation;
 
 impl Cuda {
     /// A kernel that makes an element of each; `args` are the ones behind the count.

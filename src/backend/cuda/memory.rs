@@ -18,7 +18,7 @@ enum Home {
     /// Memory of the stream it was taken from, in the order of its work.
     Stream(Arc<Meter>),
     /// A block of the ring.
-    Ring(Arc<Ring>),
+    UploadPool(Arc<UploadPool>),
 }
 
 impl Block {
@@ -44,7 +44,7 @@ impl Drop for Block {
                 drop(slice);
                 meter.give_back(bytes);
             }
-            Home::Ring(ring) => ring.take_back(slice),
+            Home::UploadPool(ring) => ring.take_back(slice),
         }
     }
 }
@@ -101,7 +101,7 @@ impl Meter {
 /// Blocks that arrays are sent up into, in turn: while steps read one, the next is filled. A block is
 /// taken again when the ring has grown to its window; the stream that fills it waits for the steps
 /// that still read it, and nobody else does.
-pub(super) struct Ring {
+pub(super) struct UploadPool {
     stream: Arc<CudaStream>,
     meter: Arc<Meter>,
     state: Mutex<RingState>,
@@ -117,7 +117,7 @@ struct RingState {
     free: VecDeque<CudaSlice<u8>>,
 }
 
-impl Ring {
+impl UploadPool {
     pub(super) fn new(stream: Arc<CudaStream>, meter: Arc<Meter>) -> Arc<Self> {
         Arc::new(Self {
             stream,
@@ -146,7 +146,7 @@ impl Ring {
         };
         Ok(Block {
             slice: Some(slice),
-            home: Home::Ring(self.clone()),
+            home: Home::UploadPool(self.clone()),
         })
     }
 

@@ -42,7 +42,7 @@ mod transfer;
 
 pub use array::CudaArray;
 pub use compiler::Compiler;
-pub use cuda::{Cuda, Ran};
+pub use cuda::{Cuda, GpuStats};
 pub use probe::{Found, Probe};
 pub use product::Product;
 pub(crate) use segments::WORDS;

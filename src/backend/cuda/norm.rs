@@ -6,7 +6,8 @@ use super::cuda::Cuda;
 use super::failure::unsupported;
 use super::launch::{Arg, Grid};
 use crate::error::Result;
-use crate::plan::{Step, Summation};
+use crate::op::Summation;
+use crate::plan::Step;
 
 /// Longer rows are not exact in an fp32 count.
 const MOST_COLUMNS: usize = 1 << 24;

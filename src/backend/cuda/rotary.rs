@@ -4,7 +4,7 @@ use super::array::CudaArray;
 use super::cuda::Cuda;
 use super::launch::{Arg, Grid};
 use crate::error::Result;
-use crate::plan::{Rotary, RotaryPairs};
+use crate::op::{Rotary, RotaryPairs};
 
 impl Cuda {
     pub(super) fn rotary(

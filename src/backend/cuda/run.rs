@@ -8,7 +8,8 @@ use super::failure::{driver, unsupported};
 use super::launch::Arg;
 use crate::backend::{Backend, Device};
 use crate::error::{Error, Result};
-use crate::plan::{Numerics, Op, QkvLayout, Rounding, Step, Summation};
+use crate::op::{self, Numerics, Op, QkvLayout, Rounding, Summation};
+use crate::plan::Step;
 use crate::tensor::{DType, Tensor, with_element};
 use bytemuck::Zeroable;
 use std::sync::Arc;
@@ -72,26 +73,28 @@ impl Cuda {
         let dtype = step.numerics.out;
         let each = Arg::I32((step.numerics.rounding == Rounding::EachOperation).into());
         match &step.op {
-            Op::Embedding => self.embedding(x, params[0], shape, dtype),
-            Op::LayerNorm { eps } => self.layer_norm(step, x, params, shape, *eps as f32),
-            Op::RmsNorm { eps } => self.rms_norm(step, x, params, shape, *eps as f32),
-            Op::Linear { bias, partials } => {
+            Op::Embedding(op::Embedding) => self.embedding(x, params[0], shape, dtype),
+            Op::LayerNorm(op::LayerNorm { eps }) => {
+                self.layer_norm(step, x, params, shape, *eps as f32)
+            }
+            Op::RmsNorm(op::RmsNorm { eps }) => self.rms_norm(step, x, params, shape, *eps as f32),
+            Op::Linear(op::Linear { bias, partials }) => {
                 let bias = bias.then(|| params[1]);
                 self.linear(step, x, params[0], bias, *partials, shape)
             }
-            Op::SplitHeads {
+            Op::SplitHeads(op::SplitHeads {
                 part,
                 layout: QkvLayout::PerHead,
                 cached,
                 ..
-            } => self.split_heads(x, *part, *cached, shape),
+            }) => self.split_heads(x, *part, *cached, shape),
             Op::Rotary(rotary) => self.rotary(x, rotary, each, shape),
-            Op::AttentionScores {
+            Op::AttentionScores(op::AttentionScores {
                 product_scale,
                 alibi_scale,
                 alibi_slopes,
                 alibi_form,
-            } => {
+            }) => {
                 let alibi = Alibi {
                     scale: *alibi_scale,
                     slopes: alibi_slopes,
@@ -99,16 +102,18 @@ impl Cuda {
                 };
                 self.scores(x, inputs[1], *product_scale, &alibi, shape)
             }
-            Op::Softmax { scale, mask } => {
+            Op::Softmax(op::Softmax { scale, mask }) => {
                 self.softmax(x, *scale, *mask, step.numerics.summation, shape)
             }
-            Op::Context => self.context(x, inputs[1], shape),
-            Op::AddBias => self.add_row(x, params[0], shape),
+            Op::Context(op::Context) => self.context(x, inputs[1], shape),
+            Op::AddBias(op::AddBias) => self.add_row(x, params[0], shape),
             Op::Activation(activation) => self.map("activation", x, &[kind(*activation), each]),
-            Op::Gate(activation) => self.join("gate", [x, inputs[1]], &[kind(*activation), each]),
-            Op::Add => self.join("add", [x, inputs[1]], &[]),
-            Op::Scale { factor } => self.map("scale", x, &[Arg::F32(*factor)]),
-            Op::SoftCap { cap } => self.map("soft_cap", x, &[Arg::F32(*cap), each]),
+            Op::Gate(op::Gate { activation }) => {
+                self.join("gate", [x, inputs[1]], &[kind(*activation), each])
+            }
+            Op::Add(op::Add) => self.join("add", [x, inputs[1]], &[]),
+            Op::Scale(op::Scale { factor }) => self.map("scale", x, &[Arg::F32(*factor)]),
+            Op::SoftCap(op::SoftCap { cap }) => self.map("soft_cap", x, &[Arg::F32(*cap), each]),
         }
     }
 }
@@ -123,23 +128,21 @@ fn check_numerics(step: &Step) -> Result<()> {
         ..
     } = step.numerics;
     let implemented = match &step.op {
-        Op::Embedding | Op::SplitHeads { .. } => step.numerics,
-        Op::Linear { .. } | Op::Context | Op::AttentionScores { .. } => Numerics::product(out),
-        Op::LayerNorm { .. } | Op::RmsNorm { .. } | Op::Softmax { .. }
-            if summation != Summation::Backend =>
-        {
+        Op::Embedding(op::Embedding) | Op::SplitHeads(_) => step.numerics,
+        Op::Linear(_) | Op::Context(op::Context) | Op::AttentionScores(_) => Numerics::product(out),
+        Op::LayerNorm(_) | Op::RmsNorm(_) | Op::Softmax(_) if summation != Summation::Backend => {
             Numerics::cuda_kernel(out, summation)
         }
-        Op::LayerNorm { .. } | Op::RmsNorm { .. } | Op::Softmax { .. } => {
+        Op::LayerNorm(_) | Op::RmsNorm(_) | Op::Softmax(_) => {
             Numerics::cuda_kernel(out, Summation::TorchCuda)
         }
-        Op::AddBias
-        | Op::Add
+        Op::AddBias(op::AddBias)
+        | Op::Add(op::Add)
         | Op::Rotary(_)
         | Op::Gate(_)
         | Op::Activation(_)
-        | Op::Scale { .. }
-        | Op::SoftCap { .. } => Numerics::elementwise(out, rounding),
+        | Op::Scale(_)
+        | Op::SoftCap(_) => Numerics::elementwise(out, rounding),
     };
     let stored = matches!(out, DType::F32 | DType::F16 | DType::Bf16);
     if stored && step.numerics == implemented {
@@ -153,7 +156,7 @@ fn check_numerics(step: &Step) -> Result<()> {
 
 /// Refuses arrays of other types than the step's: kernels read what they are told to.
 fn check_types(step: &Step, inputs: &[&CudaArray], params: &[&CudaArray]) -> Result<()> {
-    let tokens = matches!(step.op, Op::Embedding);
+    let tokens = matches!(step.op, Op::Embedding(op::Embedding));
     let inputs = inputs.iter().map(|input| (input.dtype, tokens));
     let params = params.iter().map(|param| (param.dtype, false));
     let wrong = inputs.chain(params).find(|(dtype, tokens)| match tokens {

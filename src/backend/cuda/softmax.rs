@@ -5,7 +5,7 @@ use super::array::CudaArray;
 use super::cuda::Cuda;
 use super::launch::{Arg, Grid};
 use crate::error::Result;
-use crate::plan::{Mask, Summation};
+use crate::op::{Mask, Summation};
 use crate::tensor::DType;
 
 impl Cuda {

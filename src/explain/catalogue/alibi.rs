@@ -1,19 +1,20 @@
 //! ALiBi: none, scaled with the product, by distance, or with slopes of another series or rank.
 
 use crate::error::Result;
+use crate::explain::context::Context;
 use crate::explain::rewrite::Rewrite;
-use crate::explain::subject::Subject;
-use crate::plan::{AlibiForm, Op, Step};
+use crate::op::{self, AlibiForm, Op};
+use crate::plan::Step;
 
-pub(super) fn rewrites<'a>(subject: &Subject<'a>) -> Result<Vec<Rewrite<'a>>> {
+pub(super) fn rewrites<'a>(context: &Context<'a>) -> Result<Vec<Rewrite<'a>>> {
     let mut all = Vec::new();
-    for step in subject.steps() {
-        let Op::AttentionScores {
+    for step in context.steps() {
+        let Op::AttentionScores(op::AttentionScores {
             product_scale,
             alibi_scale,
             alibi_slopes,
             alibi_form,
-        } = &step.op
+        }) = &step.op
         else {
             continue;
         };
@@ -36,7 +37,9 @@ pub(super) fn rewrites<'a>(subject: &Subject<'a>) -> Result<Vec<Rewrite<'a>>> {
         ] {
             if scale != *alibi_scale {
                 let set = move |step: &mut Step| {
-                    if let Op::AttentionScores { alibi_scale, .. } = &mut step.op {
+                    if let Op::AttentionScores(op::AttentionScores { alibi_scale, .. }) =
+                        &mut step.op
+                    {
                         *alibi_scale = scale;
                     }
                 };
@@ -49,7 +52,7 @@ pub(super) fn rewrites<'a>(subject: &Subject<'a>) -> Result<Vec<Rewrite<'a>>> {
             AlibiForm::Distance => (AlibiForm::KeyPosition, "key position"),
         };
         let set = move |step: &mut Step| {
-            if let Op::AttentionScores { alibi_form, .. } = &mut step.op {
+            if let Op::AttentionScores(op::AttentionScores { alibi_form, .. }) = &mut step.op {
                 *alibi_form = other.0;
             }
         };
@@ -57,7 +60,8 @@ pub(super) fn rewrites<'a>(subject: &Subject<'a>) -> Result<Vec<Rewrite<'a>>> {
         all.push(Rewrite::of_step(&step.id, finding, "with that", set));
         for (slopes, what) in series(alibi_slopes, heads) {
             let set = move |step: &mut Step| {
-                if let Op::AttentionScores { alibi_slopes, .. } = &mut step.op {
+                if let Op::AttentionScores(op::AttentionScores { alibi_slopes, .. }) = &mut step.op
+                {
                     alibi_slopes.clone_from(&slopes);
                 }
             };

@@ -2,15 +2,16 @@
 //! layer's number (query-key layer scaling).
 
 use crate::error::Result;
+use crate::explain::context::Context;
 use crate::explain::rewrite::Rewrite;
-use crate::explain::subject::Subject;
-use crate::plan::{Op, Step};
+use crate::op::{self, Op};
+use crate::plan::Step;
 
-pub(super) fn rewrites<'a>(subject: &Subject<'a>) -> Result<Vec<Rewrite<'a>>> {
+pub(super) fn rewrites<'a>(context: &Context<'a>) -> Result<Vec<Rewrite<'a>>> {
     let mut all = Vec::new();
-    let layer = subject.layer().unwrap_or(0) as f32;
-    let head_dim = head_dim(subject);
-    for step in subject.steps() {
+    let layer = context.layer().unwrap_or(0) as f32;
+    let head_dim = head_dim(context);
+    for step in context.steps() {
         let factors = [
             (head_dim.sqrt(), "times the root of the head dimension"),
             (1.0 / head_dim.sqrt(), "over the root of the head dimension"),
@@ -25,14 +26,14 @@ pub(super) fn rewrites<'a>(subject: &Subject<'a>) -> Result<Vec<Rewrite<'a>>> {
                 continue;
             }
             match step.op {
-                Op::AttentionScores { .. } => {
+                Op::AttentionScores(_) => {
                     for (alibi_too, name) in [(false, "products"), (true, "scores")] {
                         let finding = format!("the reference's {name} are {what}");
                         let set = move |step: &mut Step| scale(step, factor, alibi_too);
                         all.push(Rewrite::of_step(&step.id, finding, "with that scale", set));
                     }
                 }
-                Op::Softmax { .. } => {
+                Op::Softmax(_) => {
                     let finding = format!("the reference's softmax is of scores {what}");
                     let set = move |step: &mut Step| scale(step, factor, true);
                     all.push(Rewrite::of_step(&step.id, finding, "with that scale", set));
@@ -46,27 +47,27 @@ pub(super) fn rewrites<'a>(subject: &Subject<'a>) -> Result<Vec<Rewrite<'a>>> {
 
 fn scale(step: &mut Step, factor: f32, alibi_too: bool) {
     match &mut step.op {
-        Op::AttentionScores {
+        Op::AttentionScores(op::AttentionScores {
             product_scale,
             alibi_scale,
             ..
-        } => {
+        }) => {
             *product_scale *= factor;
             if alibi_too {
                 *alibi_scale *= factor;
             }
         }
-        Op::Softmax { scale, .. } => *scale *= factor,
+        Op::Softmax(op::Softmax { scale, .. }) => *scale *= factor,
         _ => {}
     }
 }
 
-/// The head dimension of the attention that the segment is part of.
-fn head_dim(subject: &Subject<'_>) -> f32 {
-    let Some((heads, fused)) = subject.attention() else {
+/// The head dimension of the attention that the subgraph is part of.
+fn head_dim(context: &Context<'_>) -> f32 {
+    let Some((heads, fused)) = context.attention() else {
         return 1.0;
     };
-    let producer = subject.plan.steps().iter().find(|step| step.id == *fused);
+    let producer = context.plan.steps().iter().find(|step| step.id == *fused);
     let width = producer
         .and_then(|step| step.params.first())
         .map_or(0, |param| param.shape[0]);

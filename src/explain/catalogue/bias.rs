@@ -1,16 +1,17 @@
 //! The bias: not added by the reference, added twice, or rounded on its own.
 
 use crate::error::Result;
+use crate::explain::context::Context;
 use crate::explain::rearrange::mapped;
 use crate::explain::rewrite::Rewrite;
 use crate::explain::steps::split;
-use crate::explain::subject::Subject;
-use crate::plan::{Op, Step};
+use crate::op::{self, Op};
+use crate::plan::Step;
 use crate::tensor::Tensor;
 
-pub(super) fn rewrites<'a>(subject: &Subject<'a>) -> Result<Vec<Rewrite<'a>>> {
+pub(super) fn rewrites<'a>(context: &Context<'a>) -> Result<Vec<Rewrite<'a>>> {
     let mut all = Vec::new();
-    for step in subject.steps() {
+    for step in context.steps() {
         let Some(name) = bias_of(step) else {
             continue;
         };
@@ -35,13 +36,13 @@ pub(super) fn rewrites<'a>(subject: &Subject<'a>) -> Result<Vec<Rewrite<'a>>> {
         ] {
             all.push(Rewrite::of_param(name, finding, remedy, scaled(factor)));
         }
-        if matches!(step.op, Op::Linear { bias: true, .. }) {
+        if matches!(step.op, Op::Linear(op::Linear { bias: true, .. })) {
             let finding = "the reference adds the bias to the rounded product";
             let id = step.id.clone();
-            let rewrite = Rewrite::new(finding, "with two roundings", move |segment| {
-                if let Some(index) = segment.steps.iter().position(|step| step.id == id) {
-                    let steps = split(&segment.steps[index]);
-                    segment.steps.splice(index..=index, steps);
+            let rewrite = Rewrite::new(finding, "with two roundings", move |subgraph| {
+                if let Some(index) = subgraph.steps.iter().position(|step| step.id == id) {
+                    let steps = split(&subgraph.steps[index]);
+                    subgraph.steps.splice(index..=index, steps);
                 }
                 Ok(())
             });
@@ -52,11 +53,11 @@ pub(super) fn rewrites<'a>(subject: &Subject<'a>) -> Result<Vec<Rewrite<'a>>> {
 }
 
 /// Biases that look as if they had never been written.
-pub(super) fn zeros(subject: &Subject<'_>) -> Result<Vec<String>> {
-    let names = subject.steps().iter().filter_map(bias_of);
+pub(super) fn zeros(context: &Context<'_>) -> Result<Vec<String>> {
+    let names = context.steps().iter().filter_map(bias_of);
     let mut all = Vec::new();
     for name in names {
-        let bias = subject.segment.params[name].widened()?;
+        let bias = context.subgraph.params[name].widened()?;
         if bias.as_slice::<f64>()?.iter().all(|x| *x == 0.0) {
             all.push(format!("{name} is all zeros"));
         }
@@ -67,8 +68,8 @@ pub(super) fn zeros(subject: &Subject<'_>) -> Result<Vec<String>> {
 /// The bias that a step adds.
 pub(super) fn bias_of(step: &Step) -> Option<&str> {
     let name = match step.op {
-        Op::AddBias => step.params.first(),
-        Op::Linear { bias: true, .. } | Op::LayerNorm { .. } | Op::RmsNorm { .. } => {
+        Op::AddBias(op::AddBias) => step.params.first(),
+        Op::Linear(op::Linear { bias: true, .. }) | Op::LayerNorm(_) | Op::RmsNorm(_) => {
             step.params.get(1)
         }
         _ => None,

@@ -2,23 +2,26 @@
 
 use super::bias::bias_of;
 use crate::error::Result;
+use crate::explain::context::Context;
 use crate::explain::fit::fit;
 use crate::explain::rewrite::{Certainty, Rewrite};
-use crate::explain::subject::Subject;
 
-pub(super) fn rewrites<'a>(subject: &Subject<'a>) -> Result<Vec<Rewrite<'a>>> {
+pub(super) fn rewrites<'a>(context: &Context<'a>) -> Result<Vec<Rewrite<'a>>> {
     let mut all = Vec::new();
-    for step in subject.steps() {
+    for step in context.steps() {
         let Some(name) = bias_of(step) else {
             continue;
         };
-        let bias = &subject.segment.params[name];
+        let bias = &context.subgraph.params[name];
         // A bias whose entries do not map to the columns of the result cannot be fitted.
-        let later = subject
+        let later = context
             .steps()
             .iter()
             .skip_while(|other| other.id != step.id);
-        if later.skip(1).any(|later| !later.op.is_column_wise()) {
+        if later
+            .skip(1)
+            .any(|later| !later.op.locality().is_by_column())
+        {
             continue;
         }
         let zeros = bias.widened()?.as_slice::<f64>()?.iter().all(|x| *x == 0.0);
@@ -32,7 +35,7 @@ pub(super) fn rewrites<'a>(subject: &Subject<'a>) -> Result<Vec<Rewrite<'a>>> {
         let rewrite = Rewrite::new(
             finding.replace(name, &kind(name)),
             "with a bias fitted to the reference",
-            move |segment| fit(segment, &fitted),
+            move |subgraph| fit(subgraph, &fitted),
         );
         all.push(rewrite.certain(Certainty::Fitted));
     }

@@ -1,16 +1,16 @@
 //! Embeddings: scaled, of a shifted vocabulary, or with vocabulary shards in another order.
 
 use crate::error::Result;
+use crate::explain::context::Context;
 use crate::explain::rearrange;
 use crate::explain::rewrite::Rewrite;
 use crate::explain::steps::followed;
-use crate::explain::subject::Subject;
-use crate::plan::{Op, Rounding};
+use crate::op::{self, Op, Rounding};
 
-pub(super) fn rewrites<'a>(subject: &Subject<'a>) -> Result<Vec<Rewrite<'a>>> {
+pub(super) fn rewrites<'a>(context: &Context<'a>) -> Result<Vec<Rewrite<'a>>> {
     let mut all = Vec::new();
-    for step in subject.steps() {
-        if step.op != Op::Embedding {
+    for step in context.steps() {
+        if step.op != Op::Embedding(op::Embedding) {
             continue;
         }
         let name = &step.params[0].name;
@@ -39,12 +39,12 @@ pub(super) fn rewrites<'a>(subject: &Subject<'a>) -> Result<Vec<Rewrite<'a>>> {
                 "the reference's embeddings are the model's {what} the root of the hidden size"
             );
             let id = step.id.clone();
-            let rewrite = Rewrite::new(finding, "with them scaled", move |segment| {
-                let last = segment.steps.iter().position(|step| step.id == id);
+            let rewrite = Rewrite::new(finding, "with them scaled", move |subgraph| {
+                let last = subgraph.steps.iter().position(|step| step.id == id);
                 if let Some(index) = last {
-                    let op = Op::Scale { factor };
-                    let scaled = followed(&mut segment.steps[index], op, Rounding::Once);
-                    segment.steps.insert(index + 1, scaled);
+                    let op = Op::Scale(op::Scale { factor });
+                    let scaled = followed(&mut subgraph.steps[index], op, Rounding::Once);
+                    subgraph.steps.insert(index + 1, scaled);
                 }
                 Ok(())
             });

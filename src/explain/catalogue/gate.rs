@@ -2,18 +2,19 @@
 //! and its up part, concatenated as they are and cut in the middle.
 
 use crate::error::Result;
+use crate::explain::context::Context;
 use crate::explain::rearrange::picked;
 use crate::explain::rewrite::Rewrite;
-use crate::explain::subject::Subject;
-use crate::plan::{Activation, Op, Param, Step};
+use crate::op::{self, Activation, Op};
+use crate::plan::{Param, Step};
 use crate::tensor::Tensor;
 
-pub(super) fn rewrites<'a>(subject: &Subject<'a>) -> Result<Vec<Rewrite<'a>>> {
+pub(super) fn rewrites<'a>(context: &Context<'a>) -> Result<Vec<Rewrite<'a>>> {
     let mut all = Vec::new();
-    for step in subject.steps() {
+    for step in context.steps() {
         match step.op {
-            Op::Gate(ours) => gates(step, ours, &mut all),
-            Op::Linear { .. } => concatenated(subject, step, &mut all),
+            Op::Gate(ours) => gates(step, ours.activation, &mut all),
+            Op::Linear(_) => concatenated(context, step, &mut all),
             _ => {}
         }
     }
@@ -31,7 +32,7 @@ fn gates<'a>(step: &Step, ours: Activation, all: &mut Vec<Rewrite<'a>>) {
     ));
     for theirs in Activation::ALL.into_iter().filter(|theirs| *theirs != ours) {
         let finding = format!("the reference's gate is {theirs}, not {ours}");
-        let set = move |step: &mut Step| step.op = Op::Gate(theirs);
+        let set = move |step: &mut Step| step.op = Op::Gate(op::Gate { activation: theirs });
         all.push(Rewrite::of_step(
             &step.id,
             finding,
@@ -43,11 +44,11 @@ fn gates<'a>(step: &Step, ours: Activation, all: &mut Vec<Rewrite<'a>>) {
 
 /// The fused weight of `ranks` ranks is `[gate₀; up₀; gate₁; up₁; …]`; cut in the middle, each half
 /// holds both.
-fn concatenated<'a>(subject: &Subject<'a>, step: &Step, all: &mut Vec<Rewrite<'a>>) {
-    let Some((other, is_gate)) = partner(subject, step) else {
+fn concatenated<'a>(context: &Context<'a>, step: &Step, all: &mut Vec<Rewrite<'a>>) {
+    let Some((other, is_gate)) = partner(context, step) else {
         return;
     };
-    let (subject, ours) = (*subject, &step.params[0]);
+    let (context, ours) = (*context, &step.params[0]);
     for ranks in [2, 4, 8] {
         if ours.shape[0] % ranks != 0 || other.shape != ours.shape {
             continue;
@@ -57,7 +58,7 @@ fn concatenated<'a>(subject: &Subject<'a>, step: &Step, all: &mut Vec<Rewrite<'a
         );
         let other = other.name.clone();
         let edit = move |weight: &Tensor| {
-            let other = subject.weights.load(&other)?;
+            let other = context.weights.load(&other)?;
             let (gate, up) = if is_gate {
                 (weight, &other)
             } else {
@@ -79,8 +80,8 @@ fn concatenated<'a>(subject: &Subject<'a>, step: &Step, all: &mut Vec<Rewrite<'a
 
 /// The weight that is gated by, or gates, what a linear layer gives, and whether the layer is the
 /// gate.
-fn partner<'a>(subject: &Subject<'a>, step: &Step) -> Option<(&'a Param, bool)> {
-    let steps = subject.plan.steps();
+fn partner<'a>(context: &Context<'a>, step: &Step) -> Option<(&'a Param, bool)> {
+    let steps = context.plan.steps();
     let gated = |other: &&Step| matches!(other.op, Op::Gate(_)) && other.inputs.contains(&step.id);
     let gate = steps.iter().find(gated)?;
     let is_gate = gate.inputs[0] == step.id;

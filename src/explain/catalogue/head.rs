@@ -1,35 +1,35 @@
 //! The head: untied where it should be tied, or stale.
 
 use crate::error::Result;
+use crate::explain::context::Context;
 use crate::explain::rewrite::Rewrite;
-use crate::explain::subject::Subject;
-use crate::plan::Op;
+use crate::op::{self, Op};
 
-pub(super) fn rewrites<'a>(subject: &Subject<'a>) -> Result<Vec<Rewrite<'a>>> {
-    let subject = *subject;
+pub(super) fn rewrites<'a>(context: &Context<'a>) -> Result<Vec<Rewrite<'a>>> {
+    let context = *context;
     let mut all = Vec::new();
-    for step in subject.steps() {
-        let Op::Linear { .. } = step.op else {
+    for step in context.steps() {
+        let Op::Linear(_) = step.op else {
             continue;
         };
         let ours = &step.params[0];
-        let embedding = subject
+        let embedding = context
             .plan
             .steps()
             .iter()
-            .find(|step| step.op == Op::Embedding);
+            .find(|step| step.op == Op::Embedding(op::Embedding));
         let Some(embedding) = embedding.map(|step| &step.params[0].name) else {
             continue;
         };
         for other in [embedding.clone(), "lm_head.weight".to_owned()] {
-            let stored = subject.weights.stored(&other);
+            let stored = context.weights.stored(&other);
             let fits = stored.is_some_and(|stored| stored.shape == ours.shape);
             if other == ours.name || !fits {
                 continue;
             }
             let finding = format!("the reference's head is {other}, not {}", ours.name);
             let remedy = format!("with {other}");
-            let edit = move |_: &_| subject.weights.load(&other);
+            let edit = move |_: &_| context.weights.load(&other);
             all.push(Rewrite::of_param(&ours.name, finding, remedy, edit));
         }
     }

@@ -1,17 +1,17 @@
 //! Queries, keys and values mistaken for each other where heads are split.
 
 use crate::error::Result;
+use crate::explain::context::Context;
 use crate::explain::rewrite::Rewrite;
-use crate::explain::subject::Subject;
-use crate::plan::{HeadPart, Op};
+use crate::op::{self, HeadPart, Op};
 
-pub(super) fn rewrites<'a>(subject: &Subject<'a>) -> Result<Vec<Rewrite<'a>>> {
+pub(super) fn rewrites<'a>(context: &Context<'a>) -> Result<Vec<Rewrite<'a>>> {
     use HeadPart::{Key, Query, Value};
     let mut all = Vec::new();
-    let splits = subject.steps().iter();
+    let splits = context.steps().iter();
     if !splits
         .into_iter()
-        .any(|step| matches!(step.op, Op::SplitHeads { .. }))
+        .any(|step| matches!(step.op, Op::SplitHeads(_)))
     {
         return Ok(all);
     }
@@ -21,9 +21,9 @@ pub(super) fn rewrites<'a>(subject: &Subject<'a>) -> Result<Vec<Rewrite<'a>>> {
         (Query, Value, "queries and values"),
     ] {
         let finding = format!("{names} are swapped where heads are split");
-        let rewrite = Rewrite::new(finding, "with them swapped back", move |segment| {
-            for step in &mut segment.steps {
-                if let Op::SplitHeads { part, .. } = &mut step.op {
+        let rewrite = Rewrite::new(finding, "with them swapped back", move |subgraph| {
+            for step in &mut subgraph.steps {
+                if let Op::SplitHeads(op::SplitHeads { part, .. }) = &mut step.op {
                     *part = match *part {
                         part if part == a => b,
                         part if part == b => a,

@@ -1,14 +1,15 @@
 //! The mask: none, or off by a position.
 
 use crate::error::Result;
+use crate::explain::context::Context;
 use crate::explain::rewrite::Rewrite;
-use crate::explain::subject::Subject;
-use crate::plan::{Mask, Op, Step};
+use crate::op::{self, Mask, Op};
+use crate::plan::Step;
 
-pub(super) fn rewrites<'a>(subject: &Subject<'a>) -> Result<Vec<Rewrite<'a>>> {
+pub(super) fn rewrites<'a>(context: &Context<'a>) -> Result<Vec<Rewrite<'a>>> {
     let mut all = Vec::new();
-    for step in subject.steps() {
-        let Op::Softmax { mask: ours, .. } = step.op else {
+    for step in context.steps() {
+        let Op::Softmax(op::Softmax { mask: ours, .. }) = step.op else {
             continue;
         };
         for (theirs, what) in [
@@ -27,7 +28,7 @@ pub(super) fn rewrites<'a>(subject: &Subject<'a>) -> Result<Vec<Rewrite<'a>>> {
                 continue;
             }
             let set = move |step: &mut Step| {
-                if let Op::Softmax { mask, .. } = &mut step.op {
+                if let Op::Softmax(op::Softmax { mask, .. }) = &mut step.op {
                     *mask = theirs;
                 }
             };

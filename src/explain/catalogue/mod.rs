@@ -1,6 +1,6 @@
 //! What goes wrong in conversions, one hypothesis a file.
 //!
-//! A file has a function `rewrites`, which gives the rewrites of a segment that the hypothesis has
+//! A file has a function `rewrites`, which gives the rewrites of a subgraph that the hypothesis has
 //! anything to say about; adding one is a file, and its name in the two lists below. An observation says
 //! what looks suspicious where nothing can be rewritten.
 
@@ -31,14 +31,14 @@ mod softmax_precision;
 mod transposed;
 mod weight_precision;
 
+use super::context::Context;
 use super::rewrite::Rewrite;
-use super::subject::Subject;
 use crate::error::Result;
 
-/// The rewrites of a segment that follow from one idea of what went wrong.
-pub(super) type Hypothesis = for<'a> fn(&Subject<'a>) -> Result<Vec<Rewrite<'a>>>;
+/// The rewrites of a subgraph that follow from one idea of what went wrong.
+pub(super) type Hypothesis = for<'a> fn(&Context<'a>) -> Result<Vec<Rewrite<'a>>>;
 /// What looks suspicious, in sentences.
-pub(super) type Observation = fn(&Subject<'_>) -> Result<Vec<String>>;
+pub(super) type Observation = fn(&Context<'_>) -> Result<Vec<String>>;
 
 /// Every hypothesis.
 pub(super) const HYPOTHESES: &[Hypothesis] = &[

@@ -2,27 +2,27 @@
 
 use crate::backend::Oracle;
 use crate::error::Result;
+use crate::explain::context::Context;
 use crate::explain::rewrite::{Certainty, Rewrite};
 use crate::explain::steps::followed;
-use crate::explain::subject::Subject;
-use crate::plan::{Op, Rounding};
+use crate::op::{self, Op, Rounding};
 
-pub(super) fn rewrites<'a>(subject: &Subject<'a>) -> Result<Vec<Rewrite<'a>>> {
-    let Some(last) = subject.steps().last() else {
+pub(super) fn rewrites<'a>(context: &Context<'a>) -> Result<Vec<Rewrite<'a>>> {
+    let Some(last) = context.steps().last() else {
         return Ok(Vec::new());
     };
     if !matches!(
         last.op,
-        Op::Linear { .. } | Op::Add | Op::Embedding | Op::AddBias
+        Op::Linear(_) | Op::Add(op::Add) | Op::Embedding(op::Embedding) | Op::AddBias(op::AddBias)
     ) {
         return Ok(Vec::new());
     }
     let rewrite = Rewrite::new(
         "the reference's values are the model's times one factor",
         "with that factor, fitted to the reference",
-        |segment| {
-            let found = segment.result(&Oracle)?.widened()?;
-            let reference = segment.reference.widened()?;
+        |subgraph| {
+            let found = subgraph.result(&Oracle)?.widened()?;
+            let reference = subgraph.reference.widened()?;
             let pairs = found
                 .as_slice::<f64>()?
                 .iter()
@@ -31,9 +31,9 @@ pub(super) fn rewrites<'a>(subject: &Subject<'a>) -> Result<Vec<Rewrite<'a>>> {
                 (squares + a * a, products + a * b)
             });
             let factor = (products / squares) as f32;
-            if let Some(last) = segment.steps.last_mut() {
-                let scaled = followed(last, Op::Scale { factor }, Rounding::Once);
-                segment.steps.push(scaled);
+            if let Some(last) = subgraph.steps.last_mut() {
+                let scaled = followed(last, Op::Scale(op::Scale { factor }), Rounding::Once);
+                subgraph.steps.push(scaled);
             }
             Ok(())
         },

@@ -1,22 +1,27 @@
 //! The epsilon of a norm.
 
 use crate::error::Result;
+use crate::explain::context::Context;
 use crate::explain::rewrite::Rewrite;
-use crate::explain::subject::Subject;
-use crate::plan::{Op, Step};
+use crate::op::{self, Op};
+use crate::plan::Step;
 
 /// Those in use.
 const EPSILONS: [f64; 9] = [1e-5, 1e-6, 1e-12, 1e-8, 1e-7, 1e-4, 1e-3, 1e-2, 0.0];
 
-pub(super) fn rewrites<'a>(subject: &Subject<'a>) -> Result<Vec<Rewrite<'a>>> {
+pub(super) fn rewrites<'a>(context: &Context<'a>) -> Result<Vec<Rewrite<'a>>> {
     let mut all = Vec::new();
-    for step in subject.steps() {
-        let (Op::LayerNorm { eps: ours } | Op::RmsNorm { eps: ours }) = step.op else {
+    for step in context.steps() {
+        let (Op::LayerNorm(op::LayerNorm { eps: ours }) | Op::RmsNorm(op::RmsNorm { eps: ours })) =
+            step.op
+        else {
             continue;
         };
         for theirs in EPSILONS.into_iter().filter(|eps| *eps != ours) {
             let set = move |step: &mut Step| {
-                if let Op::LayerNorm { eps } | Op::RmsNorm { eps } = &mut step.op {
+                if let Op::LayerNorm(op::LayerNorm { eps }) | Op::RmsNorm(op::RmsNorm { eps }) =
+                    &mut step.op
+                {
                     *eps = theirs;
                 }
             };

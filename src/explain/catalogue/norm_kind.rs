@@ -1,20 +1,21 @@
 //! RMS norm or layer norm.
 
 use crate::error::Result;
+use crate::explain::context::Context;
 use crate::explain::rewrite::Rewrite;
-use crate::explain::subject::Subject;
-use crate::plan::{Op, Step};
+use crate::op::{self, Op};
+use crate::plan::Step;
 
-pub(super) fn rewrites<'a>(subject: &Subject<'a>) -> Result<Vec<Rewrite<'a>>> {
+pub(super) fn rewrites<'a>(context: &Context<'a>) -> Result<Vec<Rewrite<'a>>> {
     let mut all = Vec::new();
-    for step in subject.steps() {
+    for step in context.steps() {
         let (theirs, finding) = match step.op {
-            Op::LayerNorm { eps } => (
-                Op::RmsNorm { eps },
+            Op::LayerNorm(op::LayerNorm { eps }) => (
+                Op::RmsNorm(op::RmsNorm { eps }),
                 "the reference's norm is an RMS norm: it does not subtract the mean",
             ),
-            Op::RmsNorm { eps } if step.params.len() == 2 => (
-                Op::LayerNorm { eps },
+            Op::RmsNorm(op::RmsNorm { eps }) if step.params.len() == 2 => (
+                Op::LayerNorm(op::LayerNorm { eps }),
                 "the reference's norm is a layer norm: it subtracts the mean",
             ),
             _ => continue,

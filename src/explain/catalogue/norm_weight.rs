@@ -1,17 +1,18 @@
 //! A norm's weight: stored less one, left at init, or another.
 
 use crate::error::Result;
+use crate::explain::context::Context;
 use crate::explain::fit::{fit, fit_line};
 use crate::explain::rearrange::mapped;
 use crate::explain::rewrite::{Certainty, Rewrite};
-use crate::explain::subject::Subject;
-use crate::plan::{Op, StageId};
+use crate::op::Op;
+use crate::plan::StageId;
 use crate::tensor::Tensor;
 
-pub(super) fn rewrites<'a>(subject: &Subject<'a>) -> Result<Vec<Rewrite<'a>>> {
+pub(super) fn rewrites<'a>(context: &Context<'a>) -> Result<Vec<Rewrite<'a>>> {
     let mut all = Vec::new();
-    for step in subject.steps() {
-        let (Op::LayerNorm { .. } | Op::RmsNorm { .. }) = step.op else {
+    for step in context.steps() {
+        let (Op::LayerNorm(_) | Op::RmsNorm(_)) = step.op else {
             continue;
         };
         let name = &step.params[0].name;
@@ -30,7 +31,7 @@ pub(super) fn rewrites<'a>(subject: &Subject<'a>) -> Result<Vec<Rewrite<'a>>> {
                 edit,
             ));
         }
-        let weight = subject.segment.params[name].widened()?;
+        let weight = context.subgraph.params[name].widened()?;
         let ones = weight.as_slice::<f64>()?.iter().all(|x| *x == 1.0);
         let finding = match ones {
             true => {
@@ -41,8 +42,8 @@ pub(super) fn rewrites<'a>(subject: &Subject<'a>) -> Result<Vec<Rewrite<'a>>> {
                 StageId::from(name.as_str()).kind()
             ),
         };
-        if let ([_, bias], [_]) = (step.params.as_slice(), subject.steps()) {
-            let zeros = subject.segment.params[&bias.name].widened()?;
+        if let ([_, bias], [_]) = (step.params.as_slice(), context.steps()) {
+            let zeros = context.subgraph.params[&bias.name].widened()?;
             let zeros = zeros.as_slice::<f64>()?.iter().all(|x| *x == 0.0);
             let finding = match ones && zeros {
                 true => "the norm is all ones and zeros where the reference's is not: left at init",
@@ -50,14 +51,14 @@ pub(super) fn rewrites<'a>(subject: &Subject<'a>) -> Result<Vec<Rewrite<'a>>> {
             };
             let (weight, bias) = (name.clone(), bias.name.clone());
             let remedy = "with both fitted to the reference";
-            let rewrite = Rewrite::new(finding, remedy, move |segment| {
-                fit_line(segment, &weight, &bias)
+            let rewrite = Rewrite::new(finding, remedy, move |subgraph| {
+                fit_line(subgraph, &weight, &bias)
             });
             all.push(rewrite.certain(Certainty::FittedTwice));
         }
         let fitted = name.clone();
         let remedy = "with a weight fitted to the reference";
-        let rewrite = Rewrite::new(finding, remedy, move |segment| fit(segment, &fitted));
+        let rewrite = Rewrite::new(finding, remedy, move |subgraph| fit(subgraph, &fitted));
         all.push(rewrite.certain(Certainty::Fitted));
     }
     Ok(all)

@@ -1,8 +1,8 @@
 //! Weights of another module: of a neighbouring layer, of the other norm.
 
 use crate::error::Result;
+use crate::explain::context::Context;
 use crate::explain::rewrite::Rewrite;
-use crate::explain::subject::Subject;
 use crate::plan::StageId;
 use std::collections::BTreeSet;
 
@@ -11,12 +11,12 @@ const LARGE: usize = 1 << 22;
 /// How many layers before and after count as neighbours.
 const NEIGHBOURS: usize = 2;
 
-pub(super) fn rewrites<'a>(subject: &Subject<'a>) -> Result<Vec<Rewrite<'a>>> {
-    let subject = *subject;
+pub(super) fn rewrites<'a>(context: &Context<'a>) -> Result<Vec<Rewrite<'a>>> {
+    let context = *context;
     let mut all = Vec::new();
-    for module in modules(&subject) {
-        let params = params_of(&subject, &module);
-        for other in others(&subject, &module) {
+    for module in modules(&context) {
+        let params = params_of(&context, &module);
+        for other in others(&context, &module) {
             let pairs: Vec<(String, String)> = params
                 .iter()
                 .map(|name| (name.clone(), format!("{other}{}", &name[module.len()..])))
@@ -42,11 +42,11 @@ pub(super) fn rewrites<'a>(subject: &Subject<'a>) -> Result<Vec<Rewrite<'a>>> {
                 let place = relative(&module, &other);
                 let finding =
                     format!("{what} not the reference's: the reference has those of {place}");
-                let rewrite = Rewrite::new(finding, "with those", move |segment| {
+                let rewrite = Rewrite::new(finding, "with those", move |subgraph| {
                     for (name, other) in &pairs {
-                        segment
+                        subgraph
                             .params
-                            .insert(name.clone(), subject.weights.load(other)?);
+                            .insert(name.clone(), context.weights.load(other)?);
                     }
                     Ok(())
                 });
@@ -59,19 +59,19 @@ pub(super) fn rewrites<'a>(subject: &Subject<'a>) -> Result<Vec<Rewrite<'a>>> {
 
 /// Parameters that another module has, too, though they are no constants: one of the two was
 /// written twice.
-pub(super) fn duplicates(subject: &Subject<'_>) -> Result<Vec<String>> {
+pub(super) fn duplicates(context: &Context<'_>) -> Result<Vec<String>> {
     let mut all = Vec::new();
-    for module in modules(subject) {
-        for name in params_of(subject, &module) {
-            let ours = &subject.segment.params[&name];
+    for module in modules(context) {
+        for name in params_of(context, &module) {
+            let ours = &context.subgraph.params[&name];
             let bytes = ours.bytes();
             let size = ours.dtype().size();
             if bytes.chunks(size).all(|value| *value == bytes[..size]) {
                 continue;
             }
-            for other in others(subject, &module) {
+            for other in others(context, &module) {
                 let theirs = format!("{other}{}", &name[module.len()..]);
-                if subject.weights.load(&theirs)?.bits_equal(ours) {
+                if context.weights.load(&theirs)?.bits_equal(ours) {
                     all.push(format!(
                         "{name} is {theirs}, bit for bit: one was written over the other"
                     ));
@@ -82,16 +82,16 @@ pub(super) fn duplicates(subject: &Subject<'_>) -> Result<Vec<String>> {
     Ok(all)
 }
 
-/// The modules whose parameters the segment reads: names without their last part.
-fn modules(subject: &Subject<'_>) -> BTreeSet<String> {
-    let names = subject.segment.params.keys();
+/// The modules whose parameters the subgraph reads: names without their last part.
+fn modules(context: &Context<'_>) -> BTreeSet<String> {
+    let names = context.subgraph.params.keys();
     names
         .filter_map(|name| name.rsplit_once('.').map(|(module, _)| module.to_owned()))
         .collect()
 }
 
-fn params_of(subject: &Subject<'_>, module: &str) -> Vec<String> {
-    let names = subject.segment.params.keys();
+fn params_of(context: &Context<'_>, module: &str) -> Vec<String> {
+    let names = context.subgraph.params.keys();
     let of_module = |name: &&String| {
         name.rsplit_once('.')
             .is_some_and(|(other, _)| other == module)
@@ -102,14 +102,14 @@ fn params_of(subject: &Subject<'_>, module: &str) -> Vec<String> {
 }
 
 /// Modules with parameters of the same names and shapes.
-fn others(subject: &Subject<'_>, module: &str) -> Vec<String> {
-    let ours = params_of(subject, module);
+fn others(context: &Context<'_>, module: &str) -> Vec<String> {
+    let ours = params_of(context, module);
     let large = ours
         .iter()
-        .any(|name| subject.segment.params[name].len() > LARGE);
+        .any(|name| context.subgraph.params[name].len() > LARGE);
     let layer = |name: &str| StageId::from(name).layer();
     let mut found = BTreeSet::new();
-    for name in subject.weights.names() {
+    for name in context.weights.names() {
         let Some((other, _)) = name.rsplit_once('.') else {
             continue;
         };
@@ -121,10 +121,10 @@ fn others(subject: &Subject<'_>, module: &str) -> Vec<String> {
             continue;
         }
         let fits = ours.iter().all(|name| {
-            let theirs = subject
+            let theirs = context
                 .weights
                 .stored(&format!("{other}{}", &name[module.len()..]));
-            theirs.is_some_and(|theirs| theirs.shape == subject.segment.params[name].shape())
+            theirs.is_some_and(|theirs| theirs.shape == context.subgraph.params[name].shape())
         });
         if fits {
             found.insert(other.to_owned());

@@ -1,14 +1,15 @@
 //! Row-parallel products: sums of rounded parts over another number of ranks.
 
 use crate::error::Result;
+use crate::explain::context::Context;
 use crate::explain::rewrite::Rewrite;
-use crate::explain::subject::Subject;
-use crate::plan::{Op, Step};
+use crate::op::{self, Op};
+use crate::plan::Step;
 
-pub(super) fn rewrites<'a>(subject: &Subject<'a>) -> Result<Vec<Rewrite<'a>>> {
+pub(super) fn rewrites<'a>(context: &Context<'a>) -> Result<Vec<Rewrite<'a>>> {
     let mut all = Vec::new();
-    for step in subject.steps() {
-        let Op::Linear { partials: ours, .. } = step.op else {
+    for step in context.steps() {
+        let Op::Linear(op::Linear { partials: ours, .. }) = step.op else {
             continue;
         };
         let k = step.params[0].shape.get(1).copied().unwrap_or(1);
@@ -17,7 +18,7 @@ pub(super) fn rewrites<'a>(subject: &Subject<'a>) -> Result<Vec<Rewrite<'a>>> {
             .filter(|n| *n != ours && k % n == 0)
         {
             let set = move |step: &mut Step| {
-                if let Op::Linear { partials, .. } = &mut step.op {
+                if let Op::Linear(op::Linear { partials, .. }) = &mut step.op {
                     *partials = theirs;
                 }
             };

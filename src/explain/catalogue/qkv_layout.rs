@@ -2,21 +2,21 @@
 //! or rank; parts swapped; weight and bias in different orders.
 
 use crate::error::Result;
+use crate::explain::context::Context;
 use crate::explain::rearrange::rows;
 use crate::explain::rewrite::{Rewrite, param_groups};
-use crate::explain::subject::Subject;
-use crate::plan::Op;
+use crate::op::Op;
 
 /// Axes of the row index: head, part (query, key, value), dimension within the head.
 const AXES: [&str; 3] = ["heads", "3", "d"];
 /// Other orders of the three axes.
 const ORDERS: [[usize; 3]; 5] = [[1, 0, 2], [0, 2, 1], [1, 2, 0], [2, 0, 1], [2, 1, 0]];
 
-pub(super) fn rewrites<'a>(subject: &Subject<'a>) -> Result<Vec<Rewrite<'a>>> {
-    let Some((step, heads)) = subject.steps().last().zip(subject.heads()) else {
+pub(super) fn rewrites<'a>(context: &Context<'a>) -> Result<Vec<Rewrite<'a>>> {
+    let Some((step, heads)) = context.steps().last().zip(context.heads()) else {
         return Ok(Vec::new());
     };
-    let Op::Linear { .. } = step.op else {
+    let Op::Linear(_) = step.op else {
         return Ok(Vec::new());
     };
     let width = step.params[0].shape[0];

@@ -2,16 +2,17 @@
 //! vocabulary.
 
 use crate::error::Result;
+use crate::explain::context::Context;
 use crate::explain::rearrange::{columns, rows};
 use crate::explain::rewrite::{Rewrite, param_groups};
-use crate::explain::subject::Subject;
-use crate::plan::Op;
+use crate::op::{self, Op};
 use crate::tensor::Tensor;
 
-pub(super) fn rewrites<'a>(subject: &Subject<'a>) -> Result<Vec<Rewrite<'a>>> {
+pub(super) fn rewrites<'a>(context: &Context<'a>) -> Result<Vec<Rewrite<'a>>> {
     let mut all = Vec::new();
-    for step in subject.steps() {
-        let (Op::Linear { .. } | Op::Embedding | Op::AddBias) = step.op else {
+    for step in context.steps() {
+        let (Op::Linear(_) | Op::Embedding(op::Embedding) | Op::AddBias(op::AddBias)) = step.op
+        else {
             continue;
         };
         let shape = &step.params[0].shape;
@@ -27,7 +28,10 @@ pub(super) fn rewrites<'a>(subject: &Subject<'a>) -> Result<Vec<Rewrite<'a>>> {
                         all.push(Rewrite::of_params(names, finding, remedy, edit));
                     }
                 }
-                if shape.len() == 2 && shape[1] % ranks == 0 && step.op != Op::Embedding {
+                if shape.len() == 2
+                    && shape[1] % ranks == 0
+                    && step.op != Op::Embedding(op::Embedding)
+                {
                     let columns_of = blocks(&order, shape[1] / ranks);
                     let finding =
                         format!("weight shards of {ranks} ranks are joined {how} along the inputs");

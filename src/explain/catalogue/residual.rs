@@ -1,24 +1,25 @@
 //! The residual: taken after the norm instead of before it (or the other way round), or left out.
 
 use crate::error::Result;
+use crate::explain::context::Context;
 use crate::explain::rewrite::Rewrite;
-use crate::explain::subject::Subject;
-use crate::plan::{Op, StageId, Step};
+use crate::op::{self, Op};
+use crate::plan::{StageId, Step};
 
-pub(super) fn rewrites<'a>(subject: &Subject<'a>) -> Result<Vec<Rewrite<'a>>> {
-    let subject = *subject;
+pub(super) fn rewrites<'a>(context: &Context<'a>) -> Result<Vec<Rewrite<'a>>> {
+    let context = *context;
     let mut all = Vec::new();
-    for step in subject.steps() {
-        let (Op::Add, [residual, branch]) = (&step.op, step.inputs.as_slice()) else {
+    for step in context.steps() {
+        let (Op::Add(op::Add), [residual, branch]) = (&step.op, step.inputs.as_slice()) else {
             continue;
         };
-        for (other, finding) in candidates(&subject, residual) {
+        for (other, finding) in candidates(&context, residual) {
             let (id, from) = (step.id.clone(), residual.clone());
-            let rewrite = Rewrite::new(finding, "with that residual", move |segment| {
-                if let Some(value) = (subject.recorded)(&other)? {
-                    let value = segment.cut(&value)?;
-                    segment.given.insert(other.clone(), value);
-                    replace(&mut segment.steps, &id, &from, &other);
+            let rewrite = Rewrite::new(finding, "with that residual", move |subgraph| {
+                if let Some(value) = (context.recorded)(&other)? {
+                    let value = subgraph.cut(&value)?;
+                    subgraph.given.insert(other.clone(), value);
+                    replace(&mut subgraph.steps, &id, &from, &other);
                 }
                 Ok(())
             });
@@ -30,7 +31,7 @@ pub(super) fn rewrites<'a>(subject: &Subject<'a>) -> Result<Vec<Rewrite<'a>>> {
         ] {
             let kept = kept.clone();
             let set = move |step: &mut Step| {
-                step.op = Op::Scale { factor: 1.0 };
+                step.op = Op::Scale(op::Scale { factor: 1.0 });
                 step.inputs = vec![kept.clone()];
             };
             all.push(Rewrite::of_step(
@@ -46,10 +47,10 @@ pub(super) fn rewrites<'a>(subject: &Subject<'a>) -> Result<Vec<Rewrite<'a>>> {
 
 /// Values that may be meant: what the norm makes of the residual, and what the residual is a norm
 /// of.
-fn candidates(subject: &Subject<'_>, residual: &StageId) -> Vec<(StageId, &'static str)> {
+fn candidates(context: &Context<'_>, residual: &StageId) -> Vec<(StageId, &'static str)> {
     let mut all = Vec::new();
-    for step in subject.plan.steps() {
-        let norm = matches!(step.op, Op::LayerNorm { .. } | Op::RmsNorm { .. });
+    for step in context.plan.steps() {
+        let norm = matches!(step.op, Op::LayerNorm(_) | Op::RmsNorm(_));
         if norm && step.inputs.contains(residual) {
             all.push((
                 step.id.clone(),

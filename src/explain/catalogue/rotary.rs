@@ -1,18 +1,19 @@
 //! Rotary embeddings: pairs interleaved or in halves, another base, scaling, offset or extent, or none.
 
 use crate::error::Result;
+use crate::explain::context::Context;
 use crate::explain::rewrite::Rewrite;
-use crate::explain::subject::Subject;
-use crate::plan::{Op, Rotary, RotaryPairs, Step};
+use crate::op::{Op, Rotary, RotaryPairs};
+use crate::plan::Step;
 
 /// Bases in use.
 const THETAS: [f64; 6] = [1e4, 5e5, 1e6, 1e5, 2.5e5, 1e7];
 /// Linear scalings in use.
 const SCALINGS: [f64; 5] = [1.0, 2.0, 4.0, 8.0, 16.0];
 
-pub(super) fn rewrites<'a>(subject: &Subject<'a>) -> Result<Vec<Rewrite<'a>>> {
+pub(super) fn rewrites<'a>(context: &Context<'a>) -> Result<Vec<Rewrite<'a>>> {
     let mut all = Vec::new();
-    for step in subject.steps() {
+    for step in context.steps() {
         let Op::Rotary(ours) = step.op else {
             continue;
         };

@@ -1,16 +1,16 @@
 //! Tensor-parallel shards joined along the wrong axis.
 
 use crate::error::Result;
+use crate::explain::context::Context;
 use crate::explain::rearrange::swapped;
 use crate::explain::rewrite::Rewrite;
-use crate::explain::subject::Subject;
-use crate::plan::Op;
+use crate::op::Op;
 use crate::tensor::Tensor;
 
-pub(super) fn rewrites<'a>(subject: &Subject<'a>) -> Result<Vec<Rewrite<'a>>> {
+pub(super) fn rewrites<'a>(context: &Context<'a>) -> Result<Vec<Rewrite<'a>>> {
     let mut all = Vec::new();
-    for step in subject.steps() {
-        let Op::Linear { .. } = step.op else {
+    for step in context.steps() {
+        let Op::Linear(_) = step.op else {
             continue;
         };
         let (name, shape) = (&step.params[0].name, &step.params[0].shape);

@@ -1,28 +1,32 @@
 //! A soft cap on logits or scores.
 
 use crate::error::Result;
+use crate::explain::context::Context;
 use crate::explain::rewrite::Rewrite;
 use crate::explain::steps::followed;
-use crate::explain::subject::Subject;
-use crate::plan::{Op, Rounding};
+use crate::op::{self, Op, Rounding};
 
 /// Those in use: Gemma 2 has 30 on logits and 50 on scores.
 const CAPS: [f32; 4] = [30.0, 50.0, 15.0, 20.0];
 
-pub(super) fn rewrites<'a>(subject: &Subject<'a>) -> Result<Vec<Rewrite<'a>>> {
-    let Some(last) = subject.steps().last() else {
+pub(super) fn rewrites<'a>(context: &Context<'a>) -> Result<Vec<Rewrite<'a>>> {
+    let Some(last) = context.steps().last() else {
         return Ok(Vec::new());
     };
-    let is_head = matches!(last.op, Op::Linear { .. }) && subject.readers().next().is_none();
-    if !is_head && !matches!(last.op, Op::AttentionScores { .. }) {
+    let is_head = matches!(last.op, Op::Linear(_)) && context.readers().next().is_none();
+    if !is_head && !matches!(last.op, Op::AttentionScores(_)) {
         return Ok(Vec::new());
     }
     let capped = CAPS.map(|cap| {
         let finding = format!("the reference caps these values softly at {cap}");
-        Rewrite::new(finding, "with that cap", move |segment| {
-            if let Some(last) = segment.steps.last_mut() {
-                let step = followed(last, Op::SoftCap { cap }, Rounding::EachOperation);
-                segment.steps.push(step);
+        Rewrite::new(finding, "with that cap", move |subgraph| {
+            if let Some(last) = subgraph.steps.last_mut() {
+                let step = followed(
+                    last,
+                    Op::SoftCap(op::SoftCap { cap }),
+                    Rounding::EachOperation,
+                );
+                subgraph.steps.push(step);
             }
             Ok(())
         })

@@ -1,14 +1,15 @@
 //! Softmax computed in the storage type.
 
 use crate::error::Result;
+use crate::explain::context::Context;
 use crate::explain::rewrite::Rewrite;
-use crate::explain::subject::Subject;
-use crate::plan::{Op, Rounding, Step};
+use crate::op::{Op, Rounding};
+use crate::plan::Step;
 
-pub(super) fn rewrites<'a>(subject: &Subject<'a>) -> Result<Vec<Rewrite<'a>>> {
+pub(super) fn rewrites<'a>(context: &Context<'a>) -> Result<Vec<Rewrite<'a>>> {
     let mut all = Vec::new();
-    for step in subject.steps() {
-        let softmax = matches!(step.op, Op::Softmax { .. });
+    for step in context.steps() {
+        let softmax = matches!(step.op, Op::Softmax(_));
         if !softmax || !step.numerics.out.is_half() {
             continue;
         }

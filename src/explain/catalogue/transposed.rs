@@ -1,16 +1,16 @@
 //! A weight that is stored transposed.
 
 use crate::error::Result;
+use crate::explain::context::Context;
 use crate::explain::rearrange::swapped;
 use crate::explain::rewrite::Rewrite;
-use crate::explain::subject::Subject;
-use crate::plan::Op;
+use crate::op::Op;
 use crate::tensor::Tensor;
 
-pub(super) fn rewrites<'a>(subject: &Subject<'a>) -> Result<Vec<Rewrite<'a>>> {
+pub(super) fn rewrites<'a>(context: &Context<'a>) -> Result<Vec<Rewrite<'a>>> {
     let mut all = Vec::new();
-    for step in subject.steps() {
-        let Op::Linear { .. } = step.op else {
+    for step in context.steps() {
+        let Op::Linear(_) = step.op else {
             continue;
         };
         let &[m, k] = step.params[0].shape.as_slice() else {

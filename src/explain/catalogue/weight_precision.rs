@@ -1,20 +1,20 @@
 //! Weights that went through a narrower type: the candidate's, which then hold few different
 //! values, or the reference's.
 
-use crate::budget::Deviation;
+use crate::budget::ErrorBound;
 use crate::error::Result;
+use crate::explain::context::Context;
 use crate::explain::rearrange::cast;
 use crate::explain::rewrite::{Certainty, Rewrite};
-use crate::explain::subject::Subject;
 use crate::tensor::{DType, Tensor};
 use std::collections::BTreeSet;
 
 /// Magnitudes that an 8-bit type has at most.
 const EIGHT_BIT: usize = 128;
 
-pub(super) fn rewrites<'a>(subject: &Subject<'a>) -> Result<Vec<Rewrite<'a>>> {
+pub(super) fn rewrites<'a>(context: &Context<'a>) -> Result<Vec<Rewrite<'a>>> {
     let mut all = Vec::new();
-    for (name, param) in &subject.segment.params {
+    for (name, param) in &context.subgraph.params {
         for narrow in [DType::Bf16, DType::F16] {
             if param.dtype() != DType::F32 {
                 continue;
@@ -46,9 +46,9 @@ fn rounded<'a>(name: &str, through: &str, amounts: Vec<f32>) -> Rewrite<'a> {
     let rewrite = Rewrite::new(
         format!("{which} was rounded through {through}: it holds no finer values"),
         "with values known to that precision only",
-        move |segment| {
-            let deviation = Deviation::spread(amounts.clone());
-            segment.uncertain.insert(name.clone(), deviation);
+        move |subgraph| {
+            let error_bound = ErrorBound::from_std(amounts.clone());
+            subgraph.uncertain.insert(name.clone(), error_bound);
             Ok(())
         },
     );

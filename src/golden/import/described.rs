@@ -2,7 +2,7 @@
 
 use crate::golden::manifest::{Join, Layout};
 use crate::model::ModelConfig;
-use crate::plan::{Arithmetic, Form};
+use crate::plan::{Arithmetic, Variant};
 use crate::tensor::DType;
 
 /// What a framework's importer says of a dump.
@@ -17,6 +17,6 @@ pub(super) struct Described {
 
 /// What a dumped name means.
 pub(super) trait Names {
-    /// Stage, layout, how ranks join, and form; `None` for a name that means nothing here.
-    fn stage(&self, name: &str) -> Option<(String, Layout, Join, Form)>;
+    /// Stage, layout, how ranks join, and variant; `None` for a name that means nothing here.
+    fn stage(&self, name: &str) -> Option<(String, Layout, Join, Variant)>;
 }

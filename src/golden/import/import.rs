@@ -135,7 +135,7 @@ impl Import<'_> {
         let mut stages = Vec::new();
         let mut unmapped = Vec::new();
         for ((_, name), files) in &self.dump.arrays {
-            let Some((stage, layout, join, form)) = self.described.names.stage(name) else {
+            let Some((stage, layout, join, variant)) = self.described.names.stage(name) else {
                 unmapped.push(name.clone());
                 continue;
             };
@@ -160,7 +160,7 @@ impl Import<'_> {
                     true => Layout::Bsh,
                     false => layout,
                 },
-                form,
+                variant,
                 content,
             });
             let source = name.clone();

@@ -8,14 +8,14 @@ use super::raw::RawDump;
 use crate::error::Result;
 use crate::golden::manifest::{Join, Layout};
 use crate::model::{BloomConfig, ModelConfig};
-use crate::plan::{Arithmetic, Form, MegatronArithmetic};
+use crate::plan::{Arithmetic, MegatronArithmetic, Variant};
 use crate::tensor::DType;
 
 /// Pipeline index of the first block.
 const FIRST_BLOCK: usize = 3;
 
-/// A dumped name below a block, the stage it is, its layout, how ranks join, and its form.
-struct Known(&'static str, &'static str, Layout, Join, Form);
+/// A dumped name below a block, the stage it is, its layout, how ranks join, and its variant.
+struct Known(&'static str, &'static str, Layout, Join, Variant);
 
 const SBH_SHARDS: Join = Join::Concat(2);
 const HEADS: Join = Join::Concat(1);
@@ -26,8 +26,8 @@ const HEADS: Join = Join::Concat(1);
 const BLOCK: &[Known] = {
     use Join::Replicated;
     use Layout::{Bnss, Sbh};
-    const PLAIN: Form = Form::PLAIN;
-    const PRODUCT: Form = Form::WITHOUT_BIAS;
+    const PLAIN: Variant = Variant::PLAIN;
+    const PRODUCT: Variant = Variant::WITHOUT_BIAS;
     &[
         Known(
             "input_layernorm.output",
@@ -164,8 +164,8 @@ struct PipelineNames {
 }
 
 impl Names for PipelineNames {
-    fn stage(&self, name: &str) -> Option<(String, Layout, Join, Form)> {
-        let top = |stage: &str, join| Some((stage.to_owned(), Layout::Bsh, join, Form::PLAIN));
+    fn stage(&self, name: &str) -> Option<(String, Layout, Join, Variant)> {
+        let top = |stage: &str, join| Some((stage.to_owned(), Layout::Bsh, join, Variant::PLAIN));
         match name {
             "tied_modules.embed.word_embeddings.norm.input" => {
                 return top("word_embeddings", Join::Replicated);
@@ -189,13 +189,13 @@ impl Names for PipelineNames {
             .filter(|block| *block < self.n_layer)?;
         if name == "output" {
             let stage = format!("h.{block}");
-            return Some((stage, Layout::Sbh, Join::Replicated, Form::PLAIN));
+            return Some((stage, Layout::Sbh, Join::Replicated, Variant::PLAIN));
         }
-        let Known(_, stage, layout, join, form) = BLOCK.iter().find(|known| known.0 == name)?;
-        let mut form = *form;
+        let Known(_, stage, layout, join, variant) = BLOCK.iter().find(|known| known.0 == name)?;
+        let mut variant = *variant;
         if self.query_key_layer_scaling && *stage == "self_attention.scores" {
-            form.divided_by = block.max(1) as f32;
+            variant.divided_by = block.max(1) as f32;
         }
-        Some((format!("h.{block}.{stage}"), *layout, *join, form))
+        Some((format!("h.{block}.{stage}"), *layout, *join, variant))
     }
 }

@@ -5,7 +5,7 @@ use super::raw::RawDump;
 use crate::error::Result;
 use crate::golden::manifest::{Join, Layout};
 use crate::model::ConvertedConfig;
-use crate::plan::{Arithmetic, Form, TransformersArithmetic};
+use crate::plan::{Arithmetic, TransformersArithmetic, Variant};
 use crate::tensor::DType;
 use std::path::Path;
 
@@ -49,10 +49,11 @@ pub(super) fn describe(dump: &RawDump) -> Result<Described> {
 /// Whether keys and values went through a cache, of a run on a GPU: elsewhere it changes nothing.
 fn used_cache(dump: &RawDump) -> Result<bool> {
     #[derive(serde::Deserialize)]
-    struct Ran {
+    struct GpuStats {
         use_cache: Option<bool>,
     }
-    let ran = dump.optional::<Ran>(&["numerics"], "settings with use_cache of true or false")?;
+    let ran =
+        dump.optional::<GpuStats>(&["numerics"], "settings with use_cache of true or false")?;
     let cached = ran.and_then(|ran| ran.use_cache);
     Ok(dump.is_of_a_gpu() && cached.unwrap_or(false))
 }
@@ -78,7 +79,7 @@ struct ModuleNames {
 }
 
 impl Names for ModuleNames {
-    fn stage(&self, name: &str) -> Option<(String, Layout, Join, Form)> {
+    fn stage(&self, name: &str) -> Option<(String, Layout, Join, Variant)> {
         let name = name.strip_prefix(self.prefix).unwrap_or(name);
         let stage = match block_and_rest(name) {
             Some((block, rest)) => match RENAMED.iter().find(|(hooked, _)| *hooked == rest) {
@@ -93,7 +94,7 @@ impl Names for ModuleNames {
             true => Layout::Bnss,
             false => Layout::Bsh,
         };
-        Some((stage, layout, Join::Replicated, Form::PLAIN))
+        Some((stage, layout, Join::Replicated, Variant::PLAIN))
     }
 }
 

@@ -1,19 +1,20 @@
 //! What hypotheses can look at.
 
-use super::Segment;
+use super::Subgraph;
 use crate::checkpoint::Weights;
 use crate::error::Result;
-use crate::plan::{Op, Plan, StageId, Step};
+use crate::op::{self, Op};
+use crate::plan::{Plan, StageId, Step};
 use crate::tensor::Tensor;
 
 /// Gives the recorded value of a stage, if there is one.
 pub type Recorded<'a> = &'a dyn Fn(&StageId) -> Result<Option<Tensor>>;
 
-/// A failing segment and what lies around it.
+/// A failing subgraph and what lies around it.
 #[derive(Clone, Copy)]
-pub struct Subject<'a> {
+pub struct Context<'a> {
     /// The candidate's steps in the reference's arithmetic.
-    pub segment: &'a Segment,
+    pub subgraph: &'a Subgraph,
     /// The whole plan they are of.
     pub plan: &'a Plan,
     /// The candidate's weights.
@@ -22,40 +23,40 @@ pub struct Subject<'a> {
     pub recorded: Recorded<'a>,
 }
 
-impl<'a> Subject<'a> {
+impl<'a> Context<'a> {
     pub(super) fn steps(&self) -> &'a [Step] {
-        &self.segment.steps
+        &self.subgraph.steps
     }
 
-    /// The steps of the whole plan that read the segment's value.
+    /// The steps of the whole plan that read the subgraph's value.
     pub(super) fn readers(&self) -> impl Iterator<Item = &'a Step> {
         let value = self.steps().last().map(|step| &step.id);
         let steps = self.plan.steps().iter();
         steps.filter(move |step| value.is_some_and(|value| step.inputs.contains(value)))
     }
 
-    /// Heads that lie side by side in the columns of the segment's value, if they do.
+    /// Heads that lie side by side in the columns of the subgraph's value, if they do.
     pub(super) fn heads(&self) -> Option<usize> {
-        let splits = |step: &Step| matches!(step.op, Op::SplitHeads { .. });
-        let context = |step: &Step| step.op == Op::Context;
+        let splits = |step: &Step| matches!(step.op, Op::SplitHeads(_));
+        let context = |step: &Step| step.op == Op::Context(op::Context);
         let side_by_side = self.readers().any(splits) || self.steps().last().is_some_and(context);
         side_by_side
             .then(|| self.attention())?
             .map(|(heads, _)| heads)
     }
 
-    /// The number of heads of the segment's block, and what they are split from.
+    /// The number of heads of the subgraph's block, and what they are split from.
     pub(super) fn attention(&self) -> Option<(usize, &'a StageId)> {
         let layer = self.layer();
         let steps = self.plan.steps().iter();
         let mut splits = steps.filter(|step| step.stage.layer() == layer);
         splits.find_map(|step| match step.op {
-            Op::SplitHeads { heads, .. } => Some((heads, &step.inputs[0])),
+            Op::SplitHeads(op::SplitHeads { heads, .. }) => Some((heads, &step.inputs[0])),
             _ => None,
         })
     }
 
-    /// The number of the block that the segment is in.
+    /// The number of the block that the subgraph is in.
     pub(super) fn layer(&self) -> Option<usize> {
         self.steps().last()?.stage.layer()
     }

@@ -8,7 +8,7 @@ use crate::tensor::DType;
 
 /// What is being judged.
 #[derive(Clone, Copy, Debug)]
-pub struct Situation<'a> {
+pub struct ToleranceContext<'a> {
     /// The stage.
     pub stage: &'a StageId,
     /// Where the candidate was computed; `None` if it was recorded elsewhere.
@@ -28,7 +28,7 @@ pub struct Situation<'a> {
 
 /// The tolerance in force and where it came from.
 #[derive(Clone, Debug, PartialEq)]
-pub struct InForce {
+pub struct ResolvedTolerance {
     /// What must hold.
     pub tolerance: Tolerance,
     /// The rule's origin, or which default it is.

@@ -5,8 +5,8 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// How many spreads a correct implementation may be off. A spread takes every rounding at its
-/// largest, where the root mean square is 0.41 of it, so that 3 spreads on each side are some ten
+/// How many stds a correct implementation may be off. A standard deviation takes every rounding at its
+/// largest, where the root mean square is 0.41 of it, so that 3 stds on each side are some ten
 /// standard deviations of the difference of two results.
 const SPREADS: f64 = 3.0;
 
@@ -27,13 +27,13 @@ pub enum Confidence {
 
 /// How far a correct implementation's value may be from the exact one, element by element.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Deviation {
+pub struct ErrorBound {
     /// Largest effect of roundings to a storage type: the same for all implementations that round
     /// at the same places.
     pub(super) rounding: Vec<f32>,
     /// Effect of everything that implementations may do differently, order of summation above all:
     /// a standard deviation, or a bound, as the confidence has it.
-    pub(super) spread: Vec<f32>,
+    pub(super) std: Vec<f32>,
 }
 
 /// What two values may differ by, element by element.
@@ -52,7 +52,7 @@ impl Confidence {
         }
     }
 
-    fn spreads(self) -> f64 {
+    fn stds(self) -> f64 {
         match self {
             Self::Probabilistic => SPREADS,
             Self::Deterministic => 1.0,
@@ -60,21 +60,21 @@ impl Confidence {
     }
 }
 
-impl Deviation {
+impl ErrorBound {
     /// Of values that are exact.
     pub(super) fn none(elements: usize) -> Self {
         Self {
             rounding: vec![0.0; elements],
-            spread: vec![0.0; elements],
+            std: vec![0.0; elements],
         }
     }
 
-    /// Of values that are known up to these amounts, as spread: weights that went through a narrower
+    /// Of values that are known up to these amounts, as standard deviation: weights that went through a narrower
     /// type.
-    pub fn spread(amounts: Vec<f32>) -> Self {
+    pub fn from_std(amounts: Vec<f32>) -> Self {
         Self {
             rounding: vec![0.0; amounts.len()],
-            spread: amounts,
+            std: amounts,
         }
     }
 
@@ -89,31 +89,31 @@ impl Deviation {
         };
         Self {
             rounding: cut(&self.rounding),
-            spread: cut(&self.spread),
+            std: cut(&self.std),
         }
     }
 
     /// Number of elements.
     pub fn len(&self) -> usize {
-        self.spread.len()
+        self.std.len()
     }
 
     /// Whether there are no elements.
     pub fn is_empty(&self) -> bool {
-        self.spread.is_empty()
+        self.std.is_empty()
     }
 }
 
 impl Budget {
-    /// What the values of two sides may differ by, each with its own deviation from the same exact
+    /// What the values of two sides may differ by, each with its own error bound from the same exact
     /// value.
-    pub fn of(ours: &Deviation, theirs: &Deviation, confidence: Confidence) -> Self {
-        let spreads = confidence.spreads();
+    pub fn of(ours: &ErrorBound, theirs: &ErrorBound, confidence: Confidence) -> Self {
+        let stds = confidence.stds();
         let mut allowed = vec![0.0; ours.len()];
         allowed.par_iter_mut().enumerate().for_each(|(index, to)| {
             let rounding = f64::from(ours.rounding[index]) + f64::from(theirs.rounding[index]);
-            let spread = f64::from(ours.spread[index]) + f64::from(theirs.spread[index]);
-            *to = (rounding + spreads * spread) as f32;
+            let std = f64::from(ours.std[index]) + f64::from(theirs.std[index]);
+            *to = (rounding + stds * std) as f32;
         });
         Self { allowed }
     }

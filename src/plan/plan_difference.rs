@@ -1,11 +1,12 @@
 //! Where two plans of one model compute a stage differently.
 
-use super::{Form, Op, Plan, StageId, Step};
+use super::{Plan, StageId, Step, Variant};
+use crate::op::{self, Op};
 use std::collections::{BTreeMap, HashMap};
 
 /// Two ways of computing one stage from the stages before it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Departure {
+pub struct PlanDifference {
     /// The first plan's way.
     pub ours: String,
     /// The other's.
@@ -18,7 +19,7 @@ pub struct Departure {
     pub lacks: Vec<String>,
 }
 
-impl Departure {
+impl PlanDifference {
     /// What it is, in two words.
     pub fn name(&self) -> &'static str {
         match self.formula {
@@ -34,7 +35,7 @@ impl Plan {
     ///
     /// A stage is described by the steps that lead to its plain value from the plain values of
     /// earlier stages, so that an extra rounding in between shows.
-    pub fn departures(&self, other: &Self) -> BTreeMap<StageId, Departure> {
+    pub fn differences(&self, other: &Self) -> BTreeMap<StageId, PlanDifference> {
         let (ours, theirs) = (self.recipes(), other.recipes());
         let pairs = ours.into_iter().filter_map(|(stage, ours)| {
             let theirs = theirs.get(stage)?;
@@ -44,13 +45,13 @@ impl Plan {
                     .params
                     .iter()
                     .filter(|name| !ours.params.contains(name));
-                let departure = Departure {
+                let plan_difference = PlanDifference {
                     formula: ours.formula != theirs.formula,
                     lacks: lacks.cloned().collect(),
                     ours: ours.text,
                     theirs: theirs.text.clone(),
                 };
-                (stage.clone(), departure)
+                (stage.clone(), plan_difference)
             })
         });
         pairs.collect()
@@ -58,17 +59,17 @@ impl Plan {
 
     fn recipes(&self) -> HashMap<&StageId, Recipe> {
         let mut recipes: HashMap<&StageId, Recipe> = HashMap::new();
-        let forms: HashMap<&StageId, Form> = self
+        let variants: HashMap<&StageId, Variant> = self
             .steps()
             .iter()
-            .map(|step| (&step.id, step.form))
+            .map(|step| (&step.id, step.variant))
             .collect();
         let divided_by = |step: &Step| {
-            let form = step.inputs.first().and_then(|input| forms.get(input));
-            form.map_or(1.0, |form| form.divided_by)
+            let variant = step.inputs.first().and_then(|input| variants.get(input));
+            variant.map_or(1.0, |variant| variant.divided_by)
         };
         for step in self.steps() {
-            // A later form of a stage continues the recipe of the earlier one.
+            // A later variant of a stage continues the recipe of the earlier one.
             let begun = recipes.remove(&step.stage);
             let recipe = match begun {
                 Some(begun) if begun.last == step.inputs[0] => begun.then(step),
@@ -112,7 +113,7 @@ impl Recipe {
 
 /// All that makes a difference in the result, apart from the names of the inputs.
 fn identity(step: &Step) -> String {
-    format!("{:?} {:?} {:?};", step.op, step.numerics, step.form)
+    format!("{:?} {:?} {:?};", step.op, step.numerics, step.variant)
 }
 
 /// What a step computes, apart from roundings: biases are added in a step of their own, sums are
@@ -121,23 +122,23 @@ fn identity(step: &Step) -> String {
 fn formula(step: &Step, input_divided_by: f32) -> String {
     let figure = |value: f32| format!("{value:.4e}");
     match &step.op {
-        Op::Linear { bias, .. } => match bias {
+        Op::Linear(op::Linear { bias, .. }) => match bias {
             true => "product;bias;".into(),
             false => "product;".into(),
         },
-        Op::AddBias => "bias;".into(),
-        Op::AttentionScores {
+        Op::AddBias(op::AddBias) => "bias;".into(),
+        Op::AttentionScores(op::AttentionScores {
             product_scale,
             alibi_scale,
             alibi_slopes,
             alibi_form,
-        } => {
-            let divided_by = step.form.divided_by;
+        }) => {
+            let divided_by = step.variant.divided_by;
             let scales = [product_scale, alibi_scale].map(|scale| figure(scale * divided_by));
             let slopes: Vec<String> = alibi_slopes.iter().copied().map(figure).collect();
             format!("scores {scales:?} {slopes:?} {alibi_form:?};")
         }
-        Op::Softmax { scale, mask } => {
+        Op::Softmax(op::Softmax { scale, mask }) => {
             format!("softmax {} {mask:?};", figure(scale / input_divided_by))
         }
         op => format!("{op:?};"),

@@ -1,7 +1,7 @@
-//! A number that carries its deviation through a formula.
+//! A number that carries its error bound through a formula.
 
 use super::U;
-use super::deviation::Confidence;
+use super::error_bound::Confidence;
 use crate::backend::formula::Real;
 use std::ops::{Add, Div, Mul};
 
@@ -9,39 +9,39 @@ use std::ops::{Add, Div, Mul};
 /// and `erff` are documented to 2 ulp.
 const FUNCTION: f64 = 4.0;
 
-/// A value, the largest effect of storage roundings on it, and the spread of what else may differ.
+/// A value, the largest effect of storage roundings on it, and the standard deviation of what else may differ.
 /// Every operation propagates both to first order and adds its own.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Carried {
+pub(super) struct RunningError {
     pub(super) value: f64,
     pub(super) rounding: f64,
-    /// The spread, or its square where spreads join as the roots of sums of squares.
-    spread: f64,
+    /// The standard deviation, or its square where stds join as the roots of sums of squares.
+    std: f64,
     /// Unit roundoff of the type that every result is rounded to; 0 where results stay in fp32.
     unit: f64,
     confidence: Confidence,
 }
 
-impl Carried {
+impl RunningError {
     pub(super) fn new(
         value: f64,
-        [rounding, spread]: [f64; 2],
+        [rounding, std]: [f64; 2],
         unit: f64,
         confidence: Confidence,
     ) -> Self {
         Self {
             value,
             rounding,
-            spread: power(confidence, spread),
+            std: power(confidence, std),
             unit,
             confidence,
         }
     }
 
-    pub(super) fn spread(self) -> f64 {
+    pub(super) fn std(self) -> f64 {
         match self.confidence {
-            Confidence::Probabilistic => self.spread.sqrt(),
-            Confidence::Deterministic => self.spread,
+            Confidence::Probabilistic => self.std.sqrt(),
+            Confidence::Deterministic => self.std,
         }
     }
 
@@ -58,7 +58,7 @@ impl Carried {
         Self {
             value,
             rounding: a[0] + b[0] + unit * value.abs(),
-            spread: a[1] + b[1] + power(confidence, own * U * value.abs()),
+            std: a[1] + b[1] + power(confidence, own * U * value.abs()),
             unit,
             confidence,
         }
@@ -69,7 +69,7 @@ impl Carried {
         let slope = slope.abs();
         [
             self.rounding * slope,
-            self.spread * power(self.confidence, slope),
+            self.std * power(self.confidence, slope),
         ]
     }
 
@@ -87,16 +87,16 @@ impl Carried {
     }
 }
 
-/// What is added up of a spread.
+/// What is added up of a standard deviation.
 #[inline(always)]
-fn power(confidence: Confidence, spread: f64) -> f64 {
+fn power(confidence: Confidence, std: f64) -> f64 {
     match confidence {
-        Confidence::Probabilistic => spread * spread,
-        Confidence::Deterministic => spread,
+        Confidence::Probabilistic => std * std,
+        Confidence::Deterministic => std,
     }
 }
 
-impl Add for Carried {
+impl Add for RunningError {
     type Output = Self;
     #[inline(always)]
     fn add(self, other: Self) -> Self {
@@ -110,7 +110,7 @@ impl Add for Carried {
     }
 }
 
-impl Mul for Carried {
+impl Mul for RunningError {
     type Output = Self;
     #[inline(always)]
     fn mul(self, other: Self) -> Self {
@@ -124,7 +124,7 @@ impl Mul for Carried {
     }
 }
 
-impl Div for Carried {
+impl Div for RunningError {
     type Output = Self;
     fn div(self, other: Self) -> Self {
         let value = self.value / other.value;
@@ -136,7 +136,7 @@ impl Div for Carried {
     }
 }
 
-impl Real for Carried {
+impl Real for RunningError {
     fn constant(value: f32) -> Self {
         Self::new(value.into(), [0.0; 2], 0.0, Confidence::default())
     }
@@ -155,7 +155,7 @@ impl Real for Carried {
     }
     fn positive(self) -> Self {
         match self.value < 0.0 {
-            // A value whose sign rounding may have changed keeps its deviation.
+            // A value whose sign rounding may have changed keeps its error bound.
             true => Self { value: 0.0, ..self },
             false => self,
         }

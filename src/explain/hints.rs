@@ -1,39 +1,43 @@
 //! What narrows a difference that nothing explains: where it lies and what shape it has.
 
-use super::Segment;
-use crate::backend::Host;
+use super::Subgraph;
+use crate::backend::HostBackend;
 use crate::error::Result;
 
 /// Part of the squared difference that is worth a sentence.
 const MOST: f64 = 0.9;
 
-/// Sentences about a segment's difference; `heads` is how many lie side by side in its columns.
+/// Sentences about a subgraph's difference; `heads` is how many lie side by side in its columns.
 ///
 /// # Errors
-/// If the segment cannot be run.
-pub(super) fn of(segment: &Segment, heads: Option<usize>, backend: &Host) -> Result<Vec<String>> {
-    let found = segment.result(backend)?.widened()?;
-    let reference = segment.reference.widened()?;
+/// If the subgraph cannot be run.
+pub(super) fn of(
+    subgraph: &Subgraph,
+    heads: Option<usize>,
+    backend: &HostBackend,
+) -> Result<Vec<String>> {
+    let found = subgraph.result(backend)?.widened()?;
+    let reference = subgraph.reference.widened()?;
     let shape = reference.shape().to_vec();
     let (found, reference) = (found.as_slice::<f64>()?, reference.as_slice::<f64>()?);
-    let mut facts = vec!["the inputs are the reference's own: the difference arises here".into()];
+    let mut hints = vec!["the inputs are the reference's own: the difference arises here".into()];
     if found.len() != reference.len() || found.iter().chain(reference).any(|x| !x.is_finite()) {
-        facts.push("the values are not all finite".into());
-        return Ok(facts);
+        hints.push("the values are not all finite".into());
+        return Ok(hints);
     }
     let difference: Vec<f64> = found.iter().zip(reference).map(|(a, b)| a - b).collect();
     for (axis, name) in names(&shape).into_iter().enumerate() {
-        facts.extend(name.and_then(|name| concentration(&difference, &shape, axis, name)));
+        hints.extend(name.and_then(|name| concentration(&difference, &shape, axis, name)));
     }
     let width = shape.last().copied().unwrap_or(1).max(1);
     if let Some(heads) = heads.filter(|heads| *heads > 0 && width.is_multiple_of(*heads)) {
         let by_head = [difference.len() / width, heads, width / heads];
-        facts.extend(concentration(&difference, &by_head, 1, "heads"));
+        hints.extend(concentration(&difference, &by_head, 1, "heads"));
     }
-    facts.extend(constant(&difference, width));
-    facts.extend(factor(found, reference));
-    facts.extend(low_rank(&difference, width));
-    Ok(facts)
+    hints.extend(constant(&difference, width));
+    hints.extend(factor(found, reference));
+    hints.extend(low_rank(&difference, width));
+    Ok(hints)
 }
 
 /// What the axes of a value are: `[b, s, h]` or `[b, n, s, …]`.

@@ -1,11 +1,12 @@
 //! The steps between recorded values.
 
 use super::{Evidence, rearrange};
-use crate::backend::Host;
-use crate::budget::{Budget, Confidence, Deviation, Flips, Operand, deviation};
+use crate::backend::HostBackend;
+use crate::budget::{Budget, Confidence, ErrorBound, Flips, Operand, error_bound};
 use crate::compare::{Spec, compare};
 use crate::error::{Error, Result};
-use crate::plan::{Op, StageId, Step};
+use crate::op::Op;
+use crate::plan::{StageId, Step};
 use crate::tensor::{Tensor, with_element};
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -24,7 +25,7 @@ struct Columns {
 
 /// The steps that lead from recorded values to one recorded value, with all they read.
 #[derive(Clone, Debug)]
-pub struct Segment {
+pub struct Subgraph {
     /// The steps, in order; the last one gives the stage's value.
     pub steps: Vec<Step>,
     /// The recorded values that they start from.
@@ -34,7 +35,7 @@ pub struct Segment {
     /// The recorded value of the last step.
     pub reference: Tensor,
     /// How far parameters may be from the reference's, where that is a hypothesis.
-    pub(super) uncertain: HashMap<String, Deviation>,
+    pub(super) uncertain: HashMap<String, ErrorBound>,
     /// The rows (tokens) that values were cut down to, if they were.
     rows: Option<Vec<usize>>,
     /// The columns that the result of the first step, a product, is cut down to, if it is.
@@ -42,8 +43,8 @@ pub struct Segment {
     columns: Option<Columns>,
 }
 
-impl Segment {
-    /// A segment of all rows.
+impl Subgraph {
+    /// A subgraph of all rows.
     pub fn new(
         steps: Vec<Step>,
         given: HashMap<StageId, Tensor>,
@@ -65,7 +66,7 @@ impl Segment {
     ///
     /// # Errors
     /// If the steps and what they read do not fit together.
-    pub(super) fn result(&self, backend: &Host) -> Result<Tensor> {
+    pub(super) fn result(&self, backend: &HostBackend) -> Result<Tensor> {
         let narrowed = self.narrowed()?;
         let mut values = narrowed.given.clone();
         for step in &narrowed.steps {
@@ -83,26 +84,30 @@ impl Segment {
     ///
     /// # Errors
     /// As [`Self::result`], and if the result has another shape than the reference.
-    pub(super) fn evidence(&self, backend: &Host, confidence: Confidence) -> Result<Evidence> {
+    pub(super) fn evidence(
+        &self,
+        backend: &HostBackend,
+        confidence: Confidence,
+    ) -> Result<Evidence> {
         let narrowed = self.narrowed()?;
         narrowed.whole_evidence(backend, confidence)
     }
 
-    fn whole_evidence(&self, backend: &Host, confidence: Confidence) -> Result<Evidence> {
+    fn whole_evidence(&self, backend: &HostBackend, confidence: Confidence) -> Result<Evidence> {
         let mut values = self.given.clone();
-        let mut ours: HashMap<StageId, Deviation> = HashMap::new();
-        let mut theirs: HashMap<StageId, Deviation> = HashMap::new();
+        let mut ours: HashMap<StageId, ErrorBound> = HashMap::new();
+        let mut theirs: HashMap<StageId, ErrorBound> = HashMap::new();
         for step in &self.steps {
             let inputs = self.inputs(step, &values)?;
             let params = self.params_of(step)?;
             let value = backend.run(step, &inputs, &params)?;
-            let of = |deviations: &HashMap<StageId, Deviation>, uncertain: bool| {
+            let of = |error_bounds: &HashMap<StageId, ErrorBound>, uncertain: bool| {
                 let inputs: Vec<Operand<'_>> = inputs
                     .iter()
                     .zip(&step.inputs)
                     .map(|(value, id)| Operand {
                         value,
-                        deviation: deviations.get(id),
+                        error_bound: error_bounds.get(id),
                     })
                     .collect();
                 let params: Vec<Operand<'_>> = params
@@ -110,13 +115,13 @@ impl Segment {
                     .zip(&step.params)
                     .map(|(value, param)| Operand {
                         value,
-                        deviation: self.uncertain.get(&param.name).filter(|_| uncertain),
+                        error_bound: self.uncertain.get(&param.name).filter(|_| uncertain),
                     })
                     .collect();
-                deviation(step, &inputs, &params, &value, confidence)
+                error_bound(step, &inputs, &params, &value, confidence)
             };
             let read = |id: &StageId| ours.contains_key(id);
-            if !step.op.rearranges() || step.inputs.iter().any(read) {
+            if !step.op.locality().is_copy() || step.inputs.iter().any(read) {
                 let exact_params = of(&theirs, false)?;
                 let own = match self.uncertain.is_empty() {
                     true => exact_params.clone(),
@@ -146,27 +151,18 @@ impl Segment {
     /// Fewer rows and columns, where every step works on each for itself: enough to refute a
     /// hypothesis.
     pub(super) fn sampled(&self) -> Option<Self> {
-        let by_row = |step: &Step| {
-            !matches!(
-                step.op,
-                Op::SplitHeads { .. }
-                    | Op::Rotary(_)
-                    | Op::AttentionScores { .. }
-                    | Op::Softmax { .. }
-                    | Op::Context
-            )
-        };
+        let by_row = |step: &Step| step.op.locality().is_by_row();
         let (first, rest) = self.steps.split_first()?;
         let count = rows_of(&self.reference);
         let mut sampled = self.clone();
         if count > ROWS && self.steps.iter().all(by_row) {
-            sampled.rows = Some(spread(ROWS, count));
+            sampled.rows = Some(scattered(ROWS, count));
         }
         let width = self.reference.row_len();
-        let product = matches!(first.op, Op::Linear { .. });
-        if product && width > COLUMNS && rest.iter().all(|step| step.op.is_column_wise()) {
+        let product = matches!(first.op, Op::Linear(_));
+        if product && width > COLUMNS && rest.iter().all(|step| step.op.locality().is_by_column()) {
             sampled.columns = Some(Columns {
-                picked: spread(COLUMNS, width),
+                picked: scattered(COLUMNS, width),
                 of: width,
             });
         }
@@ -187,7 +183,7 @@ impl Segment {
         Some(sampled)
     }
 
-    /// The part of a value `[b, s, …]` that this segment is of.
+    /// The part of a value `[b, s, …]` that this subgraph is of.
     pub(super) fn cut(&self, value: &Tensor) -> Result<Tensor> {
         let value = self.cut_rows(value)?;
         let Some(columns) = &self.columns else {
@@ -215,7 +211,7 @@ impl Segment {
         rearrange::picked(value, rows, rows_of(value), &shape)
     }
 
-    /// The same segment with parameters of the picked columns only.
+    /// The same subgraph with parameters of the picked columns only.
     pub(super) fn narrowed(&self) -> Result<Cow<'_, Self>> {
         let Some(columns) = &self.columns else {
             return Ok(Cow::Borrowed(self));
@@ -242,22 +238,17 @@ impl Segment {
         Ok(Cow::Owned(narrowed))
     }
 
-    /// Replaces the entries of a parameter (one a column) that this segment is of.
-    pub(super) fn set_entries(
-        &mut self,
-        name: &str,
-        values: &Tensor,
-        spread: &[f32],
-    ) -> Result<()> {
+    /// Replaces the entries of a parameter (one a column) that this subgraph is of.
+    pub(super) fn set_entries(&mut self, name: &str, values: &Tensor, std: &[f32]) -> Result<()> {
         let whole = &self.params[name];
         let all: Vec<usize> = (0..values.len()).collect();
         let places = self
             .columns
             .as_ref()
             .map_or(&all, |columns| &columns.picked);
-        let mut spreads = vec![0.0; whole.len()];
-        for (place, spread) in places.iter().zip(spread) {
-            spreads[*place] = *spread;
+        let mut stds = vec![0.0; whole.len()];
+        for (place, std) in places.iter().zip(std) {
+            stds[*place] = *std;
         }
         let set = with_element!(whole.dtype(), T => {
             let mut entries = whole.as_slice::<T>()?.to_vec();
@@ -268,7 +259,7 @@ impl Segment {
         });
         self.params.insert(name.to_owned(), set);
         self.uncertain
-            .insert(name.to_owned(), Deviation::spread(spreads));
+            .insert(name.to_owned(), ErrorBound::from_std(stds));
         Ok(())
     }
 
@@ -302,7 +293,7 @@ fn rows_of(value: &Tensor) -> usize {
 
 fn missing(what: &str) -> Error {
     Error::Mismatch {
-        at: "segment".into(),
+        at: "subgraph".into(),
         expected: "all that its steps read".into(),
         found: format!("no {what}"),
     }
@@ -310,7 +301,7 @@ fn missing(what: &str) -> Error {
 
 /// So many of the indices below `count`, one at a scattered place of each of as many stretches, so
 /// that they meet every residue of a period.
-fn spread(picks: usize, count: usize) -> Vec<usize> {
+fn scattered(picks: usize, count: usize) -> Vec<usize> {
     let picks = picks.min(count);
     let stretch = |pick: usize| pick * count / picks;
     let pick = |pick: usize| {

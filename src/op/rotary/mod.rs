@@ -1,7 +1,12 @@
 //! Rotary position embeddings (Su et al. 2021, "RoFormer").
 
+use super::{Locality, Operation};
 use serde::Serialize;
+use std::fmt;
 
+/// x `[b, n, s, d]` → same shape: pairs of a head's entries rotated by an angle that grows with the
+/// position; the entries after them copied.
+///
 /// By how much the pairs of a head's entries are rotated: pair `i` at position `p` by
 /// `(p + offset) / scaling · theta^(−2i / dims)`.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
@@ -62,5 +67,27 @@ impl Rotary {
     fn frequency(&self, pair: usize) -> f64 {
         let exponent = 2.0 * pair as f64 / self.dims.max(1) as f64;
         libm::pow(self.theta, -exponent)
+    }
+}
+
+impl Operation for Rotary {
+    fn shape(&self, inputs: &[&[usize]], params: &[&[usize]]) -> Option<Vec<usize>> {
+        match (inputs, params) {
+            ([x @ [_, _, _, d]], []) => {
+                let pairs = self.dims.is_multiple_of(2) && self.dims <= *d;
+                pairs.then(|| x.to_vec())
+            }
+            _ => None,
+        }
+    }
+
+    fn locality(&self) -> Locality {
+        Locality::Head
+    }
+}
+
+impl fmt::Display for Rotary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "rotary (theta {:e})", self.theta)
     }
 }

@@ -1,0 +1,31 @@
+//! Values weighted by probabilities.
+
+use super::{Locality, Operation};
+use serde::Serialize;
+use std::fmt;
+
+/// probabilities `[b, n, s, s]`, value `[b, n, s, d]` → `[b, s, n·d]`: `probs · value`, heads
+/// side by side.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Context;
+
+impl Operation for Context {
+    fn shape(&self, inputs: &[&[usize]], params: &[&[usize]]) -> Option<Vec<usize>> {
+        match (inputs, params) {
+            ([[b, n, s, keys], value @ [.., d]], []) => {
+                (s == keys && *value == [*b, *n, *s, *d]).then(|| vec![*b, *s, n * d])
+            }
+            _ => None,
+        }
+    }
+
+    fn locality(&self) -> Locality {
+        Locality::Sequence
+    }
+}
+
+impl fmt::Display for Context {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("probs·value")
+    }
+}

@@ -1,0 +1,32 @@
+//! Gated layers.
+
+use super::Activation;
+use super::{Locality, Operation};
+use serde::Serialize;
+use std::fmt;
+
+/// gate, up → same shape: `activation(gate) · up`. The activation counts as one operation.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Gate {
+    /// What is done to the gate.
+    pub activation: Activation,
+}
+
+impl Operation for Gate {
+    fn shape(&self, inputs: &[&[usize]], params: &[&[usize]]) -> Option<Vec<usize>> {
+        match (inputs, params) {
+            ([a, b], []) => (a == b).then(|| a.to_vec()),
+            _ => None,
+        }
+    }
+
+    fn locality(&self) -> Locality {
+        Locality::Element
+    }
+}
+
+impl fmt::Display for Gate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} gate", self.activation)
+    }
+}

@@ -1,0 +1,34 @@
+//! LayerNorm (Ba et al. 2016).
+
+use super::{Locality, Operation};
+use serde::Serialize;
+use std::fmt;
+
+/// x `[…, h]`, weight `[h]`, bias `[h]` → `[…, h]`:
+/// `(x − mean) / sqrt(var + eps) · weight + bias`, with the biased variance.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct LayerNorm {
+    /// Added to the variance.
+    pub eps: f64,
+}
+
+impl Operation for LayerNorm {
+    fn shape(&self, inputs: &[&[usize]], params: &[&[usize]]) -> Option<Vec<usize>> {
+        match (inputs, params) {
+            ([x @ [.., last]], [[weight], [bias]]) => {
+                (last == weight && last == bias).then(|| x.to_vec())
+            }
+            _ => None,
+        }
+    }
+
+    fn locality(&self) -> Locality {
+        Locality::Row
+    }
+}
+
+impl fmt::Display for LayerNorm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "layer norm (eps {:e})", self.eps)
+    }
+}

@@ -1,0 +1,63 @@
+//! Heads out of a fused projection.
+
+use super::{Locality, Operation};
+use serde::Serialize;
+use std::fmt;
+
+/// fused `[b, s, 3·n·d]` → `[b, n, s, d]`: the queries, keys or values of every head, copied.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct SplitHeads {
+    /// Which of the three.
+    pub part: HeadPart,
+    /// How the fused axis is ordered.
+    pub layout: QkvLayout,
+    /// The number of heads `n`.
+    pub heads: usize,
+    /// On a GPU, whether a key-value cache copies the result, as transformers' does unless a
+    /// forward says otherwise. Else the heads of one sequence stay where the projection has them,
+    /// which libraries see in the distance of their rows. The values are the same.
+    pub cached: bool,
+}
+
+/// Which of the fused projections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HeadPart {
+    /// Queries.
+    Query,
+    /// Keys.
+    Key,
+    /// Values.
+    Value,
+}
+
+/// How the rows of a fused query-key-value projection are ordered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum QkvLayout {
+    /// `[heads, 3, d]`: the three parts of a head lie side by side.
+    PerHead,
+}
+
+impl Operation for SplitHeads {
+    fn shape(&self, inputs: &[&[usize]], params: &[&[usize]]) -> Option<Vec<usize>> {
+        match (inputs, params) {
+            ([[batch, positions, fused]], []) => {
+                let parts = 3 * self.heads;
+                let whole = parts > 0 && fused % parts == 0;
+                whole.then(|| vec![*batch, self.heads, *positions, fused / parts])
+            }
+            _ => None,
+        }
+    }
+
+    fn locality(&self) -> Locality {
+        Locality::Copy
+    }
+}
+
+impl fmt::Display for SplitHeads {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?} heads", self.part)
+    }
+}
