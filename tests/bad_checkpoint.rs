@@ -1,10 +1,8 @@
 //! Checkpoints that are refused: with one sentence that names the file, what was expected, what was
 //! found and what to do, and with nothing written.
 
-mod common;
-
-use common::torch::{Py, Tensor, dict, file, legacy, text, zip};
-use common::{goldens, torch};
+use crate::common::torch::{Py, Tensor, dict, file, legacy, text, zip};
+use crate::common::{goldens, torch};
 use parity::Result;
 use parity::checkpoint::megatron::{MegatronCheckpoint, Partition};
 use parity::checkpoint::torch::{TensorRecord, TorchFile};

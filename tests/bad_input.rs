@@ -1,8 +1,6 @@
 //! Whatever is wrong with an input ends in one clear error and exit code 2, with nothing written.
 
-mod common;
-
-use common::Copy;
+use crate::common::{self, Copy};
 use std::fmt::Write as _;
 use std::process::Command;
 

@@ -1,9 +1,7 @@
 //! BLOOM on CPU: how close it is to what Megatron and transformers recorded, that it is the same
 //! every time, and that what is wrong with a conversion shows at the stage where it is wrong.
 
-mod common;
-
-use common::{Copy, case, goldens, raw_dump, run};
+use crate::common::{Copy, case, goldens, raw_dump, run};
 use parity::budget::Confidence;
 use parity::case::{ArithmeticName, Mode};
 use parity::diff::{CaseOutcome, Modes, Options, StageResult, Verdict, diff};

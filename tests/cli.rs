@@ -1,8 +1,6 @@
 //! What the command line shows and returns.
 
-mod common;
-
-use common::{Copy, goldens};
+use crate::common::{Copy, goldens};
 use std::process::{Command, Output};
 
 fn parity(args: &[&str]) -> Output {

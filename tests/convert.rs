@@ -1,10 +1,8 @@
 //! Conversions: the reference checkpoints against what transformers' own scripts make of them, and
 //! the properties of the folder that is written.
 
-mod common;
-
-use common::goldens;
-use common::torch::{Py, Tensor, dict, file, text};
+use crate::common::torch::{Py, Tensor, dict, file, text};
+use crate::common::{self, goldens};
 use parity::checkpoint::megatron::{Arg, MegatronCheckpoint};
 use parity::checkpoint::torch::{TensorRecord, TorchFile};
 use parity::checkpoint::{SafetensorsFiles, TransformersFolder, Weights};

@@ -1,11 +1,9 @@
 //! The CUDA backend without a GPU: `parity` on libraries that run its own kernels on the CPU, that log
 //! what they are asked for, and that fail when they are told to.
 
-mod common;
-
-use common::cpp::is_required;
-use common::fake_gpu::FakeGpu;
-use common::{Copy, goldens};
+use crate::common::cpp::is_required;
+use crate::common::fake_gpu::FakeGpu;
+use crate::common::{self, Copy, goldens};
 use half::bf16;
 use parity::backend::{Compiler, CudaSettings, Probe};
 use parity::golden::{Content, Layout, Manifest, Source, import};

@@ -1,11 +1,7 @@
 //! The CUDA kernels without a GPU: the same source, run on the CPU by a shim, against a model of what
 //! it says it computes. Every comparison is of bits.
 
-#[path = "common/cpp.rs"]
-mod cpp;
-#[path = "kernels/model.rs"]
 mod model;
-#[path = "kernels/shim.rs"]
 mod shim;
 
 use half::{bf16, f16};
@@ -13,7 +9,7 @@ use model::{Order, by_halves, by_neighbours};
 use parity::compare::{Close, Spec, Statistics};
 use parity::tensor::{Float, Tensor};
 use proptest::prelude::*;
-use shim::{Bits, Shim, shim};
+use shim::{Bits, Shim, launch, shim};
 
 /// Runs a check for every storage type.
 macro_rules! for_each_type {

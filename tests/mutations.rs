@@ -1,13 +1,10 @@
 //! Every conversion bug of the library of mutations: whether it is caught, at the right stage, and
 //! explained; and what the usual gates would have said.
 //!
-//! `PARITY_UPDATE_DOCS=1 cargo test --test mutations` writes docs/mutations.md.
+//! `PARITY_UPDATE_DOCS=1 cargo test --test main mutations` writes docs/mutations.md.
 
-mod common;
-#[path = "common/mutation.rs"]
-mod mutation;
-
-use mutation::Mutation;
+use crate::common;
+use crate::common::mutation::{self, Mutation};
 use parity::backend::{Backend, Cpu};
 use parity::diff::{Candidate, CaseOutcome, Modes, Options, Verdict, diff_candidate};
 use parity::golden::{Golden, Reference};
@@ -205,7 +202,7 @@ fn check(page: &str) {
     assert_eq!(
         words(&written),
         words(page),
-        "docs/mutations.md is out of date: PARITY_UPDATE_DOCS=1 cargo test --test mutations"
+        "docs/mutations.md is out of date: PARITY_UPDATE_DOCS=1 cargo test --test main mutations"
     );
 }
 
@@ -217,7 +214,7 @@ fn page(trials: &[Trial]) -> String {
          isolated mode. *Stage* is the first that fails; *cause* is the first answer of `parity \
          explain`; the last two columns say what gates on the final logits would have said: cosine \
          ≥ 0.99, mean absolute difference < 0.1.\n\n\
-         Written by `PARITY_UPDATE_DOCS=1 cargo test --test mutations`, and checked by the same \
+         Written by `PARITY_UPDATE_DOCS=1 cargo test --test main mutations`, and checked by the same \
          test.\n\n",
     );
     for dtype in ["fp32", "bf16"] {

@@ -1,9 +1,7 @@
 //! Models run straight from Megatron's shards, and arithmetics of the two frameworks that drop or
 //! move things.
 
-mod common;
-
-use common::{Copy, case, goldens, raw_dump, run};
+use crate::common::{Copy, case, goldens, raw_dump, run};
 use parity::case::{ArithmeticName, Case, Mode};
 use parity::checkpoint::{SafetensorsFiles, Weights};
 use parity::diff::{CaseOutcome, Verdict};

@@ -1,9 +1,7 @@
 //! Files of `torch.save`, against torch itself (`tests/torch`, made by
 //! `scripts/make_torch_fixtures.py`) and against another reader.
 
-mod common;
-
-use common::torch::{Py, Tensor as Saved, dict, file, legacy};
+use crate::common::torch::{Py, Tensor as Saved, dict, file, legacy};
 use parity::checkpoint::torch::{TensorRecord, TorchFile};
 use parity::tensor::{DType, MappedFile, Tensor, Tiled, npy};
 use proptest::prelude::*;
@@ -98,7 +96,7 @@ fn assert_same(path: &Path, key: Option<&str>) -> usize {
 
 #[test]
 fn another_reader_reads_the_references_alike() {
-    let goldens = common::goldens();
+    let goldens = crate::common::goldens();
     let mut count = 0;
     for name in ["bloom_fp32_tp1", "bloom_bf16_tp2", "bloom_fp16_tp1"] {
         let folder = goldens.join(name).join("checkpoint/global_step1");

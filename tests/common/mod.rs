@@ -1,9 +1,8 @@
 //! Copies of the project's goldens and models that a test may damage.
 
-#![allow(dead_code, reason = "every test binary uses a part of it")]
-
 pub mod cpp;
 pub mod fake_gpu;
+pub mod mutation;
 pub mod torch;
 
 use parity::case::{Case, Rules};

@@ -1,6 +1,6 @@
 //! Writes files as `torch.save` does, honest ones and others.
 
-#![allow(dead_code, reason = "every test binary uses a part of it")]
+#![allow(dead_code, reason = "the benches use a part of it")]
 
 use flate2::Crc;
 

@@ -1,6 +1,6 @@
 //! The CUDA kernels compiled for the CPU (tests/simt), and how to launch one.
 
-use super::cpp::compile;
+use crate::common::cpp::compile;
 use half::{bf16, f16};
 use libloading::Library;
 use parity::tensor::{DType, Float};
@@ -66,12 +66,12 @@ impl<'a, T> From<&'a mut [T]> for Arg<'a> {
 }
 
 /// `launch!(shim, T, name, grid, block, argument, …)`.
-#[macro_export]
 macro_rules! launch {
     ($shim:expr, $T:ty, $name:expr, $grid:expr, $block:expr, $($argument:expr),* $(,)?) => {
-        $shim.launch::<$T>($name, $grid, $block, &[$($crate::shim::Arg::from($argument)),*])
+        $shim.launch::<$T>($name, $grid, $block, &[$($crate::kernels::shim::Arg::from($argument)),*])
     };
 }
+pub(crate) use launch;
 
 impl Shim {
     /// Runs a kernel of a storage type. Arguments must be of the types that its source has.

@@ -1,0 +1,16 @@
+//! Every test of what the library and the command do, a module a feature, in one binary: linking
+//! takes longer than compiling most of them. The cases, whose names come from a folder, are in
+//! `cases.rs`; unit tests are beside the code.
+
+mod bad_checkpoint;
+mod bad_input;
+mod bloom;
+mod budget;
+mod cli;
+mod common;
+mod convert;
+mod cuda;
+mod kernels;
+mod mutations;
+mod shards;
+mod torch;
