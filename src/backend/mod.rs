@@ -3,8 +3,6 @@
 mod cpu;
 mod cuda;
 mod device;
-pub(crate) mod formula;
-mod functions;
 mod gpu;
 mod oracle;
 

@@ -5,9 +5,9 @@
 //! ascending. An error is of the order of 2^-53 times the terms of a sum: what is left of the
 //! difference to an fp32 or half-precision result is that result's own error.
 
-use super::formula::{self, Real};
 use super::{Backend, Device};
 use crate::error::{Error, Result};
+use crate::op::formula::{Formula, Real};
 use crate::op::{self, AlibiForm, HeadPart, Mask, Op, QkvLayout, Rotary};
 use crate::plan::Step;
 use crate::tensor::Tensor;
@@ -93,20 +93,20 @@ impl Evaluation<'_> {
                 let bias = self.params[0].as_slice::<f64>()?.iter().cycle();
                 x.iter().zip(bias).map(|(x, bias)| x + bias).collect()
             }
-            Op::Activation(activation) => map(x, |x| formula::activation(*activation, x)),
+            Op::Activation(activation) => map(x, activation),
             Op::Rotary(rotary) => self.rotary(rotary)?,
             Op::Gate(op::Gate { activation }) => {
                 let up = self.inputs[1].as_slice::<f64>()?;
                 let pairs = x.iter().zip(up);
-                let gated = pairs.map(|(gate, up)| formula::activation(*activation, *gate) * up);
+                let gated = pairs.map(|(gate, up)| activation.evaluate(*gate) * up);
                 gated.collect()
             }
             Op::Add(op::Add) => {
                 let other = self.inputs[1].as_slice::<f64>()?;
                 x.iter().zip(other).map(|(a, b)| a + b).collect()
             }
-            Op::Scale(op::Scale { factor }) => map(x, |x| f64::from(*factor) * x),
-            Op::SoftCap(op::SoftCap { cap }) => map(x, |x| formula::soft_cap(*cap, x)),
+            Op::Scale(scale) => map(x, scale),
+            Op::SoftCap(soft_cap) => map(x, soft_cap),
         })
     }
 
@@ -263,11 +263,11 @@ fn softmax(scores: &[f64], keys: usize, scale: f64, mask: Mask) -> Vec<f64> {
     out
 }
 
-fn map(x: &[f64], function: impl Fn(f64) -> f64 + Sync) -> Vec<f64> {
+fn map(x: &[f64], formula: &impl Formula) -> Vec<f64> {
     let mut out = vec![0.0; x.len()];
     out.par_iter_mut()
         .zip(x)
-        .for_each(|(out, x)| *out = function(*x));
+        .for_each(|(out, x)| *out = formula.evaluate(*x));
     out
 }
 

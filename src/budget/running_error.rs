@@ -2,7 +2,7 @@
 
 use super::U;
 use super::error_bound::Confidence;
-use crate::backend::formula::Real;
+use crate::op::formula::Real;
 use std::ops::{Add, Div, Mul};
 
 /// How far a function of one argument may be off in fp32, in unit roundoffs: CUDA's `tanhf`, `expf`

@@ -5,9 +5,9 @@ use super::error_bound::{Confidence, ErrorBound, Storage};
 use super::product::{Magnitudes, propagated};
 use super::row::{Norm, Row, Softmax};
 use super::running_error::RunningError;
-use crate::backend::formula::{self, Real};
 use crate::backend::{gather, split_heads};
 use crate::error::{Error, Result};
+use crate::op::formula::Formula;
 use crate::op::{self, Activation, AlibiForm, Mask, Op, Rotary, Rounding};
 use crate::plan::Step;
 use crate::tensor::{DType, Float, Tensor, with_float};
@@ -230,9 +230,9 @@ impl Evaluation<'_> {
             }),
             Op::Rotary(rotary) => self.rotary(rotary),
             Op::Gate(op::Gate { activation }) => self.gate(*activation),
-            Op::Activation(activation) => self.map(|x| formula::activation(*activation, x)),
-            Op::Scale(op::Scale { factor }) => self.map(|x| RunningError::constant(*factor) * x),
-            Op::SoftCap(op::SoftCap { cap }) => self.map(|x| formula::soft_cap(*cap, x)),
+            Op::Activation(activation) => self.map(activation),
+            Op::Scale(scale) => self.map(scale),
+            Op::SoftCap(soft_cap) => self.map(soft_cap),
         })
     }
 
@@ -494,7 +494,7 @@ impl Evaluation<'_> {
             let (value, error_bound) = element(&self.inputs[0], index);
             let (up, [of_up, spread_of_up]) = element(&self.inputs[1], index);
             let carried = RunningError::new(value, error_bound, 0.0, self.confidence);
-            let gate = formula::activation(activation, carried);
+            let gate = activation.evaluate(carried);
             let rounding = gate.rounding + each * gate.value.abs();
             let stds = [gate.std() * up.abs(), spread_of_up * gate.value.abs()];
             let product = U * (gate.value * up).abs();
@@ -506,11 +506,12 @@ impl Evaluation<'_> {
         })
     }
 
-    fn map(&self, function: impl Fn(RunningError) -> RunningError + Sync) -> ErrorBound {
+    fn map(&self, formula: &impl Formula) -> ErrorBound {
         let unit = self.each_operation();
         self.each(|index| {
             let (value, error_bound) = element(&self.inputs[0], index);
-            let carried = function(RunningError::new(value, error_bound, unit, self.confidence));
+            let carried =
+                formula.evaluate(RunningError::new(value, error_bound, unit, self.confidence));
             [carried.rounding, carried.std()]
         })
     }

@@ -13,6 +13,8 @@ mod add_bias;
 mod attention_scores;
 mod context;
 mod embedding;
+pub(crate) mod formula;
+pub(crate) mod functions;
 mod gate;
 mod layer_norm;
 mod linear;

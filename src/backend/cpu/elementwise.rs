@@ -1,6 +1,6 @@
 //! Adds and activations. Every element is computed for itself, in fp32.
 
-use crate::backend::formula::{self, Real};
+use crate::op::formula::{Formula, Real};
 use crate::op::{Activation, Rounding};
 use crate::tensor::Float;
 use rayon::prelude::*;
@@ -35,7 +35,7 @@ pub(super) fn gate<T: Float>(
         .zip(gate.par_chunks(CHUNK).zip(up.par_chunks(CHUNK)))
         .for_each(|(out, (gate, up))| {
             for ((out, gate), up) in out.iter_mut().zip(gate).zip(up) {
-                let activated = formula::activation(activation, gate.to_f32());
+                let activated = activation.evaluate(gate.to_f32());
                 let activated = match rounding {
                     Rounding::Once => activated,
                     Rounding::EachOperation => T::from_f32(activated).to_f32(),
@@ -63,29 +63,10 @@ pub(super) fn add_row<T: Float>(x: &[T], row: &[T]) -> Vec<T> {
 }
 
 /// `function` of every element, rounded where `rounding` says.
-pub(super) fn map<T: Float>(x: &[T], function: Function, rounding: Rounding) -> Vec<T> {
+pub(super) fn map<T: Float>(x: &[T], function: &impl Formula, rounding: Rounding) -> Vec<T> {
     match rounding {
-        Rounding::EachOperation => each(x, |x| function.of(Eager::<T>::of(x)).0),
-        Rounding::Once => each(x, |x| function.of(x)),
-    }
-}
-
-/// What can be done to every element.
-#[derive(Clone, Copy)]
-pub(super) enum Function {
-    Activation(Activation),
-    Scale(f32),
-    SoftCap(f32),
-}
-
-impl Function {
-    #[inline(always)]
-    fn of<R: Real>(self, x: R) -> R {
-        match self {
-            Self::Activation(activation) => formula::activation(activation, x),
-            Self::Scale(factor) => R::constant(factor) * x,
-            Self::SoftCap(cap) => formula::soft_cap(cap, x),
-        }
+        Rounding::EachOperation => each(x, |x| function.evaluate(Eager::<T>::of(x)).0),
+        Rounding::Once => each(x, |x| function.evaluate(x)),
     }
 }
 
@@ -182,9 +163,9 @@ mod tests {
         let x: Vec<bf16> = (0..200)
             .map(|i| bf16::from_f32(i as f32 * 0.01 - 1.0))
             .collect();
-        let gelu = Function::Activation(Activation::BloomGelu);
-        let once = map(&x, gelu, Rounding::Once);
-        let each = map(&x, gelu, Rounding::EachOperation);
+        let gelu = Activation::BloomGelu;
+        let once = map(&x, &gelu, Rounding::Once);
+        let each = map(&x, &gelu, Rounding::EachOperation);
         assert_ne!(once, each);
     }
 

@@ -1,6 +1,5 @@
 //! From a step to its kernel.
 
-use super::elementwise::Function;
 use super::norm::Norm;
 use super::{attention, elementwise, embedding, linear, rotary, softmax};
 use crate::backend::{Backend, Device};
@@ -45,7 +44,6 @@ fn compute<T: Float>(step: &Step, inputs: &[&Tensor], params: &[&Tensor]) -> Res
     let x = inputs[0];
     let param = |index: usize| params[index].as_slice::<T>();
     let rounding = step.numerics.rounding;
-    let map = |function| Ok::<_, Error>(elementwise::map(x.as_slice::<T>()?, function, rounding));
     Ok(match &step.op {
         Op::Embedding(op::Embedding) => embedding::gather(x, params[0])?,
         Op::LayerNorm(op::LayerNorm { eps }) | Op::RmsNorm(op::RmsNorm { eps }) => {
@@ -89,15 +87,15 @@ fn compute<T: Float>(step: &Step, inputs: &[&Tensor], params: &[&Tensor]) -> Res
             attention::context(x.as_slice::<T>()?, inputs[1].as_slice()?, inputs[1].shape())
         }
         Op::AddBias(op::AddBias) => elementwise::add_row(x.as_slice::<T>()?, param(0)?),
-        Op::Activation(activation) => map(Function::Activation(*activation))?,
+        Op::Activation(activation) => elementwise::map(x.as_slice::<T>()?, activation, rounding),
         Op::Rotary(rotary) => rotary::rotary(x.as_slice::<T>()?, x.shape(), rotary, rounding),
         Op::Gate(op::Gate { activation }) => {
             let (gate, up) = (x.as_slice::<T>()?, inputs[1].as_slice()?);
             elementwise::gate(gate, up, *activation, rounding)
         }
         Op::Add(op::Add) => elementwise::add(x.as_slice::<T>()?, inputs[1].as_slice()?),
-        Op::Scale(op::Scale { factor }) => map(Function::Scale(*factor))?,
-        Op::SoftCap(op::SoftCap { cap }) => map(Function::SoftCap(*cap))?,
+        Op::Scale(scale) => elementwise::map(x.as_slice::<T>()?, scale, rounding),
+        Op::SoftCap(soft_cap) => elementwise::map(x.as_slice::<T>()?, soft_cap, rounding),
     })
 }
 

@@ -1,6 +1,6 @@
 //! Masked softmax.
 
-use crate::backend::functions::exp;
+use crate::op::functions::exp;
 use crate::op::{Mask, Rounding};
 use crate::tensor::Float;
 use rayon::prelude::*;

@@ -1,5 +1,6 @@
 //! Values times a constant.
 
+use super::formula::{Formula, Real};
 use super::{Locality, Operation};
 use serde::Serialize;
 use std::fmt;
@@ -9,6 +10,13 @@ use std::fmt;
 pub struct Scale {
     /// What every element is multiplied by.
     pub factor: f32,
+}
+
+impl Formula for Scale {
+    #[inline(always)]
+    fn evaluate<R: Real>(&self, x: R) -> R {
+        R::constant(self.factor) * x
+    }
 }
 
 impl Operation for Scale {
