@@ -6,9 +6,11 @@
 
 use half::{bf16, f16};
 use parity::backend::{Backend, Cpu};
-use parity::budget::{Budget, Confidence, Flips, Operand, error_bound};
-use parity::compare::{Spec, compare};
-use parity::op::{self, Activation, AlibiForm, Mask, Numerics, Op, Rotary, RotaryPairs, Rounding};
+use parity::compare::{Budget, Flips, Spec, compare};
+use parity::op::{
+    self, Activation, AlibiForm, Confidence, Mask, Numerics, Op, Operand, Rotary, RotaryPairs,
+    Rounding,
+};
 use parity::plan::{Param, Step, Variant};
 use parity::tensor::{DType, Tensor};
 use proptest::prelude::*;
@@ -388,7 +390,10 @@ fn ratios(example: &Example, confidence: Confidence) -> (Vec<f64>, Option<Flips>
     let plain = tensor(ours.shape(), &example.plain, ours.dtype());
     let [inputs, params] = [&example.inputs, &example.params]
         .map(|all| all.iter().map(Operand::given).collect::<Vec<_>>());
-    let own = error_bound(&example.step, &inputs, &params, &ours, confidence).unwrap();
+    let own = example
+        .step
+        .error_bound(&inputs, &params, &ours, confidence)
+        .unwrap();
     let budget = Budget::of(&own, &own, confidence);
     let [a, b] = [&ours, &plain].map(|x| x.widened().unwrap());
     let [a, b] = [&a, &b].map(|x| x.as_slice::<f64>().unwrap());

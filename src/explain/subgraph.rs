@@ -2,10 +2,9 @@
 
 use super::{Evidence, rearrange};
 use crate::backend::HostBackend;
-use crate::budget::{Budget, Confidence, ErrorBound, Flips, Operand, error_bound};
-use crate::compare::{Spec, compare};
+use crate::compare::{Budget, Flips, Spec, compare};
 use crate::error::{Error, Result};
-use crate::op::Op;
+use crate::op::{Confidence, ErrorBound, Op, Operand};
 use crate::plan::{StageId, Step};
 use crate::tensor::{Tensor, with_element};
 use std::borrow::Cow;
@@ -118,7 +117,7 @@ impl Subgraph {
                         error_bound: self.uncertain.get(&param.name).filter(|_| uncertain),
                     })
                     .collect();
-                error_bound(step, &inputs, &params, &value, confidence)
+                step.error_bound(&inputs, &params, &value, confidence)
             };
             let read = |id: &StageId| ours.contains_key(id);
             if !step.op.locality().is_copy() || step.inputs.iter().any(read) {

@@ -1,7 +1,7 @@
 //! Activation functions.
 
 use super::formula::{Formula, Real};
-use super::{Locality, Operation};
+use super::{CudaKernels, DividedBy, Locality, Numerics, Op, Operation};
 use serde::Serialize;
 use std::fmt;
 
@@ -81,6 +81,18 @@ impl Operation for Activation {
 
     fn locality(&self) -> Locality {
         Locality::Element
+    }
+
+    fn reads_tokens(&self) -> bool {
+        false
+    }
+
+    fn formula(&self, _: DividedBy) -> String {
+        format!("activation {self:?};")
+    }
+
+    fn on_cuda(&self, numerics: Numerics, _: CudaKernels) -> (Op, Numerics) {
+        ((*self).into(), numerics)
     }
 }
 

@@ -1,7 +1,7 @@
 //! Values times a constant.
 
 use super::formula::{Formula, Real};
-use super::{Locality, Operation};
+use super::{CudaKernels, DividedBy, Locality, Numerics, Op, Operation};
 use serde::Serialize;
 use std::fmt;
 
@@ -29,6 +29,18 @@ impl Operation for Scale {
 
     fn locality(&self) -> Locality {
         Locality::Element
+    }
+
+    fn reads_tokens(&self) -> bool {
+        false
+    }
+
+    fn formula(&self, _: DividedBy) -> String {
+        format!("{self:?};")
+    }
+
+    fn on_cuda(&self, numerics: Numerics, _: CudaKernels) -> (Op, Numerics) {
+        ((*self).into(), numerics)
     }
 }
 

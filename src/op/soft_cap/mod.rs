@@ -1,7 +1,7 @@
 //! Values bounded by a hyperbolic tangent.
 
 use super::formula::{Formula, Real};
-use super::{Locality, Operation};
+use super::{CudaKernels, DividedBy, Locality, Numerics, Op, Operation};
 use serde::Serialize;
 use std::fmt;
 
@@ -30,6 +30,18 @@ impl Operation for SoftCap {
 
     fn locality(&self) -> Locality {
         Locality::Element
+    }
+
+    fn reads_tokens(&self) -> bool {
+        false
+    }
+
+    fn formula(&self, _: DividedBy) -> String {
+        format!("{self:?};")
+    }
+
+    fn on_cuda(&self, numerics: Numerics, _: CudaKernels) -> (Op, Numerics) {
+        ((*self).into(), numerics)
     }
 }
 
