@@ -394,7 +394,7 @@ fn ratios(example: &Example, confidence: Confidence) -> (Vec<f64>, Option<Flips>
         .step
         .error_bound(&inputs, &params, &ours, confidence)
         .unwrap();
-    let budget = Budget::of(&own, &own, confidence);
+    let budget = Budget::new(&own, &own, confidence);
     let [a, b] = [&ours, &plain].map(|x| x.widened().unwrap());
     let [a, b] = [&a, &b].map(|x| x.as_slice::<f64>().unwrap());
     let pairs = a.iter().zip(b).zip(budget.allowed());
@@ -403,7 +403,7 @@ fn ratios(example: &Example, confidence: Confidence) -> (Vec<f64>, Option<Flips>
         false => (a - b).abs() / f64::from(*allowed),
     });
     let unequal = compare(&plain, &ours, &Spec::default()).unwrap().unequal;
-    let flips = Flips::of(unequal, &ours, &own, &own).unwrap();
+    let flips = Flips::new(unequal, &ours, &own, &own).unwrap();
     (ratios.collect(), flips)
 }
 

@@ -27,7 +27,7 @@ impl Backend for Cpu {
 
     fn run(&self, step: &Step, inputs: &[&Tensor], params: &[&Tensor]) -> Result<Tensor> {
         // A plan is never run otherwise than it says.
-        if !step.op.operation().implements(step.numerics) {
+        if !step.op.operation().cpu_implements(step.numerics) {
             return Err(unsupported(
                 step,
                 format!("{} in {:?}", step.op, step.numerics),

@@ -18,7 +18,7 @@ pub struct Budget {
 impl Budget {
     /// What the values of two sides may differ by, each with its own error bound from the same exact
     /// value.
-    pub fn of(ours: &ErrorBound, theirs: &ErrorBound, confidence: Confidence) -> Self {
+    pub fn new(ours: &ErrorBound, theirs: &ErrorBound, confidence: Confidence) -> Self {
         let stds = match confidence {
             Confidence::Probabilistic => STDS,
             Confidence::Deterministic => 1.0,

@@ -1,4 +1,4 @@
-//! How many half-precision elements two correct implementations disagree on.
+//! Mismatch counts: how many half-precision elements two correct implementations disagree on.
 
 use crate::error::Result;
 use crate::op::{ErrorBound, FP32_ROUNDOFF};
@@ -11,12 +11,12 @@ const CHUNK: usize = 1 << 14;
 /// The elements of a half-precision value on which two sides that round at the same places
 /// disagree, against how many that would be by chance.
 ///
-/// Before the rounding the sides differ by `d`, normally distributed with the stds `s₁` and `s₂`
-/// of both; a rounding boundary lies between them with the probability `E|d| / ulp`,
+/// Before the rounding the sides differ by `d`, normally distributed with the standard deviations `s₁`
+/// and `s₂` of both; a rounding boundary lies between them with the probability `E|d| / ulp`,
 /// `E|d| = √(2/π)·√(s₁² + s₂²)`. A rounding keeps the mean of `|d|`, so that this holds behind
-/// several roundings, too. Standard deviations are upper estimates, and every element is given one more unit
-/// roundoff of fp32: what is expected is more than what is seen of correct implementations. The
-/// probability allows for errors that the elements of a row share.
+/// several roundings, too. Standard deviations are upper estimates, and every element is given one
+/// more unit roundoff of fp32: what is expected is more than what is seen of correct implementations.
+/// The probability allows for errors that the elements of a row share.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Flips {
     /// Elements that differ.
@@ -36,7 +36,7 @@ impl Flips {
     ///
     /// # Errors
     /// None for floating values.
-    pub fn of(
+    pub fn new(
         observed: usize,
         value: &Tensor,
         ours: &ErrorBound,
@@ -99,8 +99,8 @@ fn ulp(dtype: DType, magnitude: f64) -> f64 {
     unit * power
 }
 
-/// By how much more than expected may flip because errors of a row have one source (a norm's scale,
-/// a softmax's sum): a row's flips go with the magnitude of one normally distributed error, whose
+/// By how much more than expected may differ because errors of a row have one source (a norm's scale,
+/// a softmax's sum): a row's mismatches go with the magnitude of one normally distributed error, whose
 /// 1e-6 quantile is 6 times its mean; over independent rows that evens out.
 fn dispersion(value: &Tensor) -> f64 {
     let rows = value.len().checked_div(value.row_len()).unwrap_or(1);

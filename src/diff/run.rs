@@ -403,7 +403,7 @@ impl<'a> Run<'a> {
         });
         let theirs = theirs.transpose()?;
         let theirs = theirs.as_ref().unwrap_or(sides.ours);
-        let budget = Budget::of(sides.ours, theirs, confidence);
+        let budget = Budget::new(sides.ours, theirs, confidence);
         let spec = Spec {
             budget: Some(budget.allowed()),
             ..spec
@@ -418,9 +418,9 @@ impl<'a> Run<'a> {
                     error_bound,
                 }) => {
                     let unequal = unequal(&recorded, &value)?;
-                    Flips::of(unequal, &recorded, &error_bound, &error_bound)?
+                    Flips::new(unequal, &recorded, &error_bound, &error_bound)?
                 }
-                _ => Flips::of(metrics.unequal, sides.reference, sides.ours, theirs)?,
+                _ => Flips::new(metrics.unequal, sides.reference, sides.ours, theirs)?,
             };
         }
         Ok(metrics)

@@ -136,14 +136,14 @@ impl Subgraph {
         let (Some(ours), Some(theirs)) = (ours.get(last), theirs.get(last)) else {
             return Err(missing("computed value"));
         };
-        let budget = Budget::of(ours, theirs, confidence);
+        let budget = Budget::new(ours, theirs, confidence);
         let spec = Spec {
             budget: Some(budget.allowed()),
             ..Spec::default()
         };
         let result = &values[last];
         let mut metrics = compare(&self.reference, result, &spec)?;
-        metrics.flips = Flips::of(metrics.unequal, result, ours, theirs)?;
+        metrics.flips = Flips::new(metrics.unequal, result, ours, theirs)?;
         Ok(Evidence::of(&metrics))
     }
 

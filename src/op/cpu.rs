@@ -12,7 +12,7 @@ use crate::tensor::Float;
 /// The CPU's kernel of an operation. Its documentation says in what types and order it sums.
 pub(crate) trait CpuKernel {
     /// Whether the kernel computes in these numerics, to the letter.
-    fn implements(&self, numerics: Numerics) -> bool;
+    fn cpu_implements(&self, numerics: Numerics) -> bool;
 
     /// The result, stored as `T`, in numerics that the kernel implements and that round here.
     fn cpu<T: Float>(&self, arguments: &Arguments<'_>, rounding: Rounding) -> Result<Vec<T>>

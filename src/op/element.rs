@@ -14,7 +14,7 @@ use std::ops::{Add, Div, Mul};
 const CHUNK: usize = 1 << 14;
 
 impl<F: Formula> CpuKernel for F {
-    fn implements(&self, numerics: Numerics) -> bool {
+    fn cpu_implements(&self, numerics: Numerics) -> bool {
         numerics == Numerics::elementwise(numerics.out, numerics.rounding)
     }
 

@@ -7,7 +7,7 @@
 /// Cody and Waite's reduction: `x = n·ln 2 + r` with |r| ≤ ln 2 / 2, ln 2 in two parts, and the
 /// Taylor series of degree 13, whose remainder is below 5e-18.
 #[inline(always)]
-pub(crate) fn exp(x: f64) -> f64 {
+pub(super) fn exp(x: f64) -> f64 {
     const LN_2_HIGH: f64 = 6.931_471_803_691_238e-1; // 32 significant bits: n·high is exact
     const LN_2_LOW: f64 = 1.908_214_929_270_587_7e-10;
     // Adding 1.5·2^52 leaves round(n) in the low bits.
@@ -46,7 +46,7 @@ pub(crate) fn exp(x: f64) -> f64 {
 /// tanh x as `(1 − e) / (1 + e)` with `e = exp(−2|x|)`; by its series where that would cancel.
 /// Relative error below 1e-12 before rounding.
 #[inline(always)]
-pub(crate) fn tanh(x: f32) -> f32 {
+pub(super) fn tanh(x: f32) -> f32 {
     let x = f64::from(x);
     let e = exp(-2.0 * x.abs());
     let large = (1.0 - e) / (1.0 + e);

@@ -5,23 +5,23 @@
 //! C order. Formulas say what is evaluated; a step's [`Numerics`] say in what types.
 //!
 //! An operation is added by a folder and its name in the list below. In the folder, `mod.rs` has the
-//! struct and [`Operation`], `cpu.rs` the [`CpuKernel`], `fp64.rs` the [`Fp64Kernel`] and `bound.rs` the
-//! [error bound](Bounded). What is a [`Formula`](formula::Formula) of one number needs the formula
-//! alone: the rest follows from it ([`element`]).
+//! struct and what `Operation` asks of it, `cpu.rs` its `CpuKernel`, `fp64.rs` its `Fp64Kernel`, and
+//! `bound.rs` how far a result may be off. An operation that is a `Formula` of one number needs the
+//! formula alone: the rest follows from it (`element.rs`).
 
 mod activation;
 mod add;
 mod add_bias;
 mod arguments;
 mod attention_scores;
-pub(crate) mod bound;
+mod bound;
 mod context;
 mod cpu;
 mod element;
 mod embedding;
 pub(crate) mod formula;
 mod fp64;
-pub(crate) mod functions;
+mod functions;
 mod gate;
 mod layer_norm;
 mod linear;

@@ -20,11 +20,12 @@ pub struct PlanDifference {
 }
 
 impl PlanDifference {
-    /// What it is, in two words.
+    /// What it is, in a few words.
     pub fn name(&self) -> &'static str {
-        match self.formula {
-            true => "computes otherwise",
-            false => "rounds elsewhere",
+        if self.formula {
+            "different formula"
+        } else {
+            "different rounding points"
         }
     }
 }

@@ -7,7 +7,7 @@ use crate::op::{Arguments, CpuKernel, Numerics, Rounding};
 use crate::tensor::Float;
 
 impl CpuKernel for Add {
-    fn implements(&self, numerics: Numerics) -> bool {
+    fn cpu_implements(&self, numerics: Numerics) -> bool {
         numerics == Numerics::elementwise(numerics.out, numerics.rounding)
     }
 

@@ -10,7 +10,7 @@ use ndarray::linalg::general_mat_mul;
 use rayon::prelude::*;
 
 impl CpuKernel for AttentionScores {
-    fn implements(&self, numerics: Numerics) -> bool {
+    fn cpu_implements(&self, numerics: Numerics) -> bool {
         numerics == Numerics::product(numerics.out).with_rounding(numerics.rounding)
     }
 

@@ -10,7 +10,7 @@ use ndarray::{Array2, ArrayView4};
 use rayon::prelude::*;
 
 impl CpuKernel for Context {
-    fn implements(&self, numerics: Numerics) -> bool {
+    fn cpu_implements(&self, numerics: Numerics) -> bool {
         numerics == Numerics::product(numerics.out)
     }
 

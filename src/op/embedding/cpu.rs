@@ -7,7 +7,7 @@ use crate::tensor::Float;
 
 impl CpuKernel for Embedding {
     /// In any: nothing is computed.
-    fn implements(&self, _: Numerics) -> bool {
+    fn cpu_implements(&self, _: Numerics) -> bool {
         true
     }
 

@@ -8,7 +8,7 @@ use crate::op::{Arguments, CpuKernel, Numerics, Rounding};
 use crate::tensor::Float;
 
 impl CpuKernel for Gate {
-    fn implements(&self, numerics: Numerics) -> bool {
+    fn cpu_implements(&self, numerics: Numerics) -> bool {
         numerics == Numerics::elementwise(numerics.out, numerics.rounding)
     }
 

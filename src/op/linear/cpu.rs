@@ -10,7 +10,7 @@ use ndarray::{Array2, Axis, s};
 use rayon::prelude::*;
 
 impl CpuKernel for Linear {
-    fn implements(&self, numerics: Numerics) -> bool {
+    fn cpu_implements(&self, numerics: Numerics) -> bool {
         numerics == Numerics::product(numerics.out)
     }
 

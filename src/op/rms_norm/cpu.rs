@@ -6,7 +6,7 @@ use crate::op::{Arguments, CpuKernel, Numerics, Rounding};
 use crate::tensor::Float;
 
 impl CpuKernel for RmsNorm {
-    fn implements(&self, numerics: Numerics) -> bool {
+    fn cpu_implements(&self, numerics: Numerics) -> bool {
         numerics == Numerics::norm(numerics.out).with_rounding(numerics.rounding)
     }
 

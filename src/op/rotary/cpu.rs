@@ -7,7 +7,7 @@ use crate::tensor::Float;
 use rayon::prelude::*;
 
 impl CpuKernel for Rotary {
-    fn implements(&self, numerics: Numerics) -> bool {
+    fn cpu_implements(&self, numerics: Numerics) -> bool {
         numerics == Numerics::elementwise(numerics.out, numerics.rounding)
     }
 

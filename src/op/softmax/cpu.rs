@@ -8,7 +8,7 @@ use crate::tensor::Float;
 use rayon::prelude::*;
 
 impl CpuKernel for Softmax {
-    fn implements(&self, numerics: Numerics) -> bool {
+    fn cpu_implements(&self, numerics: Numerics) -> bool {
         numerics == Numerics::softmax(numerics.out).with_rounding(numerics.rounding)
     }
 
