@@ -1,6 +1,10 @@
 //! Sums of two values.
 
-use super::{Locality, Operation};
+mod bound;
+mod cpu;
+mod fp64;
+
+use super::{CudaKernels, DividedBy, Locality, Numerics, Op, Operation};
 use serde::Serialize;
 use std::fmt;
 
@@ -18,6 +22,18 @@ impl Operation for Add {
 
     fn locality(&self) -> Locality {
         Locality::Element
+    }
+
+    fn reads_tokens(&self) -> bool {
+        false
+    }
+
+    fn formula(&self, _: DividedBy) -> String {
+        format!("{self:?};")
+    }
+
+    fn on_cuda(&self, numerics: Numerics, _: CudaKernels) -> (Op, Numerics) {
+        ((*self).into(), numerics)
     }
 }
 

@@ -1,6 +1,10 @@
 //! Biases that are added by a step of their own.
 
-use super::{Locality, Operation};
+mod bound;
+mod cpu;
+mod fp64;
+
+use super::{CudaKernels, DividedBy, Locality, Numerics, Op, Operation};
 use serde::Serialize;
 use std::fmt;
 
@@ -18,6 +22,18 @@ impl Operation for AddBias {
 
     fn locality(&self) -> Locality {
         Locality::Column
+    }
+
+    fn reads_tokens(&self) -> bool {
+        false
+    }
+
+    fn formula(&self, _: DividedBy) -> String {
+        "bias;".into()
+    }
+
+    fn on_cuda(&self, numerics: Numerics, _: CudaKernels) -> (Op, Numerics) {
+        ((*self).into(), numerics)
     }
 }
 

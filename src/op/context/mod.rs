@@ -1,6 +1,10 @@
 //! Values weighted by probabilities.
 
-use super::{Locality, Operation};
+mod bound;
+mod cpu;
+mod fp64;
+
+use super::{CudaKernels, DividedBy, Locality, Numerics, Op, Operation};
 use serde::Serialize;
 use std::fmt;
 
@@ -21,6 +25,18 @@ impl Operation for Context {
 
     fn locality(&self) -> Locality {
         Locality::Sequence
+    }
+
+    fn reads_tokens(&self) -> bool {
+        false
+    }
+
+    fn formula(&self, _: DividedBy) -> String {
+        format!("{self:?};")
+    }
+
+    fn on_cuda(&self, numerics: Numerics, _: CudaKernels) -> (Op, Numerics) {
+        ((*self).into(), numerics)
     }
 }
 

@@ -1,7 +1,10 @@
 //! Gated layers.
 
-use super::Activation;
-use super::{Locality, Operation};
+mod bound;
+mod cpu;
+mod fp64;
+
+use super::{Activation, CudaKernels, DividedBy, Locality, Numerics, Op, Operation};
 use serde::Serialize;
 use std::fmt;
 
@@ -22,6 +25,18 @@ impl Operation for Gate {
 
     fn locality(&self) -> Locality {
         Locality::Element
+    }
+
+    fn reads_tokens(&self) -> bool {
+        false
+    }
+
+    fn formula(&self, _: DividedBy) -> String {
+        format!("{self:?};")
+    }
+
+    fn on_cuda(&self, numerics: Numerics, _: CudaKernels) -> (Op, Numerics) {
+        ((*self).into(), numerics)
     }
 }
 

@@ -1,6 +1,10 @@
 //! Rotary position embeddings (Su et al. 2021, "RoFormer").
 
-use super::{Locality, Operation};
+mod bound;
+mod cpu;
+mod fp64;
+
+use super::{CudaKernels, DividedBy, Locality, Numerics, Op, Operation};
 use serde::Serialize;
 use std::fmt;
 
@@ -83,6 +87,18 @@ impl Operation for Rotary {
 
     fn locality(&self) -> Locality {
         Locality::Head
+    }
+
+    fn reads_tokens(&self) -> bool {
+        false
+    }
+
+    fn formula(&self, _: DividedBy) -> String {
+        format!("{self:?};")
+    }
+
+    fn on_cuda(&self, numerics: Numerics, _: CudaKernels) -> (Op, Numerics) {
+        ((*self).into(), numerics)
     }
 }
 
