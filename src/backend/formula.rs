@@ -57,8 +57,8 @@ fn sigmoid<R: Real>(x: R) -> R {
 
 /// `cap · tanh(x / cap)`.
 #[inline(always)]
-pub(crate) fn soft_cap<R: Real>(cap: f32, x: R) -> R {
-    R::constant(cap) * (x / R::constant(cap)).tanh()
+pub(crate) fn soft_cap<R: Real>(cap: R, x: R) -> R {
+    cap * (x / cap).tanh()
 }
 
 impl Real for f64 {

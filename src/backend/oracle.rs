@@ -106,7 +106,7 @@ impl Evaluation<'_> {
                 x.iter().zip(other).map(|(a, b)| a + b).collect()
             }
             Op::Scale(op::Scale { factor }) => map(x, |x| f64::from(*factor) * x),
-            Op::SoftCap(op::SoftCap { cap }) => map(x, |x| formula::soft_cap(*cap, x)),
+            Op::SoftCap(op::SoftCap { cap }) => map(x, |x| formula::soft_cap((*cap).into(), x)),
         })
     }
 

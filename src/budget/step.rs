@@ -232,7 +232,9 @@ impl Evaluation<'_> {
             Op::Gate(op::Gate { activation }) => self.gate(*activation),
             Op::Activation(activation) => self.map(|x| formula::activation(*activation, x)),
             Op::Scale(op::Scale { factor }) => self.map(|x| RunningError::constant(*factor) * x),
-            Op::SoftCap(op::SoftCap { cap }) => self.map(|x| formula::soft_cap(*cap, x)),
+            Op::SoftCap(op::SoftCap { cap }) => {
+                self.map(|x| formula::soft_cap(RunningError::constant(*cap), x))
+            }
         })
     }
 

@@ -8,6 +8,7 @@ mod metrics;
 mod statistics;
 mod tolerance;
 
+pub(crate) use cuda::SOURCE as KERNEL_SOURCE;
 pub use measure::{Measure, Measuring};
 pub use metrics::{
     Extreme, Metrics, NonFinite, Spec, WorstRatio, compare, compare_statistics, largest_difference,

@@ -13,7 +13,9 @@ mod add_bias;
 mod attention_scores;
 mod context;
 mod embedding;
+mod formula_source;
 mod gate;
+pub(crate) mod launch;
 mod layer_norm;
 mod linear;
 mod locality;
@@ -23,7 +25,7 @@ mod rotary;
 mod scale;
 mod soft_cap;
 mod softmax;
-mod split_heads;
+pub(crate) mod split_heads;
 
 pub use activation::Activation;
 pub use add::Add;
@@ -43,11 +45,12 @@ pub use soft_cap::SoftCap;
 pub use softmax::{Mask, Softmax};
 pub use split_heads::{HeadPart, QkvLayout, SplitHeads};
 
+use launch::Launch;
 use serde::Serialize;
 use std::fmt;
 
 /// What every operation says of itself. Nothing has a default: what is forgotten does not compile.
-pub(crate) trait Operation: fmt::Display {
+pub(crate) trait Operation: fmt::Display + Launch {
     /// Shape of the result on inputs and parameters of these shapes; `None` if it does not apply to
     /// them.
     fn shape(&self, inputs: &[&[usize]], params: &[&[usize]]) -> Option<Vec<usize>>;
@@ -76,6 +79,11 @@ macro_rules! operations {
                     $(Self::$name(operation) => operation,)*
                 }
             }
+        }
+
+        /// The CUDA source of the kernels of all of them.
+        pub(crate) fn kernel_sources() -> String {
+            [$(<$name as Launch>::kernel_source()),*].concat()
         }
 
         $(

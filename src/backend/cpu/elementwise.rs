@@ -84,7 +84,7 @@ impl Function {
         match self {
             Self::Activation(activation) => formula::activation(activation, x),
             Self::Scale(factor) => R::constant(factor) * x,
-            Self::SoftCap(cap) => formula::soft_cap(cap, x),
+            Self::SoftCap(cap) => formula::soft_cap(R::constant(cap), x),
         }
     }
 }

@@ -1,5 +1,7 @@
 //! Activation functions.
 
+mod cuda;
+
 use super::{Locality, Operation};
 use serde::Serialize;
 use std::fmt;

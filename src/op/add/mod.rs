@@ -1,5 +1,9 @@
 //! Sums of two values.
 
+mod cuda;
+
+pub(crate) use cuda::add;
+
 use super::{Locality, Operation};
 use serde::Serialize;
 use std::fmt;

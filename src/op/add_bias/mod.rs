@@ -1,5 +1,7 @@
 //! Biases that are added by a step of their own.
 
+mod cuda;
+
 use super::{Locality, Operation};
 use serde::Serialize;
 use std::fmt;

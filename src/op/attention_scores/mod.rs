@@ -1,5 +1,7 @@
 //! Attention scores.
 
+mod cuda;
+
 use super::{Locality, Operation};
 use serde::Serialize;
 use std::fmt;

@@ -1,5 +1,7 @@
 //! Values weighted by probabilities.
 
+mod cuda;
+
 use super::{Locality, Operation};
 use serde::Serialize;
 use std::fmt;

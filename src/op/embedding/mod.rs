@@ -1,5 +1,7 @@
 //! Embedding lookup.
 
+mod cuda;
+
 use super::extended;
 use super::{Locality, Operation};
 use serde::Serialize;

@@ -1,5 +1,7 @@
 //! Gated layers.
 
+mod cuda;
+
 use super::Activation;
 use super::{Locality, Operation};
 use serde::Serialize;

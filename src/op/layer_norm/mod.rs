@@ -1,5 +1,9 @@
 //! LayerNorm (Ba et al. 2016).
 
+mod cuda;
+
+pub(super) use cuda::{MOST_COLUMNS, norm};
+
 use super::{Locality, Operation};
 use serde::Serialize;
 use std::fmt;

@@ -1,5 +1,7 @@
 //! Products with a weight.
 
+mod cuda;
+
 use super::extended;
 use super::{Locality, Operation};
 use serde::Serialize;

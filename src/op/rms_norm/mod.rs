@@ -1,5 +1,7 @@
 //! RMSNorm (Zhang & Sennrich 2019).
 
+mod cuda;
+
 use super::{Locality, Operation};
 use serde::Serialize;
 use std::fmt;

@@ -1,5 +1,7 @@
 //! Rotary position embeddings (Su et al. 2021, "RoFormer").
 
+mod cuda;
+
 use super::{Locality, Operation};
 use serde::Serialize;
 use std::fmt;

@@ -1,5 +1,7 @@
 //! Values times a constant.
 
+mod cuda;
+
 use super::{Locality, Operation};
 use serde::Serialize;
 use std::fmt;

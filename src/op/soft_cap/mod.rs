@@ -1,5 +1,7 @@
 //! Values bounded by a hyperbolic tangent.
 
+mod cuda;
+
 use super::{Locality, Operation};
 use serde::Serialize;
 use std::fmt;

@@ -1,5 +1,7 @@
 //! Softmax over the keys that a query sees.
 
+mod cuda;
+
 use super::{Locality, Operation};
 use serde::Serialize;
 use std::fmt;

@@ -1,5 +1,9 @@
 //! Heads out of a fused projection.
 
+mod cuda;
+
+pub(crate) use cuda::copied;
+
 use super::{Locality, Operation};
 use serde::Serialize;
 use std::fmt;
