@@ -64,7 +64,7 @@ fn kernels_compile_for_every_architecture() {
                 b"\x7fELF",
                 "a CUBIN of {dtype} for {architecture}"
             );
-            for kernel in kernels() {
+            for kernel in Compiler::kernels() {
                 let named = image
                     .windows(kernel.len())
                     .any(|bytes| bytes == kernel.as_bytes());
@@ -77,28 +77,6 @@ fn kernels_compile_for_every_architecture() {
         .unwrap_err()
         .to_string();
     assert!(error.contains("sm_1"), "{error}");
-}
-
-/// The names of all kernels, from their sources.
-fn kernels() -> Vec<String> {
-    let folder = Path::new("src/backend/cuda/kernels").read_dir().unwrap();
-    let mut names = Vec::new();
-    for entry in folder {
-        let source = fs::read_to_string(entry.unwrap().path()).unwrap();
-        for (at, _) in source.match_indices("\nPARITY_KERNEL ") {
-            let rest = source[at..]
-                .trim_start()
-                .trim_start_matches("PARITY_KERNEL")
-                .trim_start();
-            let rest = match rest.strip_prefix("__launch_bounds__(") {
-                Some(bounded) => bounded.split_once(')').unwrap().1.trim_start(),
-                None => rest,
-            };
-            names.push(rest.split_once('(').unwrap().0.to_owned());
-        }
-    }
-    assert!(names.len() >= 20, "{names:?}");
-    names
 }
 
 /// References of a CPU, so within tolerances: what differs is the order of sums.

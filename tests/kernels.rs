@@ -7,6 +7,7 @@ mod shim;
 use half::{bf16, f16};
 use model::{Order, by_halves, by_neighbours};
 use parity::compare::{Close, Spec, Statistics};
+use parity::op::Activation;
 use parity::tensor::{Float, Tensor};
 use proptest::prelude::*;
 use shim::{Bits, Shim, launch, shim};
@@ -417,8 +418,9 @@ fn check_activations<T: Bits>(shim: &Shim) {
     let count = x.len();
     for each in [false, true] {
         let round = model::rounding::<T>(each);
-        for kind in 0..6 {
-            let what = format!("activation {kind}, each {each}");
+        for activation in Activation::ALL {
+            let what = format!("{activation}, each {each}");
+            let number = activation as i32;
             let mut found = zeros::<T>(count);
             launch!(
                 shim,
@@ -429,12 +431,12 @@ fn check_activations<T: Bits>(shim: &Shim) {
                 &x[..],
                 &mut found[..],
                 count,
-                kind,
+                number,
                 each
             );
             let expected = x
                 .iter()
-                .map(|x| T::from_f32(model::activation(kind, x.to_f32(), &round)));
+                .map(|x| T::from_f32(model::activation(activation, x.to_f32(), &round)));
             assert_bits(&found, &expected.collect::<Vec<_>>(), &what);
 
             launch!(
@@ -447,11 +449,11 @@ fn check_activations<T: Bits>(shim: &Shim) {
                 &up[..],
                 &mut found[..],
                 count,
-                kind,
+                number,
                 each
             );
             let expected = x.iter().zip(&up).map(|(x, up)| {
-                let activated = round(model::activation(kind, x.to_f32(), &|value| value));
+                let activated = round(model::activation(activation, x.to_f32(), &|value| value));
                 T::from_f32(activated * up.to_f32())
             });
             assert_bits(

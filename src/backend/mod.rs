@@ -1,14 +1,13 @@
 //! Where steps are computed.
 
 mod cpu;
-mod cuda;
+pub(crate) mod cuda;
 mod device;
 mod features;
 mod fp64;
 mod gpu;
 
 pub use cpu::Cpu;
-pub(crate) use cuda::WORDS;
 pub use cuda::{Compiler, Cuda, CudaArray, CudaSettings, Found, GpuStats, Probe, Product};
 pub use device::{AnyBackend, Backend, Device, HostBackend, open};
 pub use features::cpu_features;

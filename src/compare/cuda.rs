@@ -5,9 +5,16 @@ use super::kernel::{Segment, Side, place, segments};
 use super::metrics::{Cut, Worst, same_shape};
 use super::statistics::shard_count;
 use super::{Extreme, Measure, Measuring, Metrics, Spec, compare};
-use crate::backend::{Backend, Cuda, CudaArray, WORDS};
+use crate::backend::Backend;
+use crate::backend::cuda::{Arg, Cuda, CudaArray, CudaWords, Grid, Kernel, Source};
 use crate::error::Result;
 use crate::tensor::position;
+use std::ops::Range;
+
+pub(crate) const SOURCE: Source = Source::new(include_str!("compare.cu"));
+const COMPARE: Kernel = SOURCE.kernel("compare");
+/// Words that the kernel writes of a segment.
+const WORDS: usize = 22;
 
 impl Measure for Cuda {
     fn measure(
@@ -31,7 +38,7 @@ impl Measure for Cuda {
             shards: spec.vocab_shards,
         };
         let close = spec.close.map(|close| (close.atol, close.rtol));
-        let words = self.compare(reference, candidate, &pieces, close)?;
+        let words = send(self, reference, candidate, &pieces, close)?;
         Ok(Measuring::UnderWay(Box::new(move || {
             let words = words.wait()?;
             let segments = words.chunks_exact(WORDS).enumerate();
@@ -52,6 +59,38 @@ impl Measure for Cuda {
             Metrics::merge(elements, &cut, &parts, extreme, None)
         })))
     }
+}
+
+/// Sends the comparison of two arrays of one shape and type, with rows cut into `pieces`: [`WORDS`] of
+/// every segment.
+fn send(
+    gpu: &Cuda,
+    reference: &CudaArray,
+    candidate: &CudaArray,
+    pieces: &[Range<usize>],
+    close: Option<(f64, f64)>,
+) -> Result<CudaWords> {
+    let segments = reference.rows() * pieces.len();
+    let bounds = pieces
+        .iter()
+        .flat_map(|piece| [piece.start as i64, piece.end as i64]);
+    let bounds = gpu.table(&[pieces.len(), 2], bounds.collect::<Vec<i64>>())?;
+    let [reference, candidate] = [gpu.contiguous(reference)?, gpu.contiguous(candidate)?];
+    let (atol, rtol) = close.unwrap_or_default();
+    let args = [
+        Arg::Array(&reference),
+        Arg::Array(&candidate),
+        segments.into(),
+        reference.row_len().into(),
+        Arg::I32(pieces.len() as i32),
+        Arg::Array(&bounds),
+        close.is_some().into(),
+        atol.into(),
+        rtol.into(),
+        Arg::Result,
+    ];
+    let grid = Grid::blocks(segments.div_ceil(8), (128, 1));
+    gpu.compute_words(reference.dtype(), segments * WORDS, COMPARE, grid, &args)
 }
 
 /// A segment, and the first element with its largest difference.

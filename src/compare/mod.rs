@@ -11,6 +11,7 @@ mod statistics;
 mod tolerance;
 
 pub use budget::Budget;
+pub(crate) use cuda::SOURCE as KERNEL_SOURCE;
 pub use flips::Flips;
 pub use measure::{Measure, Measuring};
 pub use metrics::{

@@ -20,9 +20,11 @@ mod cpu;
 mod element;
 mod embedding;
 pub(crate) mod formula;
+mod formula_source;
 mod fp64;
 mod functions;
 mod gate;
+pub(crate) mod launch;
 mod layer_norm;
 mod linear;
 mod locality;
@@ -34,7 +36,7 @@ mod rotary;
 mod scale;
 mod soft_cap;
 mod softmax;
-mod split_heads;
+pub(crate) mod split_heads;
 
 pub use activation::Activation;
 pub use add::Add;
@@ -62,11 +64,14 @@ pub use split_heads::{HeadPart, QkvLayout, SplitHeads};
 use crate::error::Result;
 use crate::tensor::{Float, Tensor};
 use bound::{Bounded, Evaluation};
+use launch::Launch;
 use serde::Serialize;
 use std::fmt;
 
 /// What every operation says of itself. Nothing has a default: what is forgotten does not compile.
-pub(crate) trait Operation: CpuKernel + Fp64Kernel + Bounded + fmt::Display {
+pub(crate) trait Operation:
+    CpuKernel + Fp64Kernel + Bounded + Launch + fmt::Display
+{
     /// Shape of the result on inputs and parameters of these shapes; `None` if it does not apply to
     /// them.
     fn shape(&self, inputs: &[&[usize]], params: &[&[usize]]) -> Option<Vec<usize>>;
@@ -134,6 +139,11 @@ macro_rules! operations {
                     $(Self::$name(operation) => operation.cpu(arguments, rounding),)*
                 }
             }
+        }
+
+        /// The CUDA source of the kernels of all of them.
+        pub(crate) fn kernel_sources() -> String {
+            [$(<$name as Launch>::kernel_source()),*].concat()
         }
 
         $(

@@ -94,6 +94,12 @@ impl Numerics {
         }
     }
 
+    /// Whether they are those of a CUDA kernel, summed in its order.
+    pub(crate) fn is_of_cuda_kernel(&self) -> bool {
+        let kernel = Self::cuda_kernel(self.out, self.summation);
+        self.summation != Summation::Backend && *self == kernel
+    }
+
     /// Element by element in fp32, rounded where `rounding` says.
     pub fn elementwise(out: DType, rounding: Rounding) -> Self {
         Self {

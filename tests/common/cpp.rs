@@ -1,5 +1,7 @@
 //! C++ compiled for tests.
 
+use parity::backend::Compiler;
+use std::fs;
 use std::path::Path;
 use std::process::Command;
 
@@ -10,7 +12,15 @@ pub fn is_required(what: &str) -> bool {
     required.split(',').any(|asked| asked == what)
 }
 
-/// Compiles a file of tests/simt as a shared library. False, with a word on stderr, where there is no
+/// The kernels as NVRTC gets them, and a table of their names, for tests/simt/registry.hpp.
+fn kernels() -> String {
+    let named = |name: &String| format!("    {{\"{name}\", launcher<{name}>}},\n");
+    let table: String = Compiler::kernels().iter().map(named).collect();
+    let source = Compiler::source();
+    format!("{source}\nstatic const Named KERNELS[] = {{\n{table}}};\n")
+}
+
+/// Compiles a file of tests/simt as a shared library, with the kernels beside it. False, with a word on stderr, where there is no
 /// C++ compiler and the environment does not ask for one.
 ///
 /// # Panics
@@ -20,7 +30,10 @@ pub fn compile(source: &str, to: &Path, args: &[&str]) -> bool {
     let source = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("tests/simt")
         .join(source);
+    let folder = to.parent().expect("a folder");
+    fs::write(folder.join("kernels.inc"), kernels()).expect("a file");
     let mut command = Command::new(&compiler);
+    command.arg("-I").arg(folder);
     command.args(["-std=c++17", "-O2", "-ffp-contract=off", "-shared", "-fPIC"]);
     command.args(["-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"]);
     if cfg!(target_arch = "x86_64") {

@@ -2,6 +2,7 @@
 //! and without threads. Approximate functions are those of the shim: fp64, rounded.
 
 use half::f16;
+use parity::op::Activation;
 use parity::tensor::{DType, Float};
 use std::any::TypeId;
 
@@ -217,10 +218,10 @@ pub fn megatron_layer_norm<T: Float>(
         }
         let [fa, fb] = [a[2], b[2]].map(|part| mul(recip(count), part));
         let delta = sub(b[0], a[0]);
-        let spread = mul(fb, mul(fa, mul(delta, delta)));
+        let between = mul(fb, mul(fa, mul(delta, delta)));
         [
             fma(fa, a[0], mul(fb, b[0])),
-            fma(count, spread, add(a[1], b[1])),
+            fma(count, between, add(a[1], b[1])),
             count,
         ]
     };
@@ -339,25 +340,25 @@ pub fn megatron_softmax<T: Float>(scores: &[T], query: usize, scale: f32) -> Vec
         .collect()
 }
 
-/// An activation by the number that kernels know it by; `round` is what is done after every
-/// operation.
-pub fn activation(kind: i32, x: f32, round: &dyn Fn(f32) -> f32) -> f32 {
+/// An activation; `round` is what is done after every operation.
+pub fn activation(activation: Activation, x: f32, round: &dyn Fn(f32) -> f32) -> f32 {
     let positive = if x < 0.0 { 0.0 } else { x };
     let logistic = |x: f32| round(1.0 + round(exp(round(-x))));
-    match kind {
-        0 => {
+    match activation {
+        Activation::BloomGelu => {
             let cubic = round(round(0.044_715 * x) * x);
             let inner = round(round(0.797_884_6 * x) * round(1.0 + cubic));
             round(round(x * 0.5) * round(1.0 + round(tanh(inner))))
         }
-        1 => {
+        Activation::Gelu => {
             let inner = round(x * std::f32::consts::FRAC_1_SQRT_2);
             round(round(x * 0.5) * round(1.0 + round(erf(inner))))
         }
-        2 => round(x * round(1.0 / logistic(round(1.702 * x)))),
-        3 => round(x / logistic(x)),
-        4 => positive,
-        _ => round(positive * positive),
+        Activation::QuickGelu => round(x * round(1.0 / logistic(round(1.702 * x)))),
+        Activation::Silu => round(x / logistic(x)),
+        Activation::Relu => positive,
+        Activation::ReluSquared => round(positive * positive),
+        _ => panic!("{activation:?} is not modelled"),
     }
 }
 

@@ -41,6 +41,8 @@ void launcher(Dim grid, Dim block, size_t shared, void** parameters) {
     launch(grid, block, shared, [&] { std::apply(KERNEL, given); });
 }
 
+// kernels.inc is the source that NVRTC gets, and a table of its kernels (tests/common/cpp.rs): once for
+// every storage type, in a namespace of its own.
 #define PARITY_SIMT
 #define PARITY_KERNEL static void
 #define PARITY_STORED(name)
@@ -50,22 +52,23 @@ void launcher(Dim grid, Dim block, size_t shared, void** parameters) {
 
 namespace device::f32 {
 #define PARITY_F32
-#include "sources.inc"
+#include "kernels.inc"
 #undef PARITY_F32
 }  // namespace device::f32
 
 namespace device::f16 {
 #define PARITY_F16
-#include "sources.inc"
+#include "kernels.inc"
 #undef PARITY_F16
 }  // namespace device::f16
 
 namespace device::bf16 {
 #define PARITY_BF16
-#include "sources.inc"
+#include "kernels.inc"
 #undef PARITY_BF16
 }  // namespace device::bf16
 
+#undef PARITY_EACH_ELEMENT
 #undef __launch_bounds__
 #undef __shared__
 #undef __device__

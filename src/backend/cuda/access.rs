@@ -2,17 +2,19 @@
 
 use super::array::{CudaArray, Layout};
 use super::cuda::Cuda;
-use super::launch::{Arg, Grid};
+use super::kernel::{Arg, Kernel};
+use super::launch::Grid;
 use super::memory::lock;
 use crate::backend::Backend;
 use crate::error::Result;
+use crate::op::split_heads;
 use crate::tensor::{DType, Element, Tensor};
-use cudarc::driver::{DevicePtr, DevicePtrMut, SyncOnDrop};
+use cudarc::driver::{CudaStream, DevicePtr, DevicePtrMut, SyncOnDrop};
 use std::sync::Arc;
 
 impl Cuda {
     /// Figures that many steps read, sent up once.
-    pub(super) fn table<T: Element>(&self, shape: &[usize], figures: Vec<T>) -> Result<CudaArray> {
+    pub(crate) fn table<T: Element>(&self, shape: &[usize], figures: Vec<T>) -> Result<CudaArray> {
         let figures = Tensor::from_vec(shape, figures)?;
         let mut tables = lock(&self.tables);
         let known =
@@ -25,18 +27,21 @@ impl Cuda {
         Ok(table)
     }
 
-    pub(super) fn send(
+    /// Sends a kernel for values stored as `dtype`, whose result goes to `result`.
+    pub(crate) fn send(
         &self,
         dtype: DType,
-        name: &'static str,
+        kernel: Kernel,
         grid: Grid,
-        args: &[Arg],
+        args: &[Arg<'_>],
+        result: u64,
     ) -> Result<()> {
-        self.kernels.launch(&self.compute, dtype, name, grid, args)
+        self.kernels
+            .launch(&self.compute, dtype, kernel, grid, args, result)
     }
 
     /// A new array that `fill` sends the computation of, given where it lies.
-    pub(super) fn produce(
+    pub(crate) fn produce(
         &self,
         dtype: DType,
         shape: Vec<usize>,
@@ -52,35 +57,69 @@ impl Cuda {
             dtype,
             shape,
             block: Arc::new(block),
-            layout: Layout::Whole,
+            layout: Layout::Contiguous,
             host: None,
         })
     }
 
-    /// The array in C order.
-    pub(super) fn whole(&self, array: &CudaArray) -> Result<CudaArray> {
-        let Layout::Heads(part) = array.layout else {
-            return Ok(array.clone());
-        };
-        self.gathered(array, part, array.shape.clone())
+    /// A new array that a kernel computes.
+    pub(crate) fn compute(
+        &self,
+        dtype: DType,
+        shape: Vec<usize>,
+        kernel: Kernel,
+        grid: Grid,
+        args: &[Arg<'_>],
+    ) -> Result<CudaArray> {
+        self.produce(dtype, shape, |out| {
+            self.send(dtype, kernel, grid, args, out)
+        })
     }
 
-    pub(super) fn read<'a>(&'a self, array: &'a CudaArray) -> Reading<'a> {
-        let reading = self.read_from_start(array);
-        let offset = match array.layout {
-            Layout::Whole => 0,
-            Layout::Heads(part) => (part as usize * last(&array.shape) * array.dtype.size()) as u64,
-        };
-        Reading {
-            pointer: reading.pointer + offset,
-            ..reading
+    /// What a kernel makes of every element of the first array: it takes `arrays`, the result, the
+    /// number of its elements, and `args`.
+    pub(crate) fn compute_elements(
+        &self,
+        kernel: Kernel,
+        arrays: &[&CudaArray],
+        args: &[Arg<'_>],
+    ) -> Result<CudaArray> {
+        let arrays: Vec<CudaArray> = arrays
+            .iter()
+            .map(|array| self.contiguous(array))
+            .collect::<Result<_>>()?;
+        let first = &arrays[0];
+        let count = first.len();
+        let mut all: Vec<Arg<'_>> = arrays.iter().map(Arg::from).collect();
+        all.extend([Arg::Result, count.into()]);
+        all.extend(args);
+        let grid = Grid::elements(count);
+        self.compute(first.dtype, first.shape.clone(), kernel, grid, &all)
+    }
+
+    /// The array in C order.
+    pub(crate) fn contiguous(&self, array: &CudaArray) -> Result<CudaArray> {
+        match array.layout {
+            Layout::Contiguous => Ok(array.clone()),
+            Layout::Heads(part) => split_heads::copied(self, array, part, array.shape.clone()),
         }
     }
 
-    pub(super) fn read_from_start<'a>(&'a self, array: &'a CudaArray) -> Reading<'a> {
-        let (pointer, record) = array.block.slice().device_ptr(&self.compute);
+    /// The array, for steps that are sent from now on.
+    pub(crate) fn read<'a>(&'a self, array: &'a CudaArray) -> Reading<'a> {
+        array.read(&self.compute)
+    }
+}
+
+impl CudaArray {
+    pub(super) fn read<'a>(&'a self, stream: &'a CudaStream) -> Reading<'a> {
+        let offset = match self.layout {
+            Layout::Contiguous => 0,
+            Layout::Heads(part) => part as usize * self.row_len() * self.dtype.size(),
+        };
+        let (start, record) = self.block.slice().device_ptr(stream);
         Reading {
-            pointer,
+            pointer: start + offset as u64,
             _record: record,
         }
     }
@@ -88,18 +127,8 @@ impl Cuda {
 
 /// An array that steps sent from now on read: they wait for what writes it, and what writes it next
 /// waits for those that were sent before this is dropped.
-pub(super) struct Reading<'a> {
-    pub(super) pointer: u64,
+pub(crate) struct Reading<'a> {
+    /// Where its first element lies.
+    pub(crate) pointer: u64,
     _record: SyncOnDrop<'a>,
-}
-
-impl Reading<'_> {
-    pub(super) fn arg(&self) -> Arg {
-        Arg::Pointer(self.pointer)
-    }
-}
-
-/// Extent of the last axis.
-pub(super) fn last(shape: &[usize]) -> usize {
-    shape.last().copied().unwrap_or(1)
 }

@@ -35,7 +35,7 @@ use std::ptr;
 use std::sync::{Arc, Mutex};
 
 /// The libraries, ready to be called.
-pub(super) struct Blas {
+pub(crate) struct Blas {
     cublas: Cublas,
     lt: CublasLt,
     handle: cublasHandle_t,
@@ -138,7 +138,7 @@ impl Blas {
 
     /// A linear layer's product with `bias` added before the one rounding, if the libraries can:
     /// false if they name no algorithm.
-    pub(super) fn linear_with_bias(&self, gemm: &Gemm, bias: u64) -> Result<bool> {
+    pub(crate) fn linear_with_bias(&self, gemm: &Gemm, bias: u64) -> Result<bool> {
         let mut state = self.lock();
         if gemm.n <= 1 || gemm.m <= 1 || gemm.k <= 1 || !state.epilogues {
             return Ok(false);
@@ -162,7 +162,7 @@ impl Blas {
     }
 
     /// A product, or a batch of them.
-    pub(super) fn gemm(&self, gemm: &Gemm) -> Result<()> {
+    pub(crate) fn gemm(&self, gemm: &Gemm) -> Result<()> {
         let mut state = self.lock();
         let gemm = gemm.adjusted();
         let half = gemm.dtype.is_half();

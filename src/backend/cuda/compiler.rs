@@ -2,32 +2,22 @@
 //! that no driver has to understand a newer compiler's PTX. Results are kept in the user's cache.
 
 use super::failure::unavailable;
+use super::kernel::kernels;
 use super::library::Nvrtc;
 use super::settings::CudaSettings;
 use crate::digest::{sha256, sha256_of_parts};
 use crate::error::{Error, Result};
 use crate::output::OutputFile;
 use crate::tensor::DType;
+use crate::{compare, op};
 use std::ffi::{CString, c_char, c_int};
 use std::io::Write;
 use std::path::PathBuf;
 use std::time::UNIX_EPOCH;
 use std::{env, fs, ptr};
 
-/// The kernels, as one translation unit.
-const SOURCES: &[&str] = &[
-    include_str!("kernels/numbers.cuh"),
-    include_str!("kernels/compare.cu"),
-    include_str!("kernels/elementwise.cu"),
-    include_str!("kernels/embedding.cu"),
-    include_str!("kernels/heads.cu"),
-    include_str!("kernels/layer_norm.cu"),
-    include_str!("kernels/megatron_layer_norm.cu"),
-    include_str!("kernels/megatron_softmax.cu"),
-    include_str!("kernels/rms_norm.cu"),
-    include_str!("kernels/rotary.cu"),
-    include_str!("kernels/softmax.cu"),
-];
+/// What all kernels compute with.
+const NUMBERS: &str = include_str!("numbers.cuh");
 
 /// An operator is one IEEE operation; a fused multiply-add is where a kernel writes one.
 const OPTIONS: [&str; 5] = [
@@ -59,12 +49,28 @@ impl Compiler {
         Self { nvrtc }
     }
 
+    /// The kernels as one translation unit of CUDA C++: those of the operations, and the comparison.
+    pub fn source() -> String {
+        [
+            NUMBERS,
+            &op::kernel_sources(),
+            compare::KERNEL_SOURCE.text(),
+        ]
+        .concat()
+    }
+
+    /// The names of all kernels.
+    pub fn kernels() -> Vec<String> {
+        let source = Self::source();
+        kernels(&source).into_iter().map(str::to_owned).collect()
+    }
+
     /// The kernels on values stored as `dtype`, compiled for an architecture such as `sm_90`.
     ///
     /// # Errors
     /// [`Error::DeviceUnavailable`](crate::Error::DeviceUnavailable) with the compiler's own words.
     pub fn compile(&self, dtype: DType, architecture: &str) -> Result<Vec<u8>> {
-        let source = SOURCES.concat();
+        let source = Self::source();
         let mut options: Vec<String> = OPTIONS.map(str::to_owned).into();
         options.push(format!("--gpu-architecture={architecture}"));
         options.push(format!(
@@ -107,9 +113,11 @@ impl Compiler {
         let file = fs::metadata(compiler).ok()?;
         let age = file.modified().ok()?.duration_since(UNIX_EPOCH).ok()?;
         let identity = [file.len(), age.as_secs()].map(u64::to_le_bytes).concat();
-        let sources = SOURCES.iter().chain(&OPTIONS).map(|part| part.as_bytes());
+        let source = Self::source();
+        let asked = [source.as_str()].into_iter().chain(OPTIONS);
+        let asked = asked.map(str::as_bytes);
         let key =
-            sha256_of_parts(sources.chain([compiler.as_os_str().as_encoded_bytes(), &identity]));
+            sha256_of_parts(asked.chain([compiler.as_os_str().as_encoded_bytes(), &identity]));
         Some(cache.join(format!("{dtype}-{architecture}-{key:.32}.cubin")))
     }
 

@@ -36,13 +36,13 @@ pub struct Cuda {
     pub(super) results: Arc<CudaStream>,
     pub(super) meter: Arc<Meter>,
     /// Where arrays lie that were sent up.
-    pub(super) ring: Arc<UploadPool>,
+    pub(super) uploads: Arc<UploadPool>,
     /// Sends them, on a stream of its own.
     pub(super) transfer: Transfer,
     /// Figures that many steps read: slopes, angles, bounds of segments.
     pub(super) tables: Mutex<Vec<CudaArray>>,
     pub(super) kernels: Kernels,
-    pub(super) blas: Blas,
+    pub(crate) blas: Blas,
     /// Held by the run in progress: its settings and its accounts are those of the whole backend.
     running: Mutex<()>,
     /// SHA-256 of the files of cuBLAS and cuBLASLt, once they have been asked for.
@@ -82,7 +82,7 @@ impl Cuda {
         let blas = Blas::new(found.cublas, found.lt, &compute, found.capability)?;
         Ok(Self {
             gpu: found.gpu,
-            ring: UploadPool::new(copies.clone(), meter.clone()),
+            uploads: UploadPool::new(copies.clone(), meter.clone()),
             transfer: Transfer::new(copies)?,
             tables: Mutex::default(),
             kernels: Kernels::new(
@@ -129,8 +129,8 @@ impl Cuda {
         }
     }
 
-    /// Begins a run, when the one before is over, of `plan` on values of these shapes, with the settings that the reference's run
-    /// had.
+    /// Begins a run, when the one before is over, of `plan` on values of these shapes, with the
+    /// settings that the reference's run had.
     ///
     /// # Errors
     /// [`Error::DeviceUnavailable`](crate::Error::DeviceUnavailable) if the GPU fails.
@@ -143,7 +143,7 @@ impl Cuda {
         let running = lock(&self.running);
         self.blas.restart(reference)?;
         lock(&self.tables).clear();
-        self.ring.restart(LAYERS * plan.largest_layer(shapes));
+        self.uploads.restart(LAYERS * plan.largest_layer(shapes));
         self.meter.restart();
         let timed = Some(CUevent_flags::CU_EVENT_DEFAULT);
         let started = self.compute.record_event(timed);
@@ -156,7 +156,7 @@ impl Cuda {
 
     /// Memory for what a step computes, or for a value that steps read.
     pub(super) fn block(&self, bytes: usize) -> Result<Block> {
-        block_of(&self.compute, bytes, &self.meter, || self.ring.empty())
+        block_of(&self.compute, bytes, &self.meter, || self.uploads.empty())
     }
 }
 

@@ -2,7 +2,6 @@
 
 use crate::backend::Device;
 use crate::error::{Error, Result};
-use crate::plan::Step;
 use cudarc::driver::DriverError;
 use cudarc::driver::sys::CUresult;
 use std::ffi::c_int;
@@ -31,15 +30,6 @@ pub(super) fn driver(doing: &str) -> impl FnOnce(DriverError) -> Error {
         let said = error.error_string().map(|text| text.to_string_lossy());
         let said = said.unwrap_or("an error that the driver has no words for".into());
         unavailable(format!("cannot {doing}: {said} ({:?}); {remedy}", error.0))
-    }
-}
-
-/// The backend has no kernel for a step.
-pub(super) fn unsupported(step: &Step, what: String) -> Error {
-    Error::Unsupported {
-        step: step.id.to_string(),
-        backend: "cuda",
-        what,
     }
 }
 

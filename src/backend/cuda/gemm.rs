@@ -5,27 +5,51 @@ use cudarc::cublas::sys::cudaDataType_t;
 
 /// An operand: where it is, the distance of its columns, and whether it is transposed.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Operand {
-    pub(super) pointer: u64,
-    pub(super) leading: usize,
-    pub(super) transposed: bool,
+pub(crate) struct Operand {
+    pub(crate) pointer: u64,
+    pub(crate) leading: usize,
+    pub(crate) transposed: bool,
     /// Distance to the operand of the next product of a batch, in elements.
-    pub(super) stride: usize,
+    pub(crate) stride: usize,
+}
+
+impl Operand {
+    /// A matrix of its own, `leading` apart from column to column.
+    pub(crate) fn matrix(pointer: u64, leading: usize) -> Self {
+        Self::matrices(pointer, leading, 0)
+    }
+
+    /// Matrices `stride` apart.
+    pub(crate) fn matrices(pointer: u64, leading: usize, stride: usize) -> Self {
+        Self {
+            pointer,
+            leading,
+            transposed: false,
+            stride,
+        }
+    }
+
+    pub(crate) fn transposed(self) -> Self {
+        Self {
+            transposed: true,
+            ..self
+        }
+    }
 }
 
 /// `result [m, n] = alpha · a [m, k] · b [k, n] + beta · result`, column-major, `batch` times.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Gemm {
-    pub(super) dtype: DType,
-    pub(super) m: usize,
-    pub(super) n: usize,
-    pub(super) k: usize,
-    pub(super) batch: usize,
-    pub(super) alpha: f32,
-    pub(super) beta: f32,
-    pub(super) a: Operand,
-    pub(super) b: Operand,
-    pub(super) result: Operand,
+pub(crate) struct Gemm {
+    pub(crate) dtype: DType,
+    pub(crate) m: usize,
+    pub(crate) n: usize,
+    pub(crate) k: usize,
+    pub(crate) batch: usize,
+    pub(crate) alpha: f32,
+    pub(crate) beta: f32,
+    pub(crate) a: Operand,
+    pub(crate) b: Operand,
+    pub(crate) result: Operand,
 }
 
 impl Gemm {

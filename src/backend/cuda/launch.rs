@@ -1,7 +1,9 @@
 //! Launching kernels.
 
+use super::access::Reading;
 use super::compiler::Compiler;
 use super::failure::{driver, unavailable};
+use super::kernel::{Arg, Kernel};
 use super::memory::lock;
 use crate::error::Result;
 use crate::tensor::DType;
@@ -32,26 +34,16 @@ struct Module {
     functions: HashMap<&'static str, CudaFunction>,
 }
 
-/// An argument of a kernel.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Arg {
-    Pointer(u64),
-    I64(i64),
-    I32(i32),
-    F32(f32),
-    F64(f64),
-}
-
 /// Blocks and threads.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Grid {
+pub(crate) struct Grid {
     blocks: u64,
     threads: (u32, u32),
 }
 
 impl Grid {
     /// A thread an element, as far as the grid goes.
-    pub(super) fn elements(count: usize) -> Self {
+    pub(crate) fn elements(count: usize) -> Self {
         let blocks = (count as u64).div_ceil(THREADS.into());
         Self {
             blocks: blocks.min(MOST_BLOCKS),
@@ -60,7 +52,7 @@ impl Grid {
     }
 
     /// This many blocks of `threads.0 · threads.1`.
-    pub(super) fn blocks(blocks: usize, threads: (u32, u32)) -> Self {
+    pub(crate) fn blocks(blocks: usize, threads: (u32, u32)) -> Self {
         Self {
             blocks: blocks as u64,
             threads,
@@ -80,16 +72,22 @@ impl Kernels {
 
     /// Sends a kernel to a stream. Nothing is sent for no blocks.
     ///
-    /// The caller answers for the pointers: they are of arrays that live until the call returns, as
-    /// long as the kernel's documentation says, and `stream` waits for what writes them.
+    /// The caller answers for `result`: it is where the kernel's documentation says, and `stream`
+    /// waits for what writes there.
+    ///
+    /// # Panics
+    /// If the arguments are not those that the kernel is declared to take.
     pub(super) fn launch(
         &self,
-        stream: &CudaStream,
+        stream: &Arc<CudaStream>,
         dtype: DType,
-        name: &'static str,
+        kernel: Kernel,
         grid: Grid,
-        args: &[Arg],
+        args: &[Arg<'_>],
+        result: u64,
     ) -> Result<()> {
+        let name = kernel.name;
+        assert!(kernel.takes(dtype, args), "arguments of {kernel:?}");
         if grid.blocks == 0 {
             return Ok(());
         }
@@ -103,10 +101,19 @@ impl Kernels {
             )));
         };
         let function = self.function(dtype, name)?;
+        // Held until the kernel has been sent.
+        let readings: Vec<Option<Reading<'_>>> = args
+            .iter()
+            .map(|arg| match arg {
+                Arg::Array(array) => Some(array.read(stream)),
+                _ => None,
+            })
+            .collect();
         let mut launch = stream.launch_builder(&function);
-        for arg in args {
+        for (arg, reading) in args.iter().zip(&readings) {
             match arg {
-                Arg::Pointer(pointer) => launch.arg(pointer),
+                Arg::Array(_) => launch.arg(&reading.as_ref().unwrap().pointer),
+                Arg::Result => launch.arg(&result),
                 Arg::I64(value) => launch.arg(value),
                 Arg::I32(value) => launch.arg(value),
                 Arg::F32(value) => launch.arg(value),
@@ -118,8 +125,9 @@ impl Kernels {
             block_dim: (grid.threads.0, grid.threads.1, 1),
             shared_mem_bytes: 0,
         };
-        // SAFETY: the arguments are those of the kernel of this name, in its order and types, which
-        // every call in this folder has from the kernel's file; the pointers are the caller's promise.
+        // SAFETY: the arguments are of the types that the kernel declares, which was checked above;
+        // arrays live until it has been sent, and the stream waits for what writes them. That extents
+        // are those of the arrays is for every launch to see to, by the kernel's file.
         #[expect(unsafe_code, reason = "kernels are launched here only")]
         let sent = unsafe { launch.launch(config) };
         sent.map(|_| ()).map_err(driver(&format!("run {name}")))

@@ -17,7 +17,7 @@ pub(super) struct Block {
 enum Home {
     /// Memory of the stream it was taken from, in the order of its work.
     Stream(Arc<Meter>),
-    /// A block of the ring.
+    /// A block of the upload pool.
     UploadPool(Arc<UploadPool>),
 }
 
@@ -44,7 +44,7 @@ impl Drop for Block {
                 drop(slice);
                 meter.give_back(bytes);
             }
-            Home::UploadPool(ring) => ring.take_back(slice),
+            Home::UploadPool(pool) => pool.take_back(slice),
         }
     }
 }
@@ -99,17 +99,17 @@ impl Meter {
 }
 
 /// Blocks that arrays are sent up into, in turn: while steps read one, the next is filled. A block is
-/// taken again when the ring has grown to its window; the stream that fills it waits for the steps
+/// taken again when the pool has grown to its window; the stream that fills it waits for the steps
 /// that still read it, and nobody else does.
 pub(super) struct UploadPool {
     stream: Arc<CudaStream>,
     meter: Arc<Meter>,
-    state: Mutex<RingState>,
+    state: Mutex<PoolState>,
 }
 
 #[derive(Default)]
-struct RingState {
-    /// Bytes that the ring grows to before it takes blocks again.
+struct PoolState {
+    /// Bytes that the pool grows to before it takes blocks again.
     window: u64,
     /// Bytes of all its blocks.
     held: u64,
@@ -126,7 +126,7 @@ impl UploadPool {
         })
     }
 
-    /// Gives all unused blocks up, and sets how far the ring may grow from now on.
+    /// Gives all unused blocks up, and sets how far the pool may grow from now on.
     pub(super) fn restart(&self, window: u64) {
         self.empty();
         lock(&self.state).window = window;
@@ -150,7 +150,7 @@ impl UploadPool {
         })
     }
 
-    /// A block that fits, if the ring has grown to its window.
+    /// A block that fits, if the pool has grown to its window.
     fn reused(&self, wanted: u64) -> Option<CudaSlice<u8>> {
         let mut state = lock(&self.state);
         if state.held + wanted <= state.window {
@@ -182,7 +182,7 @@ impl UploadPool {
         }
     }
 
-    fn forget(&self, state: &mut RingState, slice: CudaSlice<u8>) {
+    fn forget(&self, state: &mut PoolState, slice: CudaSlice<u8>) {
         let bytes = slice.num_bytes() as u64;
         state.held = state.held.saturating_sub(bytes);
         self.meter.give_back(bytes);

@@ -1,5 +1,7 @@
 //! Activation functions.
 
+mod cuda;
+
 use super::formula::{Formula, Real};
 use super::{CudaKernels, DividedBy, Locality, Numerics, Op, Operation};
 use serde::Serialize;

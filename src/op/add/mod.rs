@@ -2,7 +2,10 @@
 
 mod bound;
 mod cpu;
+mod cuda;
 mod fp64;
+
+pub(crate) use cuda::add;
 
 use super::{CudaKernels, DividedBy, Locality, Numerics, Op, Operation};
 use serde::Serialize;

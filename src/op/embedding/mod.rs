@@ -2,6 +2,7 @@
 
 mod bound;
 mod cpu;
+mod cuda;
 mod fp64;
 
 use super::{CudaKernels, DividedBy, Locality, Numerics, Op, Operation, extended};

@@ -1,5 +1,7 @@
 //! Values times a constant.
 
+mod cuda;
+
 use super::formula::{Formula, Real};
 use super::{CudaKernels, DividedBy, Locality, Numerics, Op, Operation};
 use serde::Serialize;

@@ -1,5 +1,7 @@
 //! Values bounded by a hyperbolic tangent.
 
+mod cuda;
+
 use super::formula::{Formula, Real};
 use super::{CudaKernels, DividedBy, Locality, Numerics, Op, Operation};
 use serde::Serialize;
@@ -15,9 +17,13 @@ pub struct SoftCap {
 impl Formula for SoftCap {
     #[inline(always)]
     fn evaluate<R: Real>(&self, x: R) -> R {
-        let cap = R::constant(self.cap);
-        cap * (x / cap).tanh()
+        capped(R::constant(self.cap), x)
     }
+}
+
+#[inline(always)]
+fn capped<R: Real>(cap: R, x: R) -> R {
+    cap * (x / cap).tanh()
 }
 
 impl Operation for SoftCap {

@@ -2,7 +2,10 @@
 
 mod bound;
 mod cpu;
+mod cuda;
 mod fp64;
+
+pub(crate) use cuda::copied;
 
 use super::{CudaKernels, DividedBy, Locality, Numerics, Op, Operation};
 use crate::tensor::Element;

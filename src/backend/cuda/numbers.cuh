@@ -125,6 +125,9 @@ __device__ float settled(float value) {
     return EACH ? rounded(value) : value;
 }
 
+// x, or 0 if that is larger. NaN stays, and so does −0.
+__device__ float positive(float x) { return x < 0.0f ? 0.0f : x; }
+
 __device__ float infinity() { return __int_as_float(0x7f800000); }
 
 // The first element of this thread in a kernel that takes elements one by one, and the step to the

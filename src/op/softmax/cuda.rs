@@ -1,62 +1,66 @@
-//! Softmax, by the kernel that the framework would use.
+//! Softmax on a GPU, by the kernel that the framework would use.
 
-use super::access::last;
-use super::array::CudaArray;
-use super::cuda::Cuda;
-use super::launch::{Arg, Grid};
+use super::{Mask, Softmax};
+use crate::backend::cuda::{Arg, Cuda, CudaArray, Grid, Kernel, Source};
 use crate::error::Result;
-use crate::op::{Mask, Summation};
+use crate::op::launch::{Call, Launch};
+use crate::op::{Numerics, Summation};
 use crate::tensor::DType;
 
-impl Cuda {
-    pub(super) fn softmax(
-        &self,
-        scores: &CudaArray,
-        scale: f32,
-        mask: Mask,
-        summation: Summation,
-        shape: Vec<usize>,
-    ) -> Result<CudaArray> {
-        let dtype = scores.dtype;
-        let keys = last(&shape);
-        let rows = scores.len().checked_div(keys).unwrap_or(0);
+const TORCH: Source = Source::new(include_str!("softmax.cu"));
+const WARP: Kernel = TORCH.kernel("softmax_warp");
+const BLOCK: Kernel = TORCH.kernel("softmax_block");
+const MEGATRON: Source = Source::new(include_str!("megatron_softmax.cu"));
+const MEGATRON_WARP: Kernel = MEGATRON.kernel("megatron_softmax");
+
+impl Launch for Softmax {
+    fn gpu_implements(&self, numerics: &Numerics) -> bool {
+        numerics.is_of_cuda_kernel()
+    }
+
+    fn launch(&self, gpu: &Cuda, call: &Call<'_>) -> Result<CudaArray> {
+        let scores = call.inputs[0];
+        let (keys, rows) = (scores.row_len(), scores.rows());
         let matrices = rows.checked_div(keys).unwrap_or(0);
-        let form = SoftmaxForm::of(summation, dtype, keys, matrices, mask);
-        let (shift, full) = match mask {
-            Mask::Causal => (0, 0),
-            Mask::Shifted(shift) => (shift, 0),
-            Mask::Full => (0, 1),
+        let (dtype, summation) = (call.dtype(), call.numerics.summation);
+        let form = SoftmaxForm::of(summation, dtype, keys, matrices, self.mask);
+        let (shift, full) = match self.mask {
+            Mask::Causal => (0, false),
+            Mask::Shifted(shift) => (shift, false),
+            Mask::Full => (0, true),
         };
-        let from = self.read(scores);
-        self.produce(dtype, shape, |out| {
-            let ends = [from.arg(), Arg::Pointer(out)];
-            let keys_and_scale = |log2: u32| {
-                [
-                    Arg::I64(rows as i64),
-                    Arg::I32(keys as i32),
-                    Arg::I32(log2 as i32),
-                    Arg::F32(scale),
-                ]
-            };
-            let masked = [Arg::I32(shift), Arg::I32(full)];
-            match form {
-                SoftmaxForm::Warp { log2 } => {
-                    let args = [&ends[..], &keys_and_scale(log2), &masked].concat();
-                    self.send(dtype, "softmax_warp", warp_grid(rows, log2), &args)
-                }
-                SoftmaxForm::Megatron { log2 } => {
-                    let args = [&ends[..], &keys_and_scale(log2)].concat();
-                    self.send(dtype, "megatron_softmax", warp_grid(rows, log2), &args)
-                }
-                SoftmaxForm::Block { vector, generic } => {
-                    let own = [Arg::I32(keys as i32), Arg::F32(scale)];
-                    let form = [Arg::I32(vector), Arg::I32(generic.into())];
-                    let args = [&ends[..], &own, &masked, &form].concat();
-                    let grid = Grid::blocks(rows, (block_threads(keys), 1));
-                    self.send(dtype, "softmax_block", grid, &args)
-                }
+        let ends = [Arg::Array(scores), Arg::Result];
+        let (row_len, scale) = (Arg::I32(keys as i32), Arg::F32(self.scale));
+        let masked = [Arg::I32(shift), full.into()];
+        let (kernel, grid, args) = match form {
+            SoftmaxForm::Warp { log2 } => {
+                let own = [rows.into(), row_len, Arg::I32(log2 as i32), scale];
+                (
+                    WARP,
+                    warp_grid(rows, log2),
+                    [&ends[..], &own, &masked].concat(),
+                )
             }
-        })
+            SoftmaxForm::Megatron { log2 } => {
+                let own = [rows.into(), row_len, Arg::I32(log2 as i32), scale];
+                (
+                    MEGATRON_WARP,
+                    warp_grid(rows, log2),
+                    [&ends[..], &own].concat(),
+                )
+            }
+            SoftmaxForm::Block { vector, generic } => {
+                let own = [row_len, scale];
+                let order = [Arg::I32(vector), generic.into()];
+                let grid = Grid::blocks(rows, (block_threads(keys), 1));
+                (BLOCK, grid, [&ends[..], &own, &masked, &order].concat())
+            }
+        };
+        gpu.compute(dtype, call.shape.clone(), kernel, grid, &args)
+    }
+
+    fn kernel_source() -> String {
+        [TORCH, MEGATRON].map(Source::text).concat()
     }
 }
 

@@ -111,8 +111,8 @@ PARITY_KERNEL layer_norm(const Stored* x, const Stored* weight, const Stored* bi
     }
 }
 
-// For any other row. PyTorch stores mean and reciprocal deviation as fp32 between two kernels, so
-// that one kernel gives the same bits.
+// For any other row. PyTorch stores mean and reciprocal standard deviation as fp32 between two
+// kernels, so that one kernel gives the same bits.
 //
 // Thread t of 512 takes the elements t, t + 512, …; lanes are joined with those 16, 8, 4, 2, 1 above
 // them; then lanes of the first warp, which hold the 16 warps and 16 empty moments, in the same way.
