@@ -8,9 +8,7 @@ use crate::budget::Confidence;
 use crate::case::Mode;
 use crate::checkpoint::Weights;
 use crate::error::Result;
-use crate::explain::{
-    Context, Evidence, Explanation, OwnArithmetic, Subgraph, explain, hypotheses,
-};
+use crate::explain::{Context, Evidence, Explanation, OwnArithmetic, Subgraph, explain, rules};
 use crate::golden::Reference;
 use crate::plan::{Plan, PlanDifference, StageId};
 use crate::tensor::Tensor;
@@ -55,7 +53,7 @@ impl Explained<'_> {
             all = others;
             on(Event::Explaining {
                 stage: result.stage.as_str(),
-                hypotheses: hypotheses(),
+                hypotheses: rules().len(),
             });
             let found = explain(
                 &Context {

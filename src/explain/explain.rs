@@ -1,8 +1,8 @@
 //! The search for causes.
 
-use super::catalogue::{HYPOTHESES, OBSERVATIONS};
 use super::rewrite::{Certainty, Rewrite};
-use super::{Cause, Context, Evidence, Explanation, Subgraph, hints};
+use super::rules::RULES;
+use super::{Cause, Context, Evidence, Explanation, Rule, Subgraph, hints};
 use crate::backend::HostBackend;
 use crate::budget::Confidence;
 use crate::error::Result;
@@ -17,9 +17,9 @@ const LEFT_UNEXPLAINED: f64 = 1.0 / 3.0;
 /// Most other findings that are named beside a cause.
 const ALTERNATIVES: usize = 3;
 
-/// How many hypotheses there are.
-pub fn hypotheses() -> usize {
-    HYPOTHESES.len()
+/// Every rule, in the order of their ids.
+pub fn rules() -> &'static [&'static dyn Rule] {
+    RULES
 }
 
 /// Explains why a subgraph's result is not the recorded one.
@@ -31,10 +31,11 @@ pub fn hypotheses() -> usize {
 ///
 /// `own` says how the candidate's own arithmetic parts from the reference's within the subgraph, and
 /// how far its result is from what was recorded; `known` are explanations of other stages of this
-/// kind, whose findings are tried first; `on` is told of every hypothesis.
+/// kind, whose findings are tried first; `on` is told of every rule.
 ///
 /// # Errors
-/// If the subgraph cannot be run as it is.
+/// If the subgraph cannot be run as it is, or a weight or recorded value that a rule asks for cannot
+/// be read.
 pub fn explain(
     context: &Context<'_>,
     own: &OwnArithmetic<'_>,
@@ -91,13 +92,7 @@ pub fn explain(
         explanation.causes.clear();
         subgraph = context.subgraph.clone();
     }
-    for observation in OBSERVATIONS {
-        explanation.hints.extend(observation(context)?);
-    }
-    let heads = context.heads();
-    explanation
-        .hints
-        .extend(hints::of(&subgraph, heads, backend)?);
+    explanation.hints = hints::of(context, &subgraph, backend)?;
     Ok(explanation)
 }
 
@@ -139,6 +134,7 @@ impl OwnArithmetic<'_> {
             false => plan_differences.collect::<Vec<_>>().join("; "),
         };
         Cause {
+            rule: None,
             finding,
             remedy: "in the reference's arithmetic".into(),
             after,
@@ -165,13 +161,13 @@ impl Search<'_> {
         if findings.is_empty() {
             return Ok(None);
         }
-        for hypothesis in HYPOTHESES {
-            for rewrite in hypothesis(context)? {
+        for rule in RULES {
+            for rewrite in rule.rewrites(context)? {
                 let same = |cause: &&&Cause| cause.finding == rewrite.finding;
                 let Some(cause) = findings.iter().find(same) else {
                     continue;
                 };
-                let Some((after, subgraph)) = self.tried(&rewrite, context.subgraph) else {
+                let Some((after, subgraph)) = self.tried(&rewrite, context.subgraph)? else {
                     continue;
                 };
                 if after.holds() {
@@ -194,13 +190,16 @@ impl Search<'_> {
     ) -> Result<Option<(Cause, Subgraph)>> {
         let sample = context.subgraph.sampled();
         let sample = sample.as_ref().unwrap_or(context.subgraph);
-        let mut trials: Vec<(Rewrite<'_>, Evidence)> = Vec::new();
-        for hypothesis in HYPOTHESES {
+        let mut trials: Vec<Trial<'_>> = Vec::new();
+        for rule in RULES {
             (self.on)();
-            for rewrite in hypothesis(context)? {
-                // What does not fit together is no explanation.
-                if let Some((evidence, _)) = self.tried(&rewrite, sample) {
-                    trials.push((rewrite, evidence));
+            for rewrite in rule.rewrites(context)? {
+                if let Some((evidence, _)) = self.tried(&rewrite, sample)? {
+                    trials.push(Trial {
+                        rule: rule.id(),
+                        rewrite,
+                        evidence,
+                    });
                 }
             }
         }
@@ -208,23 +207,24 @@ impl Search<'_> {
             let order = a.relative_frobenius.total_cmp(&b.relative_frobenius);
             order.then(a.ratio.total_cmp(&b.ratio))
         };
-        trials.sort_by(|(a, left), (b, right)| {
-            let holds = right.holds().cmp(&left.holds());
-            let certainty = a.certainty.cmp(&b.certainty);
+        trials.sort_by(|a, b| {
+            let holds = b.evidence.holds().cmp(&a.evidence.holds());
+            let certainty = a.rewrite.certainty.cmp(&b.rewrite.certainty);
             holds
                 .then(certainty)
-                .then_with(|| by_difference(left, right))
+                .then_with(|| by_difference(&a.evidence, &b.evidence))
         });
-        let holding = trials.iter().filter(|(_, evidence)| evidence.holds());
+        let holding = trials.iter().filter(|trial| trial.evidence.holds());
         let mut confirmed: Option<(Cause, Subgraph, Certainty)> = None;
-        for (rewrite, _) in holding {
-            let Some((after, subgraph)) = self.tried(rewrite, context.subgraph) else {
+        for trial in holding {
+            let rewrite = &trial.rewrite;
+            let Some((after, subgraph)) = self.tried(rewrite, context.subgraph)? else {
                 continue;
             };
             match &mut confirmed {
                 _ if !after.holds() => {}
                 None => {
-                    confirmed = Some((cause(rewrite, after), subgraph, rewrite.certainty));
+                    confirmed = Some((trial.cause(after), subgraph, rewrite.certainty));
                 }
                 Some((first, _, certainty)) => {
                     let room = first.alternatives.len() < ALTERNATIVES;
@@ -243,31 +243,48 @@ impl Search<'_> {
         if let Some((cause, subgraph, _)) = confirmed {
             return Ok(Some((cause, subgraph)));
         }
-        trials.retain(|(rewrite, _)| rewrite.certainty == Certainty::Definite);
-        trials.sort_by(|(_, a), (_, b)| by_difference(a, b));
-        let Some((rewrite, _)) = trials.first() else {
+        trials.retain(|trial| trial.rewrite.certainty == Certainty::Definite);
+        trials.sort_by(|a, b| by_difference(&a.evidence, &b.evidence));
+        let Some(trial) = trials.first() else {
             return Ok(None);
         };
-        let Some((after, subgraph)) = self.tried(rewrite, context.subgraph) else {
+        let Some((after, subgraph)) = self.tried(&trial.rewrite, context.subgraph)? else {
             return Ok(None);
         };
         let less = after.relative_frobenius < LEFT * left.relative_frobenius;
-        Ok(less.then(|| (cause(rewrite, after), subgraph)))
+        Ok(less.then(|| (trial.cause(after), subgraph)))
     }
 
-    fn tried(&self, rewrite: &Rewrite<'_>, subgraph: &Subgraph) -> Option<(Evidence, Subgraph)> {
-        let rewritten = rewrite.applied(subgraph).ok()?;
-        let evidence = rewritten.evidence(self.backend, self.confidence).ok()?;
-        Some((evidence, rewritten))
+    /// What a rewritten subgraph gives; `None` if it does not fit together.
+    fn tried(
+        &self,
+        rewrite: &Rewrite<'_>,
+        subgraph: &Subgraph,
+    ) -> Result<Option<(Evidence, Subgraph)>> {
+        let Some(rewritten) = rewrite.applied(subgraph)? else {
+            return Ok(None);
+        };
+        let evidence = rewritten.evidence(self.backend, self.confidence)?;
+        Ok(Some((evidence, rewritten)))
     }
 }
 
-fn cause(rewrite: &Rewrite<'_>, after: Evidence) -> Cause {
-    Cause {
-        finding: rewrite.finding.clone(),
-        remedy: rewrite.remedy.clone(),
-        after,
-        alternatives: Vec::new(),
+/// A rewrite and what it gave on the sample.
+struct Trial<'a> {
+    rule: &'static str,
+    rewrite: Rewrite<'a>,
+    evidence: Evidence,
+}
+
+impl Trial<'_> {
+    fn cause(&self, after: Evidence) -> Cause {
+        Cause {
+            rule: Some(self.rule),
+            finding: self.rewrite.finding.clone(),
+            remedy: self.rewrite.remedy.clone(),
+            after,
+            alternatives: Vec::new(),
+        }
     }
 }
 
@@ -379,7 +396,7 @@ mod tests {
             &mut || tried += 1,
         );
         let found = found.unwrap();
-        assert!(found.complete && tried == hypotheses(), "{found:?}");
+        assert!(found.complete && tried == rules().len(), "{found:?}");
         found.causes[0].finding.clone()
     }
 
