@@ -130,12 +130,11 @@ impl<'a> Modules<'a> {
     /// residual: its norm, which the branch starts from.
     pub(super) fn residuals(self) -> impl Iterator<Item = (&'a Step, &'a Step)> {
         self.steps().iter().filter_map(move |step| {
-            let residual = step
-                .inputs
-                .first()
-                .filter(|_| step.op == Op::Add(op::Add))?;
-            let mut norms = self.norms();
-            Some((step, norms.find(|norm| norm.inputs.contains(residual))?))
+            let (Op::Add(_), [residual, _]) = (&step.op, step.inputs.as_slice()) else {
+                return None;
+            };
+            let norm = self.norms().find(|norm| norm.inputs.contains(residual))?;
+            Some((step, norm))
         })
     }
 
