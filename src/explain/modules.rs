@@ -91,7 +91,7 @@ impl<'a> Modules<'a> {
                 heads,
                 ..
             }) => {
-                let layer = self.layer(self.producer(&step.inputs[0])?)?;
+                let layer = self.layer_giving(&step.inputs[0])?;
                 Some(Fused {
                     layer,
                     heads,
@@ -115,13 +115,7 @@ impl<'a> Modules<'a> {
     /// The layers whose result goes through an activation function.
     pub(super) fn widening(self) -> impl Iterator<Item = Layer<'a>> {
         self.steps().iter().filter_map(move |step| match step.op {
-            Op::Activation(_) | Op::Gate(_) => {
-                let before = self.producer(&step.inputs[0])?;
-                match before.op {
-                    Op::AddBias(_) => self.layer(self.producer(&before.inputs[0])?),
-                    _ => self.layer(before),
-                }
-            }
+            Op::Activation(_) | Op::Gate(_) => self.layer_giving(&step.inputs[0]),
             _ => None,
         })
     }
@@ -148,6 +142,15 @@ impl<'a> Modules<'a> {
             let before = self.producer(step.inputs.first()?)?;
             is(&before.op).then_some(layer)
         })
+    }
+
+    /// The layer whose result a value is, its bias added.
+    fn layer_giving(self, value: &StageId) -> Option<Layer<'a>> {
+        let step = self.producer(value)?;
+        match step.op {
+            Op::AddBias(_) => self.layer(self.producer(&step.inputs[0])?),
+            _ => self.layer(step),
+        }
     }
 
     fn layer(self, step: &'a Step) -> Option<Layer<'a>> {

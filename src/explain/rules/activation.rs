@@ -1,4 +1,4 @@
-//! Another activation function, or the same one rounded elsewhere: erf or tanh GELU, a fused kernel
+//! Another activation function, or other rounding points of the same one: erf or tanh GELU, a fused kernel
 //! or single operations.
 
 use crate::error::Result;
@@ -17,7 +17,7 @@ impl Rule for Activation {
     }
 
     fn what(&self) -> &'static str {
-        "the activation function is another, or rounds elsewhere: erf or tanh GELU, a fused kernel or single operations"
+        "the activation function is another, or has other rounding points: erf or tanh GELU, a fused kernel or single operations"
     }
 
     fn rewrites<'a>(&self, context: &Context<'a>) -> Result<Vec<Rewrite<'a>>> {

@@ -23,7 +23,8 @@ impl Rule for AttentionScale {
     fn rewrites<'a>(&self, context: &Context<'a>) -> Result<Vec<Rewrite<'a>>> {
         let mut all = Vec::new();
         let layer = context.layer().unwrap_or(0) as f32;
-        let head_dim = head_dim(context);
+        let head_dim = context.attention().map_or(1, |fused| fused.head_dim);
+        let head_dim = head_dim.max(1) as f32;
         for step in context.steps() {
             let factors = [
                 (head_dim.sqrt(), "times the root of the head dimension"),
@@ -102,16 +103,4 @@ fn scale(step: &mut Step, factor: f32, alibi_too: bool) {
         Op::Softmax(op::Softmax { scale, .. }) => *scale *= factor,
         _ => {}
     }
-}
-
-/// The head dimension of the attention that the subgraph is part of.
-fn head_dim(context: &Context<'_>) -> f32 {
-    let Some((heads, fused)) = context.attention() else {
-        return 1.0;
-    };
-    let producer = context.plan.steps().iter().find(|step| step.id == *fused);
-    let width = producer
-        .and_then(|step| step.params.first())
-        .map_or(0, |param| param.shape[0]);
-    (width / (3 * heads)).max(1) as f32
 }

@@ -18,7 +18,7 @@ impl Rule for BiasValues {
     }
 
     fn what(&self) -> &'static str {
-        "a bias is missing, left at its initial zeros, or another's"
+        "a bias is missing, left at its initial zeros, or not the reference's"
     }
 
     fn rewrites<'a>(&self, context: &Context<'a>) -> Result<Vec<Rewrite<'a>>> {

@@ -19,7 +19,7 @@ impl Rule for NormWeight {
     }
 
     fn what(&self) -> &'static str {
-        "a norm's weight is stored less one, left at init, or another's"
+        "a norm's weight is stored less one, left at init, or not the reference's"
     }
 
     fn rewrites<'a>(&self, context: &Context<'a>) -> Result<Vec<Rewrite<'a>>> {
