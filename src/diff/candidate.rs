@@ -2,11 +2,12 @@
 
 use crate::case::{ArithmeticName, Case};
 use crate::checkpoint::megatron::MegatronCheckpoint;
-use crate::checkpoint::{TransformersFolder, Weights};
+use crate::checkpoint::{Overlay, TransformersFolder, Weights};
 use crate::convert::Converted;
 use crate::error::{BadInput, Result};
+use crate::explain::{Injected, StepEdit};
 use crate::model::ModelConfig;
-use crate::plan::{Arithmetic, MegatronArithmetic, Plan, Step, TransformersArithmetic};
+use crate::plan::{Arithmetic, MegatronArithmetic, Plan, TransformersArithmetic};
 use crate::tensor::DType;
 use std::path::{Path, PathBuf};
 
@@ -22,14 +23,11 @@ pub struct Candidate {
     /// Its weights.
     pub weights: Box<dyn Weights>,
     /// How its steps differ from those of its architecture.
-    pub rewriting: Option<Rewriting>,
+    pub rewriting: Option<StepEdit>,
     transformers: TransformersArithmetic,
     /// Of a model in Megatron's shards.
     megatron: Option<MegatronArithmetic>,
 }
-
-/// Changes the steps of a plan, for an implementation that computes something else.
-pub type Rewriting = Box<dyn Fn(&mut Step) + Send + Sync>;
 
 impl Candidate {
     /// Opens a folder of either kind.
@@ -79,6 +77,23 @@ impl Candidate {
             weights: Box::new(converted),
             rewriting: None,
         })
+    }
+
+    /// The same model with a deliberate bug in it.
+    #[must_use]
+    pub fn with(self, bug: Injected) -> Self {
+        let rewriting: StepEdit = match self.rewriting {
+            None => bug.rewriting,
+            Some(first) => Box::new(move |step| {
+                first(step);
+                (bug.rewriting)(step);
+            }),
+        };
+        Self {
+            weights: Box::new(Overlay::new(self.weights, bug.weights)),
+            rewriting: Some(rewriting),
+            ..self
+        }
     }
 
     /// The file that says what it is.

@@ -7,9 +7,7 @@ use crate::backend::Cpu;
 use crate::case::Mode;
 use crate::checkpoint::Weights;
 use crate::error::Result;
-use crate::explain::{
-    Context, Evidence, Explanation, OwnArithmetic, Subgraph, explain, hypotheses,
-};
+use crate::explain::{Context, Evidence, Explanation, OwnArithmetic, Subgraph, explain, rules};
 use crate::golden::Reference;
 use crate::op::Confidence;
 use crate::plan::{Plan, PlanDifference, StageId};
@@ -55,7 +53,7 @@ impl Explained<'_> {
             all = others;
             on(Event::Explaining {
                 stage: result.stage.as_str(),
-                hypotheses: hypotheses(),
+                hypotheses: rules().len(),
             });
             let found = explain(
                 &Context {

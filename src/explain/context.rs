@@ -1,6 +1,7 @@
-//! What hypotheses can look at.
+//! What rules can look at.
 
 use super::Subgraph;
+use super::modules::{Fused, Modules};
 use crate::checkpoint::Weights;
 use crate::error::Result;
 use crate::op::{self, Op};
@@ -42,18 +43,14 @@ impl<'a> Context<'a> {
         let side_by_side = self.readers().any(splits) || self.steps().last().is_some_and(context);
         side_by_side
             .then(|| self.attention())?
-            .map(|(heads, _)| heads)
+            .map(|fused| fused.heads)
     }
 
-    /// The number of heads of the subgraph's block, and what they are split from.
-    pub(super) fn attention(&self) -> Option<(usize, &'a StageId)> {
+    /// What the heads of the subgraph's block are split from.
+    pub(super) fn attention(&self) -> Option<Fused<'a>> {
         let layer = self.layer();
-        let steps = self.plan.steps().iter();
-        let mut splits = steps.filter(|step| step.stage.layer() == layer);
-        splits.find_map(|step| match step.op {
-            Op::SplitHeads(op::SplitHeads { heads, .. }) => Some((heads, &step.inputs[0])),
-            _ => None,
-        })
+        let mut fused = Modules::of(self.plan).fused();
+        fused.find(|fused| fused.layer.step.stage.layer() == layer)
     }
 
     /// The number of the block that the subgraph is in.

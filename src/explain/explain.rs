@@ -1,8 +1,8 @@
 //! The search for causes.
 
-use super::catalogue::{HYPOTHESES, OBSERVATIONS};
 use super::rewrite::{Certainty, Rewrite};
-use super::{Cause, Context, Evidence, Explanation, Subgraph, hints};
+use super::rules::RULES;
+use super::{Cause, Context, Evidence, Explanation, Rule, Subgraph, hints};
 use crate::backend::HostBackend;
 use crate::error::Result;
 use crate::op::Confidence;
@@ -17,9 +17,9 @@ const LEFT_UNEXPLAINED: f64 = 1.0 / 3.0;
 /// Most other findings that are named beside a cause.
 const ALTERNATIVES: usize = 3;
 
-/// How many hypotheses there are.
-pub fn hypotheses() -> usize {
-    HYPOTHESES.len()
+/// Every rule, in the order of their ids.
+pub fn rules() -> &'static [&'static dyn Rule] {
+    RULES
 }
 
 /// Explains why a subgraph's result is not the recorded one.
@@ -29,12 +29,13 @@ pub fn hypotheses() -> usize {
 /// reference, and among equals the one that leaves the least difference. If none does, the one that
 /// takes away most is kept, and the search goes on from there.
 ///
-/// `own` says how the candidate's own arithmetic parts from the reference's within the subgraph, and
+/// `own` says how the candidate's own arithmetic differs from the reference's within the subgraph, and
 /// how far its result is from what was recorded; `known` are explanations of other stages of this
-/// kind, whose findings are tried first; `on` is told of every hypothesis.
+/// kind, whose findings are tried first; `on` is told of every rule.
 ///
 /// # Errors
-/// If the subgraph cannot be run as it is.
+/// If the subgraph cannot be run as it is, or a weight or recorded value that a rule asks for cannot
+/// be read.
 pub fn explain(
     context: &Context<'_>,
     own: &OwnArithmetic<'_>,
@@ -91,13 +92,7 @@ pub fn explain(
         explanation.causes.clear();
         subgraph = context.subgraph.clone();
     }
-    for observation in OBSERVATIONS {
-        explanation.hints.extend(observation(context)?);
-    }
-    let heads = context.heads();
-    explanation
-        .hints
-        .extend(hints::of(&subgraph, heads, backend)?);
+    explanation.hints = hints::of(context, &subgraph, backend)?;
     Ok(explanation)
 }
 
@@ -139,6 +134,7 @@ impl OwnArithmetic<'_> {
             false => plan_differences.collect::<Vec<_>>().join("; "),
         };
         Cause {
+            rule: None,
             finding,
             remedy: "in the reference's arithmetic".into(),
             after,
@@ -165,13 +161,13 @@ impl Search<'_> {
         if findings.is_empty() {
             return Ok(None);
         }
-        for hypothesis in HYPOTHESES {
-            for rewrite in hypothesis(context)? {
+        for rule in RULES {
+            for rewrite in rule.rewrites(context)? {
                 let same = |cause: &&&Cause| cause.finding == rewrite.finding;
                 let Some(cause) = findings.iter().find(same) else {
                     continue;
                 };
-                let Some((after, subgraph)) = self.tried(&rewrite, context.subgraph) else {
+                let Some((after, subgraph)) = self.tried(&rewrite, context.subgraph)? else {
                     continue;
                 };
                 if after.holds() {
@@ -194,13 +190,16 @@ impl Search<'_> {
     ) -> Result<Option<(Cause, Subgraph)>> {
         let sample = context.subgraph.sampled();
         let sample = sample.as_ref().unwrap_or(context.subgraph);
-        let mut trials: Vec<(Rewrite<'_>, Evidence)> = Vec::new();
-        for hypothesis in HYPOTHESES {
+        let mut trials: Vec<Trial<'_>> = Vec::new();
+        for rule in RULES {
             (self.on)();
-            for rewrite in hypothesis(context)? {
-                // What does not fit together is no explanation.
-                if let Some((evidence, _)) = self.tried(&rewrite, sample) {
-                    trials.push((rewrite, evidence));
+            for rewrite in rule.rewrites(context)? {
+                if let Some((evidence, _)) = self.tried(&rewrite, sample)? {
+                    trials.push(Trial {
+                        rule: rule.id(),
+                        rewrite,
+                        evidence,
+                    });
                 }
             }
         }
@@ -208,23 +207,24 @@ impl Search<'_> {
             let order = a.relative_frobenius.total_cmp(&b.relative_frobenius);
             order.then(a.ratio.total_cmp(&b.ratio))
         };
-        trials.sort_by(|(a, left), (b, right)| {
-            let holds = right.holds().cmp(&left.holds());
-            let certainty = a.certainty.cmp(&b.certainty);
+        trials.sort_by(|a, b| {
+            let holds = b.evidence.holds().cmp(&a.evidence.holds());
+            let certainty = a.rewrite.certainty.cmp(&b.rewrite.certainty);
             holds
                 .then(certainty)
-                .then_with(|| by_difference(left, right))
+                .then_with(|| by_difference(&a.evidence, &b.evidence))
         });
-        let holding = trials.iter().filter(|(_, evidence)| evidence.holds());
+        let holding = trials.iter().filter(|trial| trial.evidence.holds());
         let mut confirmed: Option<(Cause, Subgraph, Certainty)> = None;
-        for (rewrite, _) in holding {
-            let Some((after, subgraph)) = self.tried(rewrite, context.subgraph) else {
+        for trial in holding {
+            let rewrite = &trial.rewrite;
+            let Some((after, subgraph)) = self.tried(rewrite, context.subgraph)? else {
                 continue;
             };
             match &mut confirmed {
                 _ if !after.holds() => {}
                 None => {
-                    confirmed = Some((cause(rewrite, after), subgraph, rewrite.certainty));
+                    confirmed = Some((trial.cause(after), subgraph, rewrite.certainty));
                 }
                 Some((first, _, certainty)) => {
                     let room = first.alternatives.len() < ALTERNATIVES;
@@ -243,38 +243,55 @@ impl Search<'_> {
         if let Some((cause, subgraph, _)) = confirmed {
             return Ok(Some((cause, subgraph)));
         }
-        trials.retain(|(rewrite, _)| rewrite.certainty == Certainty::Definite);
-        trials.sort_by(|(_, a), (_, b)| by_difference(a, b));
-        let Some((rewrite, _)) = trials.first() else {
+        trials.retain(|trial| trial.rewrite.certainty == Certainty::Definite);
+        trials.sort_by(|a, b| by_difference(&a.evidence, &b.evidence));
+        let Some(trial) = trials.first() else {
             return Ok(None);
         };
-        let Some((after, subgraph)) = self.tried(rewrite, context.subgraph) else {
+        let Some((after, subgraph)) = self.tried(&trial.rewrite, context.subgraph)? else {
             return Ok(None);
         };
         let less = after.relative_frobenius < LEFT * left.relative_frobenius;
-        Ok(less.then(|| (cause(rewrite, after), subgraph)))
+        Ok(less.then(|| (trial.cause(after), subgraph)))
     }
 
-    fn tried(&self, rewrite: &Rewrite<'_>, subgraph: &Subgraph) -> Option<(Evidence, Subgraph)> {
-        let rewritten = rewrite.applied(subgraph).ok()?;
-        let evidence = rewritten.evidence(self.backend, self.confidence).ok()?;
-        Some((evidence, rewritten))
+    /// What a rewritten subgraph gives; `None` if it does not fit together.
+    fn tried(
+        &self,
+        rewrite: &Rewrite<'_>,
+        subgraph: &Subgraph,
+    ) -> Result<Option<(Evidence, Subgraph)>> {
+        let Some(rewritten) = rewrite.applied(subgraph)? else {
+            return Ok(None);
+        };
+        let evidence = rewritten.evidence(self.backend, self.confidence)?;
+        Ok(Some((evidence, rewritten)))
     }
 }
 
-fn cause(rewrite: &Rewrite<'_>, after: Evidence) -> Cause {
-    Cause {
-        finding: rewrite.finding.clone(),
-        remedy: rewrite.remedy.clone(),
-        after,
-        alternatives: Vec::new(),
+/// A rewrite and what it gave on the sample.
+struct Trial<'a> {
+    rule: &'static str,
+    rewrite: Rewrite<'a>,
+    evidence: Evidence,
+}
+
+impl Trial<'_> {
+    fn cause(&self, after: Evidence) -> Cause {
+        Cause {
+            rule: Some(self.rule),
+            finding: self.rewrite.finding.clone(),
+            remedy: self.rewrite.remedy.clone(),
+            after,
+            alternatives: Vec::new(),
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backend::Cpu;
+    use crate::backend::{Backend, Cpu};
     use crate::checkpoint::{Stored, Weights};
     use crate::error::BadInput;
     use crate::op::{self, Activation, Numerics, Op, Rotary, RotaryPairs, Rounding};
@@ -286,6 +303,18 @@ mod tests {
     /// reference is the right step's result.
     struct Bench {
         weights: HashMap<String, Tensor>,
+        /// One that is there and cannot be read.
+        lost: Option<&'static str>,
+    }
+
+    impl Bench {
+        fn new<const N: usize>(weights: [(&str, Tensor); N]) -> Self {
+            let weights = weights.map(|(name, value)| (name.to_owned(), value));
+            Self {
+                weights: weights.into(),
+                lost: None,
+            }
+        }
     }
 
     impl Weights for Bench {
@@ -301,10 +330,8 @@ mod tests {
         }
         fn load(&self, name: &str) -> Result<Tensor> {
             let missing = || BadInput::new("memory", name, "nothing");
-            self.weights
-                .get(name)
-                .cloned()
-                .ok_or_else(|| missing().into())
+            let found = self.weights.get(name).filter(|_| self.lost != Some(name));
+            found.cloned().ok_or_else(|| missing().into())
         }
     }
 
@@ -339,6 +366,13 @@ mod tests {
         }
     }
 
+    fn linear() -> Op {
+        Op::Linear(op::Linear {
+            bias: false,
+            partials: 1,
+        })
+    }
+
     fn first_cause(
         wrong: Step,
         given: &[(&str, Tensor)],
@@ -346,6 +380,18 @@ mod tests {
         bench: &Bench,
         reference: Tensor,
     ) -> String {
+        let found = explained(wrong, given, plan, bench, reference).unwrap();
+        assert!(found.complete, "{found:?}");
+        found.causes[0].finding.clone()
+    }
+
+    fn explained(
+        wrong: Step,
+        given: &[(&str, Tensor)],
+        plan: &Plan,
+        bench: &Bench,
+        reference: Tensor,
+    ) -> Result<Explanation> {
         let given = given
             .iter()
             .map(|(id, value)| ((*id).into(), value.clone()));
@@ -378,93 +424,78 @@ mod tests {
             Confidence::default(),
             &mut || tried += 1,
         );
-        let found = found.unwrap();
-        assert!(found.complete && tried == hypotheses(), "{found:?}");
-        found.causes[0].finding.clone()
+        assert!(
+            found.is_err() || tried == rules().len(),
+            "{tried} rules tried"
+        );
+        found
+    }
+
+    /// Puts every bug of a rule into a plan's last step: the reference is the right step's result.
+    fn bugs_are_named(rule: &str, plan: &Plan, given: &[(&str, Tensor)]) {
+        let bench = Bench::new([]);
+        let right = plan.steps().last().unwrap();
+        let inputs: Vec<&Tensor> = given.iter().map(|(_, value)| value).collect();
+        let reference = Backend::run(&Cpu, right, &inputs, &[]).unwrap();
+        let rule = rules().iter().find(|other| other.id() == rule).unwrap();
+        for bug in rule.bugs() {
+            let injected = bug.inject(plan, &bench).unwrap().expect(bug.name);
+            let mut wrong = right.clone();
+            (injected.rewriting)(&mut wrong);
+            let found = first_cause(wrong, given, plan, &bench, reference.clone());
+            assert!(found.contains(&injected.named_by), "{}: {found}", bug.name);
+        }
     }
 
     #[test]
     fn rotary_embeddings_are_put_right() {
-        let right = Rotary {
-            theta: 1e4,
-            scaling: 1.0,
-            offset: 0,
-            dims: 8,
-            pairs: RotaryPairs::Halves,
-        };
-        let bench = Bench {
-            weights: HashMap::new(),
-        };
-        let x = draw(&[2, 3, 9, 8], 1);
-        let of = |rotary| step("q", Op::Rotary(rotary), &["x"], &[]);
-        let reference = crate::backend::Backend::run(&Cpu, &of(right), &[&x], &[]).unwrap();
-        let plan = Plan::new(
-            DType::F32,
-            vec![step("q", Op::Rotary(right), &["tokens"], &[])],
-        );
-        let plan = plan.unwrap();
-        let pairs = RotaryPairs::Interleaved;
-        for (wrong, finding) in [
-            (Rotary { pairs, ..right }, "entries half a head apart"),
-            (
-                Rotary {
-                    theta: 5e5,
-                    ..right
-                },
-                "rotary base is 1e4, the model's 5e5",
-            ),
-            (
-                Rotary {
-                    scaling: 4.0,
-                    ..right
-                },
-                "divides positions by 1, the model by 4",
-            ),
-            (Rotary { offset: 1, ..right }, "start -1 from the model's"),
-            (
-                Rotary { dims: 4, ..right },
-                "rotates 8 entries of a head, the model 4",
-            ),
-        ] {
-            let given = [("x", x.clone())];
-            let found = first_cause(of(wrong), &given, &plan, &bench, reference.clone());
-            assert!(found.contains(finding), "{found}");
+        for pairs in [RotaryPairs::Halves, RotaryPairs::Interleaved] {
+            let right = Rotary {
+                theta: 1e4,
+                scaling: 1.0,
+                offset: 0,
+                dims: 8,
+                pairs,
+            };
+            let steps = vec![
+                step("x", linear(), &["tokens"], &[]),
+                step("q", right.into(), &["x"], &[]),
+            ];
+            let plan = Plan::new(DType::F32, steps).unwrap();
+            bugs_are_named("rotary", &plan, &[("x", draw(&[2, 3, 9, 8], 1))]);
         }
     }
 
     #[test]
     fn gated_layers_are_put_right() {
-        let bench = Bench {
-            weights: HashMap::new(),
-        };
-        let (gate, up) = (draw(&[1, 9, 16], 1), draw(&[1, 9, 16], 2));
-        let silu = Op::Gate(op::Gate {
-            activation: Activation::Silu,
-        });
-        let right = step("act", silu.clone(), &["gate", "up"], &[]);
-        let reference = crate::backend::Backend::run(&Cpu, &right, &[&gate, &up], &[]).unwrap();
-        let plan = Plan::new(
-            DType::F32,
-            vec![step("act", silu.clone(), &["tokens"; 2], &[])],
+        let activation = Activation::Silu;
+        let steps = vec![
+            step("gate", linear(), &["tokens"], &[]),
+            step("up", linear(), &["tokens"], &[]),
+            step("act", op::Gate { activation }.into(), &["gate", "up"], &[]),
+        ];
+        let plan = Plan::new(DType::F32, steps).unwrap();
+        let given = [("gate", draw(&[1, 9, 16], 1)), ("up", draw(&[1, 9, 16], 2))];
+        bugs_are_named("gate", &plan, &given);
+    }
+
+    #[test]
+    fn a_weight_that_cannot_be_read_is_an_error() {
+        let shape: &[usize] = &[8, 6];
+        let mut bench = Bench::new([
+            ("gate.weight", draw(shape, 1)),
+            ("up.weight", draw(shape, 2)),
+        ]);
+        bench.lost = Some("up.weight");
+        let wrong = step("gate", linear(), &["tokens"], &[("gate.weight", shape)]);
+        let plan = Plan::new(DType::F32, vec![wrong.clone()]).unwrap();
+        let x = draw(&[1, 9, 6], 3);
+        let reference = Backend::run(&Cpu, &wrong, &[&x], &[&draw(shape, 4)]).unwrap();
+        let error = explained(wrong, &[("tokens", x)], &plan, &bench, reference).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "memory: expected up.weight, found nothing"
         );
-        let plan = plan.unwrap();
-        let gelu = Op::Gate(op::Gate {
-            activation: Activation::Gelu,
-        });
-        for (wrong, finding) in [
-            (
-                step("act", silu, &["up", "gate"], &[]),
-                "gate and up are swapped",
-            ),
-            (
-                step("act", gelu, &["gate", "up"], &[]),
-                "gate is silu, not gelu (erf)",
-            ),
-        ] {
-            let given = [("gate", gate.clone()), ("up", up.clone())];
-            let found = first_cause(wrong, &given, &plan, &bench, reference.clone());
-            assert!(found.contains(finding), "{found}");
-        }
     }
 
     #[test]
@@ -479,14 +510,8 @@ mod tests {
             Tensor::from_vec(&[8, 6], values).unwrap()
         };
         let names = ["gate.weight", "up.weight"];
-        let bench = Bench {
-            weights: HashMap::from([(names[0].into(), half(0)), (names[1].into(), half(1))]),
-        };
-        let op = Op::Linear(op::Linear {
-            bias: false,
-            partials: 1,
-        });
-        let linear = |id, name, input| step(id, op.clone(), &[input], &[(name, &[8, 6])]);
+        let bench = Bench::new([(names[0], half(0)), (names[1], half(1))]);
+        let linear = |id, name, input| step(id, linear(), &[input], &[(name, &[8, 6])]);
         let plan = Plan::new(
             DType::F32,
             vec![
@@ -506,7 +531,7 @@ mod tests {
         let x = draw(&[1, 9, 6], 3);
         for (id, name, right) in [("gate", names[0], &gate), ("up", names[1], &up)] {
             let wrong = linear(id, name, "x");
-            let reference = crate::backend::Backend::run(&Cpu, &wrong, &[&x], &[right]).unwrap();
+            let reference = Backend::run(&Cpu, &wrong, &[&x], &[right]).unwrap();
             let found = first_cause(wrong, &[("x", x.clone())], &plan, &bench, reference);
             assert!(
                 found.contains("2 ranks are concatenated rank by rank"),

@@ -10,7 +10,7 @@ pub struct Explanation {
     pub stages: Vec<StageId>,
     /// The difference as it is.
     pub before: Evidence,
-    /// What brings it back, one after the other; empty if nothing of the catalogue does.
+    /// What brings it back, one after the other; empty if no rule does.
     pub causes: Vec<Cause>,
     /// Whether the causes explain all of the difference.
     pub complete: bool,
@@ -21,6 +21,9 @@ pub struct Explanation {
 /// One cause.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Cause {
+    /// The id of the rule that found it; `None` where the reference's arithmetic alone brings the
+    /// difference back.
+    pub rule: Option<&'static str>,
     /// What is wrong: `weight rows are ordered [3, heads, d], the model expects [heads, 3, d]`.
     pub finding: String,
     /// What was changed to test it: `with the rows reordered`.

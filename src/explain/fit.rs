@@ -21,15 +21,15 @@ const STEPS: usize = 30;
 /// If the subgraph cannot be run, or the result has not a column for each entry.
 pub(super) fn fit(subgraph: &mut Subgraph, name: &str) -> Result<()> {
     let dtype = subgraph.params[name].dtype();
-    let behind = behind(subgraph, name)?;
-    let reference = behind.reference.widened()?;
+    let suffix = suffix(subgraph, name)?;
+    let reference = suffix.reference.widened()?;
     let expected = reference.as_slice::<f64>()?;
-    let start = behind.params[name].widened()?;
+    let start = suffix.params[name].widened()?;
     let mut values = start.as_slice::<f64>()?.to_vec();
     let width = values.len().max(1);
     let rows = (expected.len() / width).max(1);
     let at = |values: &[f64]| -> Result<Vec<f64>> {
-        let mut trial = behind.clone();
+        let mut trial = suffix.clone();
         let param = Tensor::from_vec(&[values.len()], values.to_vec())?;
         trial.params.insert(name.to_owned(), param);
         let result = trial.result(&Fp64)?;
@@ -75,10 +75,11 @@ pub(super) fn fit(subgraph: &mut Subgraph, name: &str) -> Result<()> {
 }
 
 /// Replaces weight and bias of a norm, the subgraph's only step, by those that the reference's values
-/// fit best: a line through the normalised values of every column, in fp64.
+/// fit best: a line through the normalised values of every column, in fp64. A line needs more than
+/// two rows.
 ///
 /// # Errors
-/// If the subgraph cannot be run, or has too few rows to tell a line from its points.
+/// If the subgraph cannot be run.
 pub(super) fn fit_line(subgraph: &mut Subgraph, weight: &str, bias: &str) -> Result<()> {
     let dtype = subgraph.params[weight].dtype();
     let width = subgraph.params[weight].len().max(1);
@@ -91,13 +92,6 @@ pub(super) fn fit_line(subgraph: &mut Subgraph, weight: &str, bias: &str) -> Res
     let reference = subgraph.reference.widened()?;
     let (x, y) = (normalised.as_slice::<f64>()?, reference.as_slice::<f64>()?);
     let rows = (y.len() / width) as f64;
-    if rows < 4.0 {
-        return Err(Error::Mismatch {
-            at: "fit".into(),
-            expected: "at least 4 rows".into(),
-            found: rows.to_string(),
-        });
-    }
     let [mut slopes, mut offsets] = [(); 2].map(|()| (Vec::new(), Vec::new()));
     for column in 0..width {
         let points = || {
@@ -145,24 +139,24 @@ fn rounded(values: &[f64], mut std: Vec<f32>, dtype: DType) -> Result<(Tensor, V
     Ok((fitted, std))
 }
 
-/// The part of a subgraph that reads a parameter, behind values that do not depend on it.
-fn behind(subgraph: &Subgraph, name: &str) -> Result<Subgraph> {
-    let mut behind = subgraph.narrowed()?.into_owned();
+/// The steps of a subgraph from the one that reads a parameter on, given the values before it.
+fn suffix(subgraph: &Subgraph, name: &str) -> Result<Subgraph> {
+    let mut suffix = subgraph.narrowed()?.into_owned();
     let reads = |step: &Step| step.params.iter().any(|param| param.name == name);
-    let Some(mut index) = behind.steps.iter().position(reads) else {
-        return Ok(behind);
+    let Some(mut index) = suffix.steps.iter().position(reads) else {
+        return Ok(suffix);
     };
-    if let Op::Linear(op::Linear { bias: true, .. }) = behind.steps[index].op {
-        let split = split(&behind.steps[index]);
-        behind.steps.splice(index..=index, split);
+    if let Op::Linear(op::Linear { bias: true, .. }) = suffix.steps[index].op {
+        let split = split(&suffix.steps[index]);
+        suffix.steps.splice(index..=index, split);
         index += 1;
     }
-    let steps = behind.steps.split_off(index);
-    for step in std::mem::replace(&mut behind.steps, steps) {
-        let mut before = behind.clone();
+    let steps = suffix.steps.split_off(index);
+    for step in std::mem::replace(&mut suffix.steps, steps) {
+        let mut before = suffix.clone();
         before.steps = vec![step.clone()];
         let value = before.result(&Fp64)?;
-        behind.given.insert(step.id, value);
+        suffix.given.insert(step.id, value);
     }
-    Ok(behind)
+    Ok(suffix)
 }

@@ -1,17 +1,30 @@
 //! What narrows a difference that nothing explains: where it lies and what shape it has.
 
-use super::Subgraph;
+use super::rules::{bias, other_weights};
+use super::{Context, Subgraph};
 use crate::backend::HostBackend;
 use crate::error::Result;
 
 /// Part of the squared difference that is worth a sentence.
 const MOST: f64 = 0.9;
 
-/// Sentences about a subgraph's difference; `heads` is how many lie side by side in its columns.
+/// Sentences about a subgraph and the difference that is left of it after `rewritten`.
 ///
 /// # Errors
-/// If the subgraph cannot be run.
+/// If the subgraph cannot be run, or a weight cannot be read.
 pub(super) fn of(
+    context: &Context<'_>,
+    rewritten: &Subgraph,
+    backend: &HostBackend,
+) -> Result<Vec<String>> {
+    let mut hints = other_weights::duplicates(context)?;
+    hints.extend(bias::zeros(context)?);
+    hints.extend(of_difference(rewritten, context.heads(), backend)?);
+    Ok(hints)
+}
+
+/// `heads` is how many lie side by side in the subgraph's columns.
+fn of_difference(
     subgraph: &Subgraph,
     heads: Option<usize>,
     backend: &HostBackend,

@@ -59,7 +59,7 @@ pub(super) fn swapped(tensor: &Tensor, [a, b, c]: [usize; 3]) -> Result<Tensor> 
 }
 
 /// Every element mapped in fp64 and rounded to the tensor's type.
-pub(super) fn mapped(tensor: &Tensor, of: impl Fn(f64) -> f64) -> Result<Tensor> {
+pub(super) fn mapped(tensor: &Tensor, mut of: impl FnMut(f64) -> f64) -> Result<Tensor> {
     with_float!(tensor.dtype(), T => {
         let values = tensor.as_slice::<T>()?.iter();
         let values = values.map(|x| T::from_f64(of(x.to_f64())));

@@ -2,8 +2,10 @@
 
 use super::Subgraph;
 use crate::error::Result;
+use crate::op::{self, Op};
 use crate::plan::{StageId, Step};
-use crate::tensor::Tensor;
+use crate::tensor::{DType, Tensor};
+use std::collections::HashMap;
 
 /// How much of a rewrite is taken from the data that it is to explain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -21,7 +23,7 @@ pub enum Certainty {
 type Edit<'a> = Box<dyn Fn(&mut Subgraph) -> Result<()> + 'a>;
 
 /// A change of a subgraph, and what it would mean if it helped.
-pub(super) struct Rewrite<'a> {
+pub struct Rewrite<'a> {
     pub(super) finding: String,
     pub(super) remedy: String,
     pub(super) certainty: Certainty,
@@ -89,12 +91,53 @@ impl<'a> Rewrite<'a> {
         Self { certainty, ..self }
     }
 
-    /// The subgraph as it would be.
-    pub(super) fn applied(&self, subgraph: &Subgraph) -> Result<Subgraph> {
+    /// The subgraph as it would be; `None` if its steps would not fit together, which no reference
+    /// can have computed.
+    ///
+    /// # Errors
+    /// If what the hypothesis is about cannot be read.
+    pub(super) fn applied(&self, subgraph: &Subgraph) -> Result<Option<Subgraph>> {
         let mut subgraph = subgraph.clone();
         (self.edit)(&mut subgraph)?;
-        Ok(subgraph)
+        Ok(fits(&subgraph)?.then_some(subgraph))
     }
+}
+
+/// Whether every step applies to what it reads, and the last gives a value of the reference's shape.
+fn fits(subgraph: &Subgraph) -> Result<bool> {
+    let has_params = |step: &Step| {
+        step.params.iter().all(|param| {
+            let value = subgraph.params.get(&param.name);
+            value.is_some_and(|value| {
+                value.shape() == param.shape && value.dtype() == step.numerics.out
+            })
+        })
+    };
+    if !subgraph.steps.iter().all(has_params) {
+        return Ok(false);
+    }
+    let subgraph = subgraph.narrowed()?;
+    let given = subgraph.given.iter();
+    let mut known: HashMap<&StageId, (Vec<usize>, DType)> = given
+        .map(|(id, value)| (id, (value.shape().to_vec(), value.dtype())))
+        .collect();
+    for step in &subgraph.steps {
+        let inputs: Option<Vec<_>> = step.inputs.iter().map(|id| known.get(id)).collect();
+        let Some(inputs) = inputs else {
+            return Ok(false);
+        };
+        let out = step.numerics.out;
+        let is_lookup = step.op == Op::Embedding(op::Embedding);
+        let in_type = is_lookup || inputs.iter().all(|(_, dtype)| *dtype == out);
+        let shapes: Vec<&[usize]> = inputs.iter().map(|(shape, _)| shape.as_slice()).collect();
+        let params: Vec<&[usize]> = step.params.iter().map(|p| p.shape.as_slice()).collect();
+        match step.op.shape(&shapes, &params).filter(|_| in_type) {
+            Some(shape) => known.insert(&step.id, (shape, out)),
+            None => return Ok(false),
+        };
+    }
+    let last = subgraph.steps.last().and_then(|step| known.get(&step.id));
+    Ok(last.is_some_and(|(shape, _)| shape == subgraph.reference.shape()))
 }
 
 /// The parameters of a step that may have been treated alike: all of them, or one.

@@ -91,6 +91,7 @@ struct Explained<'a> {
 
 #[derive(Serialize)]
 struct Cause<'a> {
+    id: Option<&'static str>,
     finding: &'a str,
     remedy: &'a str,
     after: Evidence,
@@ -248,6 +249,7 @@ fn case(outcome: &CaseOutcome) -> Case<'_> {
 
 fn explained(explanation: &explain::Explanation) -> Explained<'_> {
     let causes = explanation.causes.iter().map(|cause| Cause {
+        id: cause.rule,
         finding: &cause.finding,
         remedy: &cause.remedy,
         after: evidence(&cause.after),

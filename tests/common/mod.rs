@@ -2,7 +2,6 @@
 
 pub mod cpp;
 pub mod fake_gpu;
-pub mod mutation;
 pub mod torch;
 
 use parity::case::{Case, Rules};

@@ -2,23 +2,65 @@
 //! and its up part, concatenated as they are and cut in the middle.
 
 use crate::error::Result;
+use crate::explain::bug::{Bug, Edits};
 use crate::explain::context::Context;
 use crate::explain::rearrange::picked;
 use crate::explain::rewrite::Rewrite;
+use crate::explain::rule::Rule;
 use crate::op::{self, Activation, Op};
 use crate::plan::{Param, Step};
 use crate::tensor::Tensor;
 
-pub(super) fn rewrites<'a>(context: &Context<'a>) -> Result<Vec<Rewrite<'a>>> {
-    let mut all = Vec::new();
-    for step in context.steps() {
-        match step.op {
-            Op::Gate(ours) => gates(step, ours.activation, &mut all),
-            Op::Linear(_) => concatenated(context, step, &mut all),
-            _ => {}
-        }
+pub(super) struct Gate;
+
+impl Rule for Gate {
+    fn id(&self) -> &'static str {
+        "gate"
     }
-    Ok(all)
+
+    fn what(&self) -> &'static str {
+        "a gated layer has its gate and its up part swapped or mixed, or another activation function"
+    }
+
+    fn rewrites<'a>(&self, context: &Context<'a>) -> Result<Vec<Rewrite<'a>>> {
+        let mut all = Vec::new();
+        for step in context.steps() {
+            match step.op {
+                Op::Gate(ours) => gates(step, ours.activation, &mut all),
+                Op::Linear(_) => concatenated(context, step, &mut all),
+                _ => {}
+            }
+        }
+        Ok(all)
+    }
+
+    fn bugs(&self) -> Vec<Bug> {
+        vec![
+            Bug::new("gate and up swapped", |_| {
+                Some(Edits::named_by("gate and up are swapped").steps(|step| {
+                    if let Op::Gate(_) = step.op {
+                        step.inputs.reverse();
+                    }
+                }))
+            }),
+            Bug::new("gate of another activation", |modules| {
+                let ours = modules.steps().iter().find_map(|step| match step.op {
+                    Op::Gate(op::Gate { activation }) => Some(activation),
+                    _ => None,
+                })?;
+                let other = match ours {
+                    Activation::Silu => Activation::Gelu,
+                    _ => Activation::Silu,
+                };
+                let edits = Edits::named_by(format!("gate is {ours}, not {other}"));
+                Some(edits.steps(move |step| {
+                    if let Op::Gate(op::Gate { activation }) = &mut step.op {
+                        *activation = other;
+                    }
+                }))
+            }),
+        ]
+    }
 }
 
 fn gates<'a>(step: &Step, ours: Activation, all: &mut Vec<Rewrite<'a>>) {
@@ -27,7 +69,7 @@ fn gates<'a>(step: &Step, ours: Activation, all: &mut Vec<Rewrite<'a>>) {
     all.push(Rewrite::of_step(
         &step.id,
         finding,
-        "with them swapped back",
+        "with gate and up swapped back",
         swap,
     ));
     for theirs in Activation::ALL.into_iter().filter(|theirs| *theirs != ours) {
@@ -36,7 +78,7 @@ fn gates<'a>(step: &Step, ours: Activation, all: &mut Vec<Rewrite<'a>>) {
         all.push(Rewrite::of_step(
             &step.id,
             finding,
-            format!("with {theirs}"),
+            format!("with the gate {theirs}"),
             set,
         ));
     }
@@ -73,7 +115,7 @@ fn concatenated<'a>(context: &Context<'a>, step: &Step, all: &mut Vec<Rewrite<'a
                 .reshaped(&[2, weight.len()])?;
             picked(&parts, &[usize::from(!is_gate)], 2, weight.shape())
         };
-        let remedy = "with the shards sorted";
+        let remedy = format!("with gate and up of {ranks} ranks apart");
         all.push(Rewrite::of_param(&ours.name, finding, remedy, edit));
     }
 }

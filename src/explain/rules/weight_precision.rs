@@ -2,9 +2,11 @@
 //! values, or the reference's.
 
 use crate::error::Result;
+use crate::explain::bug::{Bug, Edits};
 use crate::explain::context::Context;
-use crate::explain::rearrange::cast;
+use crate::explain::rearrange::{cast, mapped};
 use crate::explain::rewrite::{Certainty, Rewrite};
+use crate::explain::rule::Rule;
 use crate::op::ErrorBound;
 use crate::tensor::{DType, Tensor};
 use std::collections::BTreeSet;
@@ -12,32 +14,73 @@ use std::collections::BTreeSet;
 /// Magnitudes that an 8-bit type has at most.
 const EIGHT_BIT: usize = 128;
 
-pub(super) fn rewrites<'a>(context: &Context<'a>) -> Result<Vec<Rewrite<'a>>> {
-    let mut all = Vec::new();
-    for (name, param) in &context.subgraph.params {
-        for narrow in [DType::Bf16, DType::F16] {
-            if param.dtype() != DType::F32 {
-                continue;
-            }
-            match param.narrowed_exactly(narrow) {
-                Ok(_) => {
-                    let unit = narrow.unit_roundoff().unwrap_or(0.0);
-                    let amounts = amounts(param, |x| unit * x.abs())?;
-                    all.push(rounded(name, &narrow.to_string(), amounts));
-                }
-                Err(_) => {
-                    let finding = format!("the reference's weights are rounded to {narrow}");
-                    let edit = move |param: &Tensor| cast(&cast(param, narrow)?, DType::F32);
-                    let remedy = "with weights rounded so";
-                    all.push(Rewrite::of_param(name, finding, remedy, edit));
-                }
-            }
-        }
-        if let Some((kind, amounts)) = eight_bit(param)? {
-            all.push(rounded(name, kind, amounts));
-        }
+pub(super) struct WeightPrecision;
+
+impl Rule for WeightPrecision {
+    fn id(&self) -> &'static str {
+        "weight-precision"
     }
-    Ok(all)
+
+    fn what(&self) -> &'static str {
+        "weights went through a narrower type: the model's, which then hold few different values, or the reference's"
+    }
+
+    fn rewrites<'a>(&self, context: &Context<'a>) -> Result<Vec<Rewrite<'a>>> {
+        let mut all = Vec::new();
+        for (name, param) in &context.subgraph.params {
+            for narrow in [DType::Bf16, DType::F16] {
+                if param.dtype() != DType::F32 {
+                    continue;
+                }
+                match param.narrowed_exactly(narrow) {
+                    Ok(_) => {
+                        let unit = narrow.unit_roundoff().unwrap_or(0.0);
+                        let amounts = amounts(param, |x| unit * x.abs())?;
+                        all.push(rounded(name, &narrow.to_string(), amounts));
+                    }
+                    Err(_) => {
+                        let finding = format!("the reference's weights are rounded to {narrow}");
+                        let edit = move |param: &Tensor| cast(&cast(param, narrow)?, DType::F32);
+                        let remedy = format!("with weights rounded to {narrow}");
+                        all.push(Rewrite::of_param(name, finding, remedy, edit));
+                    }
+                }
+            }
+            if let Some((kind, amounts)) = eight_bit(param)? {
+                all.push(rounded(name, kind, amounts));
+            }
+        }
+        Ok(all)
+    }
+
+    fn bugs(&self) -> Vec<Bug> {
+        vec![
+            Bug::new("qkv weight through fp8 (e5m2)", |modules| {
+                let weight = &modules.fused().next()?.layer.weight.name;
+                let edits = Edits::named_by("rounded through fp8 (e5m2)");
+                Some(edits.weight(weight, |weight| through_eight_bit(weight, 2, -14, 57344.0)))
+            }),
+            Bug::new("dense_h_to_4h through fp8 (e4m3)", |modules| {
+                let weight = &modules.widening().next()?.weight.name;
+                let edits = Edits::named_by("rounded through fp8 (e4m3)");
+                Some(edits.weight(weight, |weight| through_eight_bit(weight, 3, -6, 448.0)))
+            }),
+        ]
+    }
+}
+
+/// Rounded to an 8-bit float with so many bits of mantissa and this least exponent, scaled so that the
+/// largest value is the type's.
+fn through_eight_bit(weight: &Tensor, mantissa: i32, least: i32, largest: f64) -> Result<Tensor> {
+    let wide = weight.widened()?;
+    let values = wide.as_slice::<f64>()?.iter();
+    let scale = values.fold(0.0_f64, |max, x| max.max(x.abs())) / largest;
+    mapped(weight, |x| {
+        let scaled = x / scale;
+        let exponent = (scaled.abs().log2().floor() as i32).max(least);
+        let step = 2_f64.powi(exponent - mantissa);
+        (scaled / step).round_ties_even() * step * scale
+    })
 }
 
 fn rounded<'a>(name: &str, through: &str, amounts: Vec<f32>) -> Rewrite<'a> {
@@ -45,7 +88,7 @@ fn rounded<'a>(name: &str, through: &str, amounts: Vec<f32>) -> Rewrite<'a> {
     let which = name.rsplit('.').next().unwrap_or_default().to_owned();
     let rewrite = Rewrite::new(
         format!("{which} was rounded through {through}: it holds no finer values"),
-        "with values known to that precision only",
+        format!("with {which} known to the precision of {through} only"),
         move |subgraph| {
             let error_bound = ErrorBound::from_std(amounts.clone());
             subgraph.uncertain.insert(name.clone(), error_bound);

@@ -1,0 +1,62 @@
+//! What goes wrong in conversions, one rule a file.
+//!
+//! A rule is added by a file with a type that implements [`Rule`], and its name in the list below.
+
+mod activation;
+mod alibi;
+mod attention_scale;
+pub(super) mod bias;
+mod bias_values;
+mod embedding;
+mod gate;
+mod head;
+mod head_parts;
+mod mask;
+mod multiplier;
+mod norm_epsilon;
+mod norm_kind;
+mod norm_weight;
+pub(super) mod other_weights;
+mod partial_sums;
+mod qkv_layout;
+mod rank_order;
+mod residual;
+mod rotary;
+mod run_dtype;
+mod shard_axis;
+mod soft_cap;
+mod softmax_precision;
+mod transposed;
+mod weight_precision;
+
+use super::Rule;
+
+/// Every rule.
+pub(super) static RULES: &[&dyn Rule] = &[
+    &activation::Activation,
+    &alibi::Alibi,
+    &attention_scale::AttentionScale,
+    &bias::Bias,
+    &bias_values::BiasValues,
+    &embedding::Embedding,
+    &gate::Gate,
+    &head::Head,
+    &head_parts::HeadParts,
+    &mask::Mask,
+    &multiplier::Multiplier,
+    &norm_epsilon::NormEpsilon,
+    &norm_kind::NormKind,
+    &norm_weight::NormWeight,
+    &other_weights::OtherWeights,
+    &partial_sums::PartialSums,
+    &qkv_layout::QkvLayout,
+    &rank_order::RankOrder,
+    &residual::Residual,
+    &rotary::Rotary,
+    &run_dtype::RunDtype,
+    &shard_axis::ShardAxis,
+    &soft_cap::SoftCap,
+    &softmax_precision::SoftmaxPrecision,
+    &transposed::Transposed,
+    &weight_precision::WeightPrecision,
+];
