@@ -22,9 +22,10 @@ pub struct PlanDifference {
 impl PlanDifference {
     /// What it is, in two words.
     pub fn name(&self) -> &'static str {
-        match self.formula {
-            true => "computes otherwise",
-            false => "rounds elsewhere",
+        if self.formula {
+            "different formula"
+        } else {
+            "different rounding points"
         }
     }
 }

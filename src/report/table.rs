@@ -102,11 +102,7 @@ fn remarks(result: &StageResult, notes: &mut Marks) -> Option<String> {
         let lacks = plan_difference.lacks.iter();
         remarks.extend(lacks.map(|name| format!("candidate lacks {name}")));
     }
-    remarks.extend(
-        result
-            .completed
-            .map(|what| format!("reference with {what}")),
-    );
+    remarks.extend(result.aligned.map(|what| format!("reference with {what}")));
     let nans = result.metrics.non_finite.candidate_nans;
     if nans > 0 {
         remarks.push(format!("{nans} NaN"));
