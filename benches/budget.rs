@@ -2,7 +2,7 @@
 //!
 //! A synthetic BLOOM is written to a temporary folder with the values that Megatron's arithmetic
 //! gives it here, and held against them in transformers' arithmetic, so that every linear layer
-//! rounds elsewhere: the worst case, in which the witness runs, too.
+//! has different rounding points: the worst case, in which the reference's steps run, too.
 
 mod common;
 

@@ -49,6 +49,12 @@ impl<A> Computed<A> {
             exact: None,
         }
     }
+
+    fn oracle_errors(&self, reference: &Tensor) -> Result<Option<OracleErrors>> {
+        let sides = self.exact.as_ref().zip(self.found.as_ref());
+        let errors = sides.map(|(exact, found)| OracleErrors::new(exact, reference, found));
+        errors.transpose()
+    }
 }
 
 /// A stage whose comparison may still be in flight.
@@ -116,32 +122,29 @@ impl Judge<'_> {
         backend: &B,
     ) -> Result<Pending<'s>> {
         let resolved = self.resolve(stage, mode, computed.error_bound.is_some());
-        let mut pending = Pending {
+        let metrics = match recorded {
+            Recorded::Full(value) => {
+                let metrics = self.measure(stage, &resolved, value, computed, prediction, backend);
+                metrics.map_err(|e| e.in_file(stage.manifest()))?
+            }
+            Recorded::Statistics(statistics) => {
+                let found = backend.download(&computed.array)?;
+                let metrics = compare_statistics(statistics, &found);
+                Measuring::done(metrics.map_err(|e| e.in_file(stage.file()))?)
+            }
+        };
+        let (own_nans, oracle) = match recorded {
+            Recorded::Full(value) => (value.own_nans, computed.oracle_errors(&value.aligned)?),
+            Recorded::Statistics(_) => (0, None),
+        };
+        Ok(Pending {
             stage,
             mode,
-            oracle: None,
-            own_nans: 0,
-            metrics: match recorded {
-                Recorded::Full(value) => {
-                    let metrics =
-                        self.measure(stage, &resolved, value, computed, prediction, backend);
-                    metrics.map_err(|e| e.in_file(stage.manifest()))?
-                }
-                Recorded::Statistics(statistics) => {
-                    let found = backend.download(&computed.array)?;
-                    let metrics = compare_statistics(statistics, &found);
-                    Measuring::done(metrics.map_err(|e| e.in_file(stage.file()))?)
-                }
-            },
             resolved,
-        };
-        if let Recorded::Full(value) = recorded {
-            pending.own_nans = value.own_nans;
-            if let (Some(exact), Some(found)) = (&computed.exact, &computed.found) {
-                pending.oracle = Some(OracleErrors::new(exact, &value.aligned, found)?);
-            }
-        }
-        Ok(pending)
+            oracle,
+            own_nans,
+            metrics,
+        })
     }
 
     fn measure<B: Measure>(

@@ -71,9 +71,9 @@ impl Plan {
         };
         for step in self.steps() {
             // A later variant of a stage continues the recipe of the earlier one.
-            let begun = recipes.remove(&step.stage);
-            let recipe = match begun {
-                Some(begun) if begun.last == step.inputs[0] => begun.then(step),
+            let earlier = recipes.remove(&step.stage);
+            let recipe = match earlier {
+                Some(earlier) if earlier.last == step.inputs[0] => earlier.then(step),
                 _ => Recipe::start(step, divided_by(step)),
             };
             recipes.insert(&step.stage, recipe);
@@ -123,10 +123,8 @@ fn identity(step: &Step) -> String {
 fn formula(step: &Step, input_divided_by: f32) -> String {
     let figure = |value: f32| format!("{value:.4e}");
     match &step.op {
-        Op::Linear(op::Linear { bias, .. }) => match bias {
-            true => "product;bias;".into(),
-            false => "product;".into(),
-        },
+        Op::Linear(op::Linear { bias: true, .. }) => "product;bias;".into(),
+        Op::Linear(op::Linear { bias: false, .. }) => "product;".into(),
         Op::AddBias(op::AddBias) => "bias;".into(),
         Op::AttentionScores(op::AttentionScores {
             product_scale,

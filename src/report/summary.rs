@@ -188,9 +188,10 @@ fn explained(explanation: &Explanation) -> String {
         separator = "; and ";
     }
     if !explanation.complete {
-        let rest = match explanation.causes.is_empty() {
-            true => "nothing that parity knows explains the difference",
-            false => "nothing that parity knows explains the rest",
+        let rest = if explanation.causes.is_empty() {
+            "nothing that parity knows explains the difference"
+        } else {
+            "nothing that parity knows explains the rest"
         };
         text += &format!("{separator}{rest} ({before})");
     }

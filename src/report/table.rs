@@ -116,15 +116,13 @@ fn flips(flips: &Flips) -> String {
 }
 
 fn unequal(unequal: usize, elements: usize) -> String {
-    match unequal {
-        0 => "0".into(),
-        _ => {
-            let percent = 100.0 * unequal as f64 / elements as f64;
-            match percent < 0.1 {
-                true => format!("{unequal} (<0.1 %)"),
-                false => format!("{unequal} ({percent:.1} %)"),
-            }
-        }
+    let percent = 100.0 * unequal as f64 / elements as f64;
+    if unequal == 0 {
+        "0".into()
+    } else if percent < 0.1 {
+        format!("{unequal} (<0.1 %)")
+    } else {
+        format!("{unequal} ({percent:.1} %)")
     }
 }
 
