@@ -5,35 +5,26 @@ mod common;
 
 use common::weights;
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
-use parity::backend::{Backend, Cpu};
+use parity::backend::Cpu;
+use parity::exec::{Execution, Value};
 use parity::model::{BloomConfig, ModelConfig};
-use parity::plan::{Arithmetic, Plan, StageId};
+use parity::plan::{Arithmetic, Plan, StageId, Step};
 use parity::tensor::{DType, Tensor};
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::hint::black_box;
 
 const HIDDEN: usize = 1024;
 
 fn forward(plan: &Plan, weights: &HashMap<String, Tensor>, tokens: &Tensor) -> Tensor {
-    let last = plan.steps().len() - 1;
-    let schedule = plan.schedule(&BTreeSet::from([last]), &BTreeSet::new());
-    let mut values = HashMap::from([(StageId::from(StageId::TOKENS), tokens.clone())]);
-    for (index, step) in plan.steps().iter().enumerate() {
-        let inputs: Vec<&Tensor> = step.inputs.iter().map(|id| &values[id]).collect();
-        let params: Vec<&Tensor> = step
-            .params
-            .iter()
-            .map(|param| &weights[&param.name])
-            .collect();
-        let value = Cpu.run(step, &inputs, &params).expect("a step of the plan");
-        values.insert(step.id.clone(), value);
-        values.retain(|id, _| {
-            index == last || schedule.last_uses.get(id).is_some_and(|use_| *use_ > index)
-        });
-    }
-    values
-        .remove(&plan.steps()[last].id)
-        .expect("the last value")
+    let start = [(StageId::from(StageId::TOKENS), Value::given(tokens.clone()))];
+    let params = |step: &Step| {
+        let params = step.params.iter();
+        Ok(params
+            .map(|param| Value::given(weights[&param.name].clone()))
+            .collect())
+    };
+    let last = Execution::whole(plan.steps(), &Cpu, start).finish(None, params);
+    last.expect("steps of a plan").array
 }
 
 fn bench(criterion: &mut Criterion) {

@@ -78,7 +78,7 @@ def budgets():
     lines = [
         "## Rounding budgets",
         "",
-        "Isolated runs of a synthetic BLOOM of 2 blocks at hidden 1024 on 128 tokens, against values of Megatron's arithmetic: every linear layer but one rounds elsewhere, so that flips need a second product. The floor is the run with a `rel` tolerance.",
+        "Isolated runs of a synthetic BLOOM of 2 blocks at hidden 1024 on 128 tokens, against values of Megatron's arithmetic: every linear layer but one has different rounding points, so that flips need a second product. The floor is the run with a `rel` tolerance.",
         "",
         "| dtype | `rel` ms | `rounding` ms | ratio | with `flips` ms | ratio |",
         "|---|---|---|---|---|---|",

@@ -15,6 +15,7 @@ pub mod compare;
 pub mod convert;
 pub mod diff;
 pub mod error;
+pub mod exec;
 pub mod explain;
 pub mod golden;
 pub mod model;

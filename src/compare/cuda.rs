@@ -39,7 +39,7 @@ impl Measure for Cuda {
         };
         let close = spec.close.map(|close| (close.atol, close.rtol));
         let words = send(self, reference, candidate, &pieces, close)?;
-        Ok(Measuring::UnderWay(Box::new(move || {
+        Ok(Measuring::InFlight(Box::new(move || {
             let words = words.wait()?;
             let segments = words.chunks_exact(WORDS).enumerate();
             let measured: Vec<Measured> = segments

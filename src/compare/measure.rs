@@ -19,12 +19,12 @@ pub trait Measure: Backend {
     ) -> Result<Measuring>;
 }
 
-/// A comparison that may still be under way.
+/// A comparison that may still be in flight.
 pub enum Measuring {
     /// It is over.
     Done(Box<Metrics>),
     /// What waits for it and reads it.
-    UnderWay(Box<dyn FnOnce() -> Result<Metrics>>),
+    InFlight(Box<dyn FnOnce() -> Result<Metrics>>),
 }
 
 impl Measuring {
@@ -40,7 +40,7 @@ impl Measuring {
     pub fn finish(self) -> Result<Metrics> {
         match self {
             Self::Done(metrics) => Ok(*metrics),
-            Self::UnderWay(finish) => finish(),
+            Self::InFlight(finish) => finish(),
         }
     }
 }

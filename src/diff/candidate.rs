@@ -35,13 +35,14 @@ impl Candidate {
     /// # Errors
     /// If it holds neither, or not all of a model.
     pub fn open(path: &Path) -> Result<Self> {
-        match MegatronCheckpoint::recognises(path) {
-            true => Self::of_megatron(path),
-            false => Self::of_transformers(path),
+        if MegatronCheckpoint::recognises(path) {
+            Self::from_megatron(path)
+        } else {
+            Self::from_transformers(path)
         }
     }
 
-    fn of_transformers(path: &Path) -> Result<Self> {
+    fn from_transformers(path: &Path) -> Result<Self> {
         let folder = TransformersFolder::open(path)?;
         let config = folder.config().clone();
         Ok(Self {
@@ -56,7 +57,7 @@ impl Candidate {
         })
     }
 
-    fn of_megatron(path: &Path) -> Result<Self> {
+    fn from_megatron(path: &Path) -> Result<Self> {
         let converted = Converted::of(MegatronCheckpoint::open(path, &[])?, None, None)?;
         let config = converted.config()?;
         let checkpoint = converted.checkpoint();

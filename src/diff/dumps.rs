@@ -1,13 +1,14 @@
 //! Two goldens against each other; no model is run.
 
-use super::check;
+use super::align::{AlignedStage, Recorded};
+use super::judge::{Computed, Judge};
 use super::outcome::{CaseOutcome, Coverage, StageResult, Verdict};
 use super::{Event, Options};
-use crate::case::{Mode, Rules, ToleranceContext};
-use crate::compare::{Spec, compare, compare_statistics};
+use crate::backend::Cpu;
+use crate::case::{Mode, Rules};
 use crate::error::{BadInput, Result};
-use crate::golden::{Golden, Reference};
-use std::num::NonZeroUsize;
+use crate::golden::{Golden, Reference, StageRecord};
+use crate::tensor::Tensor;
 
 /// Compares what two goldens recorded, stage by stage in the reference's order.
 ///
@@ -26,7 +27,14 @@ pub fn diff_dumps(
     let (ours, theirs) = (candidate.manifest(), reference.manifest());
     let plans = [ours, theirs].map(|m| m.model.plan(m.dtype, &m.arithmetic));
     let [our_plan, their_plan] = plans;
-    let plan_differences = our_plan?.differences(&their_plan?);
+    let judge = Judge {
+        rules,
+        options,
+        device: None,
+        same_kernels: false,
+        layers: theirs.model.layers(),
+        differences: our_plan?.differences(&their_plan?),
+    };
     if !reference.tokens()?.bits_equal(&candidate.tokens()?) {
         let file = candidate.path().join(&ours.tokens.file);
         let fault = BadInput::new(file, "the reference's tokens", "others");
@@ -44,67 +52,24 @@ pub fn diff_dumps(
     for record in &theirs.stages {
         let stage = &record.stage;
         on(Event::Step { id: stage.as_str() });
-        let same_form = ours
-            .stage(stage)
-            .filter(|other| other.variant == record.variant);
-        if same_form.is_none() {
-            coverage.unmatched.push(stage.clone());
+        let other = ours.stage(stage);
+        let is_matched = other.is_some_and(|other| other.variant == record.variant);
+        if is_matched && !options.stages.matches(stage) {
             continue;
         }
-        if !options.stages.matches(stage) {
-            continue;
-        }
-        let (Some(expected), Some(Reference::Full(found))) =
-            (reference.reference(stage)?, candidate.reference(stage)?)
-        else {
+        let values = if is_matched {
+            values(reference, candidate, record)?
+        } else {
+            None
+        };
+        let Some((expected, found)) = values else {
             coverage.unmatched.push(stage.clone());
             continue;
         };
-        let resolved = rules.resolve(&ToleranceContext {
-            stage,
-            device: None,
-            same_kernels: false,
-            mode: Mode::Recorded,
-            dtype: record.dtype,
-            budgeted: false,
-            layers: theirs.model.layers(),
-        });
-        let metrics = match &expected {
-            Reference::Full(expected) => {
-                if expected.shape() != found.shape() {
-                    let shape = format!("shape {:?}", expected.shape());
-                    let file = candidate.file_of(stage);
-                    let fault = BadInput::new(file, shape, format!("shape {:?}", found.shape()));
-                    return Err(fault.at(stage.as_str()).into());
-                }
-                let logits = stage.as_str() == "logits";
-                let spec = Spec {
-                    close: resolved.tolerance.close(),
-                    budget: None,
-                    vocab_shards: NonZeroUsize::new(theirs.tensor_parallel()).filter(|_| logits),
-                };
-                let metrics = compare(expected, &found, &spec);
-                metrics.map_err(|e| e.in_file(reference.path().join(Golden::MANIFEST)))?
-            }
-            Reference::Statistics(expected) => {
-                let metrics = compare_statistics(expected, &found);
-                metrics.map_err(|e| e.in_file(reference.file_of(stage)))?
-            }
-        };
-        check::reference(&metrics.non_finite, reference, stage)?;
-        let result = StageResult {
-            stage: stage.clone(),
-            mode: Mode::Recorded,
-            device: None,
-            dtype: record.dtype,
-            shape: found.shape().to_vec(),
-            checks: resolved.tolerance.judge(&metrics),
-            metrics,
-            resolved,
-            plan_difference: plan_differences.get(stage).cloned(),
-            completed: None,
-            oracle: None,
-        };
+        let aligned = AlignedStage::as_recorded(reference, record, record.dtype, found.shape());
+        let computed = Computed::recorded(found);
+        let pending = judge.begin(&aligned, Mode::Recorded, &expected, &computed, None, &Cpu)?;
+        let result = judge.finish(pending)?;
         on(Event::Judged(&result));
         coverage.compared += 1;
         let failed = result.verdict() == Verdict::Fail;
@@ -141,6 +106,28 @@ pub fn diff_dumps(
         on_gpu: None,
         notes,
     })
+}
+
+/// What both goldens recorded of a stage; `None` if the candidate's recorded statistics only.
+fn values(
+    reference: &Golden,
+    candidate: &Golden,
+    record: &StageRecord,
+) -> Result<Option<(Recorded<Tensor>, Tensor)>> {
+    let stage = &record.stage;
+    let recorded = (reference.reference(stage)?, candidate.reference(stage)?);
+    let (Some(expected), Some(Reference::Full(found))) = recorded else {
+        return Ok(None);
+    };
+    if let Reference::Full(expected) = &expected
+        && expected.shape() != found.shape()
+    {
+        let shape = format!("shape {:?}", expected.shape());
+        let file = candidate.file_of(stage);
+        let fault = BadInput::new(file, shape, format!("shape {:?}", found.shape()));
+        return Err(fault.at(stage.as_str()).into());
+    }
+    Ok(Some((expected.into(), found)))
 }
 
 /// Where two runs part, within tolerance or not.

@@ -1,27 +1,32 @@
 //! The comparison itself: a model against a golden, or two goldens against each other. Emits
 //! events; prints nothing.
+//!
+//! In the order of a run: `prepare` opens and checks, `align` says what each step is compared with,
+//! `run` walks over the steps, `judge` holds their values against what was recorded (with
+//! `reference_run` where the reference has another arithmetic), `explained` looks for causes, and
+//! `outcome` is what came out.
 
+mod align;
 mod candidate;
-mod check;
 mod comparable;
+#[expect(clippy::module_inception, reason = "the verb of the module")]
+mod diff;
 mod dumps;
 mod event;
 mod explained;
 mod fused;
-mod lane;
-mod model;
+mod judge;
 mod on_cuda;
 mod options;
 mod outcome;
-mod records;
-mod reference;
+mod prepare;
+mod reference_run;
 mod run;
-mod witness;
 
 pub use candidate::Candidate;
+pub use diff::{diff, diff_candidate};
 pub use dumps::diff_dumps;
 pub use event::Event;
 pub use fused::{FusedKernel, fused_kernels};
-pub use model::{diff, diff_candidate};
 pub use options::{Modes, Options};
 pub use outcome::{CaseOutcome, Coverage, OnGpu, OracleErrors, StageResult, Verdict};

@@ -1,15 +1,13 @@
 //! A run on a GPU.
 
-use super::outcome::OnGpu;
-use super::run::{Parted, Run};
+use super::outcome::{OnGpu, StageResult};
+use super::prepare::Prepared;
+use super::run::Run;
 use super::{Event, comparable};
 use crate::backend::{Cuda, Gpu};
-use crate::case::Mode;
 use crate::error::Result;
 use crate::golden::{Manifest, Provenance};
-use crate::plan::{Arithmetic, Plan, StageId};
-use crate::tensor::Tensor;
-use std::collections::HashMap;
+use crate::plan::{Arithmetic, Plan};
 
 /// A run on a GPU, before it begins.
 pub(super) struct OnCuda<'a> {
@@ -21,12 +19,12 @@ pub(super) struct OnCuda<'a> {
     /// The GPU, with the digests that the reference has.
     gpu: Gpu,
     /// Why results cannot be held to the bit against the reference; nothing if they can.
-    pub(super) not_comparable: Vec<String>,
+    not_comparable: Vec<String>,
 }
 
 impl<'a> OnCuda<'a> {
     /// A run of `plan`, in this arithmetic, against the golden of `manifest`.
-    pub(super) fn of(
+    pub(super) fn new(
         cuda: &'a Cuda,
         plan: &Plan,
         arithmetic: &Arithmetic,
@@ -55,24 +53,32 @@ impl<'a> OnCuda<'a> {
         }
     }
 
+    /// Whether results can be held to the bit against the reference.
+    pub(super) fn is_comparable(&self) -> bool {
+        self.not_comparable.is_empty()
+    }
+
+    /// What a reader should know.
+    pub(super) fn note(&self) -> Option<String> {
+        let reasons = self.not_comparable.join("; ");
+        (!self.is_comparable())
+            .then(|| format!("bit-exact comparison impossible ({reasons}): using tolerances"))
+    }
+
     /// Runs and judges the steps.
     pub(super) fn run(
-        self,
-        run: &mut Run<'_>,
-        modes: &[Mode],
-        tokens: &Tensor,
-        shapes: &HashMap<StageId, Vec<usize>>,
-        witness: &mut Parted<'_>,
+        &'a self,
+        prepared: &'a Prepared<'a>,
         on: &mut dyn FnMut(Event<'_>),
-    ) -> Result<OnGpu> {
+    ) -> Result<(Vec<StageResult>, OnGpu)> {
         let reference = self.provenance.gpu.as_ref();
-        let session = self.cuda.session(&self.plan, shapes, reference)?;
-        run.steps(self.cuda, &self.plan, modes, tokens, witness, on)?;
-        let ran = session.finish()?;
-        Ok(OnGpu {
-            gpu: self.gpu,
-            not_comparable: self.not_comparable,
-            ran,
-        })
+        let session = self.cuda.session(&self.plan, &prepared.shapes, reference)?;
+        let results = Run::new(prepared, self.cuda, &self.plan)?.finish(on)?;
+        let on_gpu = OnGpu {
+            gpu: self.gpu.clone(),
+            not_comparable: self.not_comparable.clone(),
+            ran: session.finish()?,
+        };
+        Ok((results, on_gpu))
     }
 }

@@ -1,6 +1,8 @@
 //! What came out.
 
-use crate::backend::{Device, Gpu, GpuStats};
+use super::align::AlignedStage;
+use super::prepare::Prepared;
+use crate::backend::{AnyBackend, Device, Gpu, GpuStats};
 use crate::case::{Mode, ResolvedTolerance};
 use crate::compare::{Bound, BoundCheck, Metrics, Spec, compare};
 use crate::error::Result;
@@ -8,6 +10,7 @@ use crate::explain::Explanation;
 use crate::plan::{PlanDifference, StageId};
 use crate::tensor::{DType, Tensor};
 use serde::Serialize;
+use std::collections::HashSet;
 use std::fmt;
 
 /// Whether parity holds.
@@ -39,12 +42,12 @@ pub struct StageResult {
     pub resolved: ResolvedTolerance,
     /// Whether each of its bounds holds.
     pub checks: Vec<BoundCheck>,
-    /// How the candidate's plan computes the stage otherwise than the reference did, if it does.
+    /// How the candidate's plan differs from the reference's at this stage, if it does.
     pub plan_difference: Option<PlanDifference>,
     /// How far both sides are from the exact result, if the oracle was asked.
     pub oracle: Option<OracleErrors>,
     /// What was done to the recorded value to make it comparable: "bias added".
-    pub completed: Option<&'static str>,
+    pub aligned: Option<&'static str>,
 }
 
 /// Relative Frobenius distances from what the same plan gives in fp64.
@@ -102,7 +105,7 @@ impl OracleErrors {
     ///
     /// # Errors
     /// If their shapes differ.
-    pub(super) fn of(exact: &Tensor, reference: &Tensor, candidate: &Tensor) -> Result<Self> {
+    pub(super) fn new(exact: &Tensor, reference: &Tensor, candidate: &Tensor) -> Result<Self> {
         let distance = |of: &Tensor| {
             let metrics = compare(exact, of, &Spec::default());
             metrics.map(|metrics| metrics.relative_frobenius)
@@ -115,9 +118,10 @@ impl OracleErrors {
 
     /// The candidate's error in units of the reference's; 1 if neither has one.
     pub fn ratio(&self) -> f64 {
-        match self.candidate == self.reference {
-            true => 1.0,
-            false => self.candidate / self.reference,
+        if self.candidate == self.reference {
+            1.0
+        } else {
+            self.candidate / self.reference
         }
     }
 }
@@ -131,14 +135,78 @@ impl StageResult {
     /// Whether every bound holds.
     pub fn verdict(&self) -> Verdict {
         let agree = self.metrics.non_finite.disagreements == 0;
-        match agree && self.checks.iter().all(|check| check.holds) {
-            true => Verdict::Pass,
-            false => Verdict::Fail,
+        if agree && self.checks.iter().all(|check| check.holds) {
+            Verdict::Pass
+        } else {
+            Verdict::Fail
+        }
+    }
+}
+
+impl Coverage {
+    /// Of the stages that were judged, against those that the golden holds and the model has.
+    fn new(prepared: &Prepared<'_>, judged: &[StageResult]) -> Self {
+        let candidate = &prepared.candidate;
+        let compared: HashSet<&StageId> = judged.iter().map(|result| &result.stage).collect();
+        let held: HashSet<&StageId> = candidate
+            .alignment
+            .iter()
+            .map(AlignedStage::stage)
+            .collect();
+        let steps = candidate.plan.steps().iter();
+        let computed = steps.filter(|step| !step.op.locality().is_copy());
+        let computed: HashSet<&StageId> = computed.map(|step| &step.stage).collect();
+        let stages = candidate.plan.stages().into_iter();
+        let unrecorded = stages.filter(|stage| computed.contains(stage) && !held.contains(stage));
+        let recorded = prepared.golden.manifest().stages.iter();
+        let unmatched = recorded.map(|record| &record.stage);
+        Self {
+            compared: compared.len(),
+            unrecorded: unrecorded.cloned().collect(),
+            unmatched: unmatched
+                .filter(|stage| !held.contains(stage))
+                .cloned()
+                .collect(),
         }
     }
 }
 
 impl CaseOutcome {
+    /// Of a case that has run.
+    pub(super) fn new(
+        prepared: Prepared<'_>,
+        stages: Vec<StageResult>,
+        explanations: Vec<Explanation>,
+        on_gpu: Option<OnGpu>,
+    ) -> Self {
+        let manifest = prepared.golden.manifest();
+        let place = match &prepared.options.backend {
+            AnyBackend::Cpu(_) => Device::Cpu.to_string(),
+            AnyBackend::Cuda(cuda) => format!("{} ({})", Device::Cuda, cuda.gpu().name),
+        };
+        let title = format!(
+            "{} model in {} arithmetic on {place} against {} ({}, {})",
+            prepared.candidate.plan.dtype(),
+            prepared.arithmetic,
+            manifest.provenance.framework,
+            manifest.arithmetic,
+            manifest.provenance.device,
+        );
+        let coverage = Coverage::new(&prepared, &stages);
+        let unexplained = unexplained(&prepared, &stages);
+        let mut notes = prepared.notes;
+        notes.extend(unexplained.map(String::from));
+        Self {
+            name: prepared.case.name.clone(),
+            title,
+            stages,
+            coverage,
+            explanations,
+            on_gpu,
+            notes,
+        }
+    }
+
     /// Whether nothing less than equality was asked of any stage.
     pub fn is_held_exactly(&self) -> bool {
         self.stages.iter().all(StageResult::is_held_exactly)
@@ -164,6 +232,22 @@ impl CaseOutcome {
     pub fn failures(&self) -> impl Iterator<Item = &StageResult> {
         let failed = |result: &&StageResult| result.verdict() == Verdict::Fail;
         self.stages.iter().filter(failed)
+    }
+}
+
+/// Why failures have no explanation although that was asked: causes are looked for on the reference's own
+/// inputs.
+fn unexplained(prepared: &Prepared<'_>, stages: &[StageResult]) -> Option<&'static str> {
+    let fails = |mode| {
+        let mut results = stages.iter();
+        results.any(|result| result.mode == mode && result.verdict() == Verdict::Fail)
+    };
+    if !prepared.options.explain || !fails(Mode::Chained) || fails(Mode::Isolated) {
+        None
+    } else if prepared.modes.contains(&Mode::Isolated) {
+        Some("every stage holds on the reference's own inputs: what differs has accumulated")
+    } else {
+        Some("nothing is explained: causes are looked for in isolated mode")
     }
 }
 

@@ -1,470 +1,265 @@
-//! The walk over the steps: both modes side by side, every selected stage judged.
+//! The walk over the steps: the modes side by side, every selected stage judged.
 
-use super::check;
-use super::lane::{Lane, Value};
-use super::outcome::{OracleErrors, StageResult, Verdict};
-use super::reference::Recordings;
-use super::witness::{Testimony, Witness};
-use super::{Event, Options};
-use crate::backend::{Backend, Device, Fp64};
-use crate::case::{Case, Mode, ResolvedTolerance, ToleranceContext};
-use crate::compare::{
-    Budget, Flips, Measure, Measuring, Metrics, Spec, Statistics, compare, compare_statistics,
-    unequal,
-};
+use super::Event;
+use super::align::Recorded;
+use super::judge::{Computed, Pending};
+use super::outcome::{StageResult, Verdict};
+use super::prepare::Prepared;
+use super::reference_run::ReferenceRun;
+use crate::backend::{Backend, Fp64};
+use crate::case::Mode;
+use crate::compare::Measure;
 use crate::error::Result;
-use crate::golden::{Golden, Reference};
-use crate::op::ErrorBound;
-use crate::plan::{Plan, PlanDifference, StageId};
+use crate::exec::{Execution, Value, params_of};
+use crate::op::{Confidence, Operand};
+use crate::plan::{Plan, StageId, Step};
 use crate::tensor::Tensor;
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::num::NonZeroUsize;
+use std::collections::{HashSet, VecDeque};
 use std::ops::ControlFlow;
 
-/// Comparisons that may be under way while later steps are sent to the device.
-const UNDER_WAY: usize = 64;
+/// Comparisons that may be in flight while later steps are sent to the device.
+const IN_FLIGHT: usize = 64;
 
-/// A candidate's run in one or both modes.
-pub(super) struct Run<'a> {
-    pub(super) case: &'a Case,
-    pub(super) options: &'a Options,
-    pub(super) golden: &'a Golden,
-    pub(super) device: Device,
-    /// Whether the reference comes from the device's own kernels, so that results can be exact.
-    pub(super) same_kernels: bool,
-    pub(super) plan: &'a Plan,
-    pub(super) layers: usize,
-    pub(super) recordings: &'a Recordings<'a>,
-    pub(super) selected: &'a BTreeSet<usize>,
-    pub(super) plan_differences: &'a BTreeMap<StageId, PlanDifference>,
-    pub(super) stages: Vec<StageResult>,
+/// A candidate's run.
+///
+/// Weights are asked for when a step runs and dropped after; values are dropped after their last
+/// use. The modes run side by side, so that weights are read once.
+pub(super) struct Run<'a, B: Measure> {
+    prepared: &'a Prepared<'a>,
+    backend: &'a B,
+    /// The candidate's plan as the backend computes it.
+    plan: &'a Plan,
+    modes: Vec<ModeRun<'a, B>>,
+    /// Whether any stage has a budget.
+    has_budgets: bool,
+    reference: ReferenceRun<'a>,
+    in_flight: VecDeque<Pending<'a>>,
+    results: Vec<StageResult>,
 }
 
-/// The witness, and where it parts from the candidate.
-pub(super) struct Parted<'a> {
-    pub(super) parts: BTreeMap<StageId, PlanDifference>,
-    pub(super) witness: Witness<'a>,
-}
-
-/// What one mode runs.
-struct ModeLane<'a, B: Backend> {
+/// The run in one mode.
+struct ModeRun<'a, B: Backend> {
     mode: Mode,
-    lane: Lane<'a, B>,
+    backend: &'a B,
+    execution: Execution<'a, B>,
     /// The same in fp64.
-    oracle: Option<Lane<'a, Fp64>>,
+    oracle: Option<Execution<'a, Fp64>>,
 }
 
-/// A step's result in one mode.
-struct Computed<A> {
-    value: A,
-    /// The same, brought here, if a budget or the oracle asks.
-    found: Option<Tensor>,
-    error_bound: Option<ErrorBound>,
-    exact: Option<Tensor>,
+/// The parameters of a step, here and where the backend computes.
+struct Params<A> {
+    host: Vec<Tensor>,
+    arrays: Vec<A>,
 }
 
-/// What a step is compared with.
-enum Recorded<A> {
-    /// All of it, here and where the backend computes.
-    Full { value: Tensor, array: A },
-    /// Statistics of it.
-    Statistics(Statistics),
-}
-
-/// What a run walks on.
-struct Walk<'w, B> {
-    backend: &'w B,
-    /// The run's plan as the backend computes it.
-    plan: &'w Plan,
-    /// Whether any step is judged by its budget.
-    budgets: bool,
-}
-
-/// A stage whose comparison is under way.
-struct Pending {
-    index: usize,
-    mode: Mode,
-    resolved: ResolvedTolerance,
-    shape: Vec<usize>,
-    oracle: Option<OracleErrors>,
-    metrics: Measuring,
-}
-
-impl<'a> Run<'a> {
-    /// Runs the steps and judges those that are selected. `plan` is the run's plan as the backend
-    /// computes it.
-    pub(super) fn steps<B: Measure>(
-        &mut self,
-        backend: &B,
-        plan: &Plan,
-        modes: &[Mode],
-        tokens: &Tensor,
-        witness: &mut Parted<'_>,
-        on: &mut dyn FnMut(Event<'_>),
-    ) -> Result<()> {
-        let lanes = modes
-            .iter()
-            .map(|mode| self.lane(*mode, backend, plan, tokens));
-        let mut lanes: Vec<ModeLane<'_, B>> = lanes.collect::<Result<_>>()?;
-        let visited: BTreeSet<usize> = lanes.iter().flat_map(|lane| lane.lane.visited()).collect();
-        let walk = Walk {
+impl<'a, B: Measure> Run<'a, B> {
+    /// `plan` is the candidate's plan as the backend computes it.
+    pub(super) fn new(prepared: &'a Prepared<'a>, backend: &'a B, plan: &'a Plan) -> Result<Self> {
+        let modes = prepared.modes.iter();
+        let modes = modes.map(|mode| ModeRun::new(*mode, prepared, backend, plan));
+        Ok(Self {
+            prepared,
             backend,
             plan,
-            budgets: self.selected.iter().any(|index| self.is_budgeted(*index)),
-        };
-        let mut under_way: VecDeque<Pending> = VecDeque::new();
-        let most = if self.options.fail_fast { 0 } else { UNDER_WAY };
-        on(Event::Started {
-            case: &self.case.name,
-            steps: visited.len(),
+            modes: modes.collect::<Result<_>>()?,
+            has_budgets: prepared
+                .selected()
+                .any(|stage| prepared.judge.has_budget(stage)),
+            reference: ReferenceRun::new(prepared),
+            in_flight: VecDeque::new(),
+            results: Vec::new(),
+        })
+    }
+
+    /// Runs the steps, and judges what is selected.
+    pub(super) fn finish(mut self, on: &mut dyn FnMut(Event<'_>)) -> Result<Vec<StageResult>> {
+        let steps = self.plan.steps().iter();
+        let steps = steps.filter(|step| {
+            self.modes
+                .iter()
+                .any(|mode| mode.execution.visits(&step.id))
         });
-        for index in visited {
-            let id = plan.steps()[index].id.as_str();
+        let steps: Vec<&Step> = steps.collect();
+        let fail_fast = self.prepared.options.fail_fast;
+        on(Event::Started {
+            case: &self.prepared.case.name,
+            steps: steps.len(),
+        });
+        for step in steps {
+            let id = step.id.as_str();
             on(Event::Step { id });
-            let begun = self.visit(index, &walk, &mut lanes, witness);
-            under_way.extend(begun.map_err(|e| e.at_step(id))?);
-            if self.settle(&mut under_way, most, on)?.is_break() {
-                return Ok(());
+            self.visit(step).map_err(|e| e.at_step(id))?;
+            if self
+                .drain(if fail_fast { 0 } else { IN_FLIGHT }, on)?
+                .is_break()
+            {
+                return Ok(self.results);
             }
         }
-        self.settle(&mut under_way, 0, on).map(|_| ())
+        // What is left is judged to the end or to the first failure.
+        let _ = self.drain(0, on)?;
+        Ok(self.results)
     }
 
     /// Runs a step in every mode that needs it, and begins the comparisons of its results.
-    fn visit<B: Measure>(
-        &self,
-        index: usize,
-        walk: &Walk<'_, B>,
-        lanes: &mut [ModeLane<'_, B>],
-        witness: &mut Parted<'_>,
-    ) -> Result<Vec<Pending>> {
-        let backend = walk.backend;
-        let selected = self.selected.contains(&index);
-        let supplied = lanes.iter().any(|lane| lane.lane.is_supplied(index));
-        let recorded = match supplied || selected {
-            true => self.recorded(index, backend)?,
-            false => None,
-        };
-        let params = match lanes.iter().any(|lane| lane.lane.runs(index)) {
-            true => self.recordings.params(&walk.plan.steps()[index])?,
-            false => Vec::new(),
-        };
-        let uploaded = params.iter().map(|param| backend.upload(param));
-        let uploaded: Vec<B::Array> = uploaded.collect::<Result<_>>()?;
-        let mut begun = Vec::new();
-        for lane in lanes {
-            let computed = match lane.lane.runs(index) {
-                true => Some(self.compute(lane, index, walk, &params, &uploaded)?),
-                false => None,
-            };
-            if let (Some(computed), Some(recorded), true) = (&computed, &recorded, selected) {
-                begun.push(self.measure(index, lane.mode, backend, computed, recorded, witness)?);
-            }
-            lane.keep(index, recorded.as_ref(), computed);
-        }
-        Ok(begun)
-    }
-
-    fn lane<'l, B: Backend>(
-        &self,
-        mode: Mode,
-        backend: &'l B,
-        plan: &'l Plan,
-        tokens: &Tensor,
-    ) -> Result<ModeLane<'l, B>> {
-        let known = match mode {
-            Mode::Isolated => self.recordings.full(),
-            Mode::Chained | Mode::Recorded => BTreeSet::new(),
-        };
-        let oracle = || Lane::new(plan, &Fp64, tokens.clone(), self.selected, &known);
-        let tokens = backend.upload(tokens)?;
-        Ok(ModeLane {
-            mode,
-            lane: Lane::new(plan, backend, tokens, self.selected, &known),
-            oracle: self.options.oracle.then(oracle),
-        })
-    }
-
-    /// What was recorded of a step, and, if it is to be read or compared there, where the backend
-    /// computes.
-    fn recorded<B: Backend>(
-        &self,
-        index: usize,
-        backend: &B,
-    ) -> Result<Option<Recorded<B::Array>>> {
-        Ok(match self.recordings.value(index)? {
-            Some(Reference::Full(value)) => Some(Recorded::Full {
-                array: backend.upload(&value)?,
-                value,
-            }),
-            Some(Reference::Statistics(statistics)) => Some(Recorded::Statistics(statistics)),
+    fn visit(&mut self, step: &Step) -> Result<()> {
+        let (prepared, backend) = (self.prepared, self.backend);
+        let judge = &prepared.judge;
+        let weights = prepared.model.weights.as_ref();
+        let stage = prepared.candidate.alignment.of(&step.id);
+        let selected = stage.filter(|stage| judge.is_selected(stage));
+        let takes = |mode: &ModeRun<'_, B>| mode.execution.takes(&step.id);
+        let read = stage.filter(|_| selected.is_some() || self.modes.iter().any(takes));
+        let recorded = match read {
+            Some(stage) => stage.read(weights, backend)?,
             None => None,
+        };
+        let prediction = match (stage, &recorded) {
+            (Some(stage), Some(Recorded::Full(value))) => self.reference.advance(stage, value)?,
+            _ => None,
+        };
+        let runs = |mode: &ModeRun<'_, B>| mode.execution.runs(&step.id);
+        let params = if self.modes.iter().any(runs) {
+            Params::new(params_of(step, weights)?, backend)?
+        } else {
+            Params::new(Vec::new(), backend)?
+        };
+        // Later steps carry on the error bound of a value that is not recorded.
+        let is_bounded = self.has_budgets
+            && stage.is_none_or(|stage| judge.has_budget(stage) || !stage.is_full());
+        let confidence = is_bounded.then_some(prepared.options.confidence);
+        for mode in &mut self.modes {
+            let computed = if runs(mode) {
+                Some(mode.compute(step, &params, confidence)?)
+            } else {
+                None
+            };
+            if let (Some(stage), Some(recorded), Some(computed)) = (selected, &recorded, &computed)
+            {
+                let prediction = prediction.as_ref();
+                let pending =
+                    judge.begin(stage, mode.mode, recorded, computed, prediction, backend)?;
+                self.in_flight.push_back(pending);
+            }
+            mode.keep(step, recorded.as_ref(), computed);
+        }
+        Ok(())
+    }
+
+    /// Judges what has been measured, in order, until no more than `most` comparisons are left to wait
+    /// for; breaks off at a failure if that is asked.
+    fn drain(&mut self, most: usize, on: &mut dyn FnMut(Event<'_>)) -> Result<ControlFlow<()>> {
+        let is_due = |in_flight: &VecDeque<Pending<'_>>| {
+            in_flight.len() > most || in_flight.front().is_some_and(Pending::is_done)
+        };
+        while is_due(&self.in_flight)
+            && let Some(pending) = self.in_flight.pop_front()
+        {
+            let result = self.prepared.judge.finish(pending)?;
+            on(Event::Judged(&result));
+            let failed = result.verdict() == Verdict::Fail;
+            self.results.push(result);
+            if failed && self.prepared.options.fail_fast {
+                return Ok(ControlFlow::Break(()));
+            }
+        }
+        Ok(ControlFlow::Continue(()))
+    }
+}
+
+impl<'a, B: Backend> ModeRun<'a, B> {
+    fn new(mode: Mode, prepared: &'a Prepared<'a>, backend: &'a B, plan: &'a Plan) -> Result<Self> {
+        let known = match mode {
+            Mode::Isolated => prepared.candidate.alignment.full(),
+            Mode::Chained | Mode::Recorded => HashSet::new(),
+        };
+        let wanted = prepared.selected().map(|stage| &stage.id).collect();
+        let steps = plan.steps();
+        let tokens = || StageId::from(StageId::TOKENS);
+        let oracle = || {
+            let start = [(tokens(), Value::given(prepared.tokens.clone()))];
+            Execution::new(steps, &Fp64, start, &wanted, &known)
+        };
+        let start = [(tokens(), Value::given(backend.upload(&prepared.tokens)?))];
+        Ok(Self {
+            mode,
+            backend,
+            execution: Execution::new(steps, backend, start, &wanted, &known),
+            oracle: prepared.options.oracle.then(oracle),
         })
     }
 
-    fn compute<B: Backend>(
+    /// Computes a step; with its error bound where a confidence is named and its inputs are the
+    /// reference's.
+    fn compute(
         &self,
-        lane: &ModeLane<'_, B>,
-        index: usize,
-        walk: &Walk<'_, B>,
-        params: &[Tensor],
-        uploaded: &[B::Array],
+        step: &Step,
+        params: &Params<B::Array>,
+        confidence: Option<Confidence>,
     ) -> Result<Computed<B::Array>> {
-        let value = lane.lane.run(index, uploaded)?;
-        let oracle = lane.oracle.as_ref();
-        let exact = oracle.map(|oracle| oracle.run(index, params)).transpose()?;
-        // Later steps carry on the error bound of a value that is not recorded.
-        let deviates = walk.budgets
-            && lane.mode == Mode::Isolated
-            && (self.is_budgeted(index) || !self.recordings.is_full(index));
-        let found = match deviates || exact.is_some() {
-            true => Some(walk.backend.download(&value)?),
-            false => None,
+        let array = self.execution.compute(step, &params.arrays)?;
+        let oracle = self.oracle.as_ref();
+        let exact = oracle.map(|oracle| oracle.compute(step, &params.host));
+        let exact = exact.transpose()?;
+        let confidence = confidence.filter(|_| self.mode == Mode::Isolated);
+        let found = if confidence.is_some() || exact.is_some() {
+            Some(self.backend.download(&array)?)
+        } else {
+            None
         };
-        let error_bound = match &found {
-            Some(found) if deviates => {
-                let confidence = self.options.confidence;
-                lane.lane.error_bound(index, params, found, confidence)?
+        let error_bound = match (&found, confidence) {
+            (Some(found), Some(confidence)) => {
+                let params: Vec<Operand<'_>> = params.host.iter().map(Operand::given).collect();
+                self.execution
+                    .error_bound(step, &params, found, confidence)?
             }
             _ => None,
         };
         Ok(Computed {
-            value,
+            array,
             found,
             error_bound,
             exact,
         })
     }
 
-    /// Judges what has been measured, in order, until no more than `most` comparisons are left to wait
-    /// for; breaks off at a failure if that is asked.
-    fn settle(
-        &mut self,
-        under_way: &mut VecDeque<Pending>,
-        most: usize,
-        on: &mut dyn FnMut(Event<'_>),
-    ) -> Result<ControlFlow<()>> {
-        let is_due = |under_way: &VecDeque<Pending>| {
-            let done = |pending: &Pending| matches!(pending.metrics, Measuring::Done(_));
-            under_way.len() > most || under_way.front().is_some_and(done)
-        };
-        while is_due(under_way)
-            && let Some(pending) = under_way.pop_front()
-        {
-            let result = self.judge(pending)?;
-            on(Event::Judged(&result));
-            let failed = result.verdict() == Verdict::Fail;
-            self.stages.push(result);
-            if failed && self.options.fail_fast {
-                return Ok(ControlFlow::Break(()));
-            }
-        }
-        Ok(ControlFlow::Continue(()))
-    }
-
-    /// What has to hold of a step in a mode; `budgeted` says whether it can have a budget.
-    fn resolved(&self, index: usize, mode: Mode, budgeted: bool) -> ResolvedTolerance {
-        let step = &self.plan.steps()[index];
-        self.case.rules.resolve(&ToleranceContext {
-            stage: &step.stage,
-            device: Some(self.device),
-            same_kernels: self.same_kernels,
-            mode,
-            dtype: step.numerics.out,
-            budgeted,
-            layers: self.layers,
-        })
-    }
-
-    /// Whether a step is judged by its budget when it runs isolated.
-    pub(super) fn is_budgeted(&self, index: usize) -> bool {
-        let asked = || {
-            let resolved = self.resolved(index, Mode::Isolated, true);
-            resolved.tolerance.needs_budget() || self.options.explain
-        };
-        self.selected.contains(&index)
-            && self.recordings.is_full(index)
-            && self.options.modes.list().contains(&Mode::Isolated)
-            && asked()
-    }
-
-    /// Whether flips of any step are counted.
-    pub(super) fn counts_flips(&self) -> bool {
-        self.selected.iter().any(|index| {
-            let resolved = self.resolved(*index, Mode::Isolated, true);
-            resolved.tolerance.counts_flips()
-        })
-    }
-
-    /// Begins the comparison of a step's result with what was recorded.
-    fn measure<B: Measure>(
-        &self,
-        index: usize,
-        mode: Mode,
-        backend: &B,
-        computed: &Computed<B::Array>,
-        recorded: &Recorded<B::Array>,
-        witness: &mut Parted<'_>,
-    ) -> Result<Pending> {
-        let step = &self.plan.steps()[index];
-        let resolved = self.resolved(index, mode, computed.error_bound.is_some());
-        let manifest = || self.golden.path().join(Golden::MANIFEST);
-        let mut oracle = None;
-        let metrics = match recorded {
-            Recorded::Full { value, array } => {
-                let spec = Spec {
-                    close: resolved.tolerance.close(),
-                    budget: None,
-                    vocab_shards: vocab_shards(&step.stage, self.golden),
-                };
-                if let (Some(exact), Some(found)) = (&computed.exact, &computed.found) {
-                    oracle = Some(OracleErrors::of(exact, value, found)?);
-                }
-                let metrics = match (&computed.error_bound, &computed.found) {
-                    (Some(ours), Some(candidate)) => {
-                        let sides = Sides {
-                            reference: value,
-                            candidate,
-                            ours,
-                        };
-                        let metrics = self.compare_within(index, &sides, &resolved, spec, witness);
-                        metrics.map(Measuring::done)
-                    }
-                    _ => backend.measure(array, &computed.value, &spec),
-                };
-                metrics.map_err(|e| e.in_file(manifest()))?
-            }
-            Recorded::Statistics(statistics) => {
-                let candidate = backend.download(&computed.value)?;
-                let metrics = compare_statistics(statistics, &candidate);
-                let file = self.golden.file_of(&step.stage);
-                Measuring::done(metrics.map_err(|e| e.in_file(file))?)
-            }
-        };
-        Ok(Pending {
-            index,
-            mode,
-            resolved,
-            shape: self.recordings.shape(index).to_vec(),
-            oracle,
-            metrics,
-        })
-    }
-
-    fn judge(&self, pending: Pending) -> Result<StageResult> {
-        let index = pending.index;
-        let step = &self.plan.steps()[index];
-        let metrics = pending.metrics.finish();
-        let mut metrics = metrics.map_err(|e| e.at_step(step.id.as_str()))?;
-        // A NaN that the candidate's own bias made of the recorded value is the candidate's.
-        if metrics.non_finite.reference_nans > 0 && self.recordings.is_full(index) {
-            let recorded = self.recordings.nans(index)?;
-            let own = metrics.non_finite.reference_nans.saturating_sub(recorded);
-            metrics.non_finite.reference_nans -= own;
-            metrics.non_finite.disagreements += own;
-        }
-        check::reference(&metrics.non_finite, self.golden, &step.stage)?;
-        Ok(StageResult {
-            stage: step.stage.clone(),
-            mode: pending.mode,
-            device: Some(self.device),
-            dtype: step.numerics.out,
-            shape: pending.shape,
-            checks: pending.resolved.tolerance.judge(&metrics),
-            metrics,
-            resolved: pending.resolved,
-            plan_difference: self.plan_differences.get(&step.stage).cloned(),
-            completed: self.recordings.completion(index),
-            oracle: pending.oracle,
-        })
-    }
-
-    /// Compares within the budget of both sides, and counts flips if they are bounded. Where both
-    /// sides compute the same formula with other roundings, it is the witness's elements that are
-    /// counted.
-    fn compare_within(
-        &self,
-        index: usize,
-        sides: &Sides<'_>,
-        resolved: &ResolvedTolerance,
-        spec: Spec<'_>,
-        parted: &mut Parted<'_>,
-    ) -> Result<Metrics> {
-        let stage = &self.plan.steps()[index].stage;
-        let confidence = self.options.confidence;
-        let part = parted.parts.get(stage);
-        let testimony = match part {
-            Some(_) => parted.witness.at(stage)?,
-            None => None,
-        };
-        let theirs = testimony.as_ref().map(|testimony| {
-            let error_bound = testimony.error_bound.clone();
-            self.recordings.completed(index, error_bound, confidence)
-        });
-        let theirs = theirs.transpose()?;
-        let theirs = theirs.as_ref().unwrap_or(sides.ours);
-        let budget = Budget::new(sides.ours, theirs, confidence);
-        let spec = Spec {
-            budget: Some(budget.allowed()),
-            ..spec
-        };
-        let mut metrics = compare(sides.reference, sides.candidate, &spec)?;
-        if resolved.tolerance.counts_flips() {
-            let same_formula = part.is_some_and(|part| !part.formula);
-            metrics.flips = match testimony.filter(|_| same_formula) {
-                Some(Testimony {
-                    recorded,
-                    value: Some(value),
-                    error_bound,
-                }) => {
-                    let unequal = unequal(&recorded, &value)?;
-                    Flips::new(unequal, &recorded, &error_bound, &error_bound)?
-                }
-                _ => Flips::new(metrics.unequal, sides.reference, sides.ours, theirs)?,
-            };
-        }
-        Ok(metrics)
-    }
-}
-
-/// Two values of a step that are to be the same.
-struct Sides<'a> {
-    reference: &'a Tensor,
-    candidate: &'a Tensor,
-    ours: &'a ErrorBound,
-}
-
-impl<B: Backend> ModeLane<'_, B> {
-    /// Isolated lanes go on with what was recorded, wherever it was.
+    /// Isolated runs go on with what was recorded, wherever it was; chained ones with their own.
     fn keep(
         &mut self,
-        index: usize,
+        step: &Step,
         recorded: Option<&Recorded<B::Array>>,
         computed: Option<Computed<B::Array>>,
     ) {
-        let given = recorded.filter(|_| self.mode == Mode::Isolated);
-        let (exact, value) = match computed {
+        let (given, exact) = match recorded {
+            Some(Recorded::Full(value)) if self.mode == Mode::Isolated => (
+                Some(Value::given(value.array.clone())),
+                Some(value.aligned.clone()),
+            ),
+            _ => (None, None),
+        };
+        let (own, own_exact) = match computed {
             Some(computed) => (
+                Some(Value {
+                    array: computed.array,
+                    error_bound: computed.error_bound,
+                }),
                 computed.exact,
-                Some(Value::computed(computed.value, computed.error_bound)),
             ),
             None => (None, None),
         };
-        let (given, array) = match given {
-            Some(Recorded::Full { value, array }) => (Some(value.clone()), Some(array.clone())),
-            _ => (None, None),
-        };
-        self.lane.keep(index, array.map(Value::given).or(value));
+        self.execution.keep(step, given.or(own));
         if let Some(oracle) = &mut self.oracle {
-            oracle.keep(index, given.or(exact).map(Value::given));
+            oracle.keep(step, exact.or(own_exact).map(Value::given));
         }
     }
 }
 
-/// Into how many slices the means of final logits are taken: as many as ranks made them.
-fn vocab_shards(stage: &StageId, golden: &Golden) -> Option<NonZeroUsize> {
-    let logits = stage.as_str() == "logits";
-    logits
-        .then(|| NonZeroUsize::new(golden.manifest().tensor_parallel()))
-        .flatten()
+impl<A> Params<A> {
+    fn new(host: Vec<Tensor>, backend: &impl Backend<Array = A>) -> Result<Self> {
+        let arrays = host.iter().map(|param| backend.upload(param));
+        Ok(Self {
+            arrays: arrays.collect::<Result<_>>()?,
+            host,
+        })
+    }
 }

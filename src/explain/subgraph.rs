@@ -2,9 +2,12 @@
 
 use super::{Evidence, rearrange};
 use crate::backend::HostBackend;
-use crate::compare::{Budget, Flips, Spec, compare};
+use crate::compare::{Budget, Flips};
+use crate::compare::{Spec, compare};
 use crate::error::{Error, Result};
-use crate::op::{Confidence, ErrorBound, Op, Operand};
+use crate::exec::{Execution, Value};
+use crate::op::Op;
+use crate::op::{Confidence, ErrorBound};
 use crate::plan::{StageId, Step};
 use crate::tensor::{Tensor, with_element};
 use std::borrow::Cow;
@@ -67,16 +70,8 @@ impl Subgraph {
     /// If the steps and what they read do not fit together.
     pub(super) fn result(&self, backend: &HostBackend) -> Result<Tensor> {
         let narrowed = self.narrowed()?;
-        let mut values = narrowed.given.clone();
-        for step in &narrowed.steps {
-            let inputs = narrowed.inputs(step, &values)?;
-            let params = narrowed.params_of(step)?;
-            let value = backend.run(step, &inputs, &params)?;
-            values.insert(step.id.clone(), value);
-        }
-        let last = narrowed.steps.last();
-        let last = last.and_then(|step| values.remove(&step.id));
-        last.ok_or_else(|| missing("a step"))
+        let value = narrowed.run(backend, None, &HashMap::new())?;
+        Ok(value.array)
     }
 
     /// Runs the steps and holds the result against the reference.
@@ -89,62 +84,49 @@ impl Subgraph {
         confidence: Confidence,
     ) -> Result<Evidence> {
         let narrowed = self.narrowed()?;
-        narrowed.whole_evidence(backend, confidence)
-    }
-
-    fn whole_evidence(&self, backend: &HostBackend, confidence: Confidence) -> Result<Evidence> {
-        let mut values = self.given.clone();
-        let mut ours: HashMap<StageId, ErrorBound> = HashMap::new();
-        let mut theirs: HashMap<StageId, ErrorBound> = HashMap::new();
-        for step in &self.steps {
-            let inputs = self.inputs(step, &values)?;
-            let params = self.params_of(step)?;
-            let value = backend.run(step, &inputs, &params)?;
-            let of = |error_bounds: &HashMap<StageId, ErrorBound>, uncertain: bool| {
-                let inputs: Vec<Operand<'_>> = inputs
-                    .iter()
-                    .zip(&step.inputs)
-                    .map(|(value, id)| Operand {
-                        value,
-                        error_bound: error_bounds.get(id),
-                    })
-                    .collect();
-                let params: Vec<Operand<'_>> = params
-                    .iter()
-                    .zip(&step.params)
-                    .map(|(value, param)| Operand {
-                        value,
-                        error_bound: self.uncertain.get(&param.name).filter(|_| uncertain),
-                    })
-                    .collect();
-                step.error_bound(&inputs, &params, &value, confidence)
-            };
-            let read = |id: &StageId| ours.contains_key(id);
-            if !step.op.locality().is_copy() || step.inputs.iter().any(read) {
-                let exact_params = of(&theirs, false)?;
-                let own = match self.uncertain.is_empty() {
-                    true => exact_params.clone(),
-                    false => of(&ours, true)?,
-                };
-                ours.insert(step.id.clone(), own);
-                theirs.insert(step.id.clone(), exact_params);
-            }
-            values.insert(step.id.clone(), value);
-        }
-        let last = self.steps.last().map(|step| &step.id);
-        let last = last.ok_or_else(|| missing("a step"))?;
-        let (Some(ours), Some(theirs)) = (ours.get(last), theirs.get(last)) else {
-            return Err(missing("computed value"));
+        let bounded = |uncertain: &HashMap<String, ErrorBound>| -> Result<(Tensor, ErrorBound)> {
+            let value = narrowed.run(backend, Some(confidence), uncertain)?;
+            let error_bound = value.error_bound.ok_or_else(|| missing("a computed value"));
+            Ok((value.array, error_bound?))
         };
-        let budget = Budget::new(ours, theirs, confidence);
+        // The reference's parameters are certain, whatever is known of the candidate's.
+        let (result, theirs) = bounded(&HashMap::new())?;
+        let ours = if narrowed.uncertain.is_empty() {
+            None
+        } else {
+            Some(bounded(&narrowed.uncertain)?.1)
+        };
+        let ours = ours.as_ref().unwrap_or(&theirs);
+        let budget = Budget::new(ours, &theirs, confidence);
         let spec = Spec {
             budget: Some(budget.allowed()),
             ..Spec::default()
         };
-        let result = &values[last];
-        let mut metrics = compare(&self.reference, result, &spec)?;
-        metrics.flips = Flips::new(metrics.unequal, result, ours, theirs)?;
+        let mut metrics = compare(&narrowed.reference, &result, &spec)?;
+        metrics.flips = Flips::new(metrics.unequal, &result, ours, &theirs)?;
         Ok(Evidence::of(&metrics))
+    }
+
+    /// The value of the last step; with its error bound if a confidence is named.
+    fn run(
+        &self,
+        backend: &HostBackend,
+        confidence: Option<Confidence>,
+        uncertain: &HashMap<String, ErrorBound>,
+    ) -> Result<Value<Tensor>> {
+        let given = self.given.iter();
+        let given = given.map(|(id, value)| (id.clone(), Value::given(value.clone())));
+        let execution = Execution::whole(&self.steps, backend, given);
+        execution.finish(confidence, |step| {
+            let params = step.params.iter().map(|param| {
+                let array = self.params.get(&param.name);
+                Ok(Value {
+                    array: array.ok_or_else(|| missing(&param.name))?.clone(),
+                    error_bound: uncertain.get(&param.name).cloned(),
+                })
+            });
+            params.collect()
+        })
     }
 
     /// Fewer rows and columns, where every step works on each for itself: enough to refute a
@@ -169,9 +151,10 @@ impl Subgraph {
             return None;
         }
         let given = self.given.iter().map(|(id, value)| {
-            let cut = match first.inputs.contains(id) {
-                true => sampled.cut_rows(value),
-                false => sampled.cut(value),
+            let cut = if first.inputs.contains(id) {
+                sampled.cut_rows(value)
+            } else {
+                sampled.cut(value)
             };
             Ok((id.clone(), cut?))
         });
@@ -260,28 +243,6 @@ impl Subgraph {
         self.uncertain
             .insert(name.to_owned(), ErrorBound::from_std(stds));
         Ok(())
-    }
-
-    fn inputs<'a>(
-        &self,
-        step: &Step,
-        values: &'a HashMap<StageId, Tensor>,
-    ) -> Result<Vec<&'a Tensor>> {
-        let inputs = step.inputs.iter();
-        inputs
-            .map(|id| values.get(id).ok_or_else(|| missing(id.as_str())))
-            .collect()
-    }
-
-    fn params_of(&self, step: &Step) -> Result<Vec<&Tensor>> {
-        let params = step.params.iter();
-        params
-            .map(|param| {
-                self.params
-                    .get(&param.name)
-                    .ok_or_else(|| missing(&param.name))
-            })
-            .collect()
     }
 }
 

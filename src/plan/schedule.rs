@@ -1,40 +1,49 @@
 //! Which steps of a plan have to run.
 
-use super::{Plan, StageId};
-use std::collections::{BTreeSet, HashMap, HashSet};
+use super::{StageId, Step};
+use std::collections::{HashMap, HashSet};
 
-/// The part of a plan that a purpose needs; steps by index.
+/// The part of a list of steps that a purpose needs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Schedule {
     /// Steps to run.
-    pub run: BTreeSet<usize>,
+    pub run: HashSet<StageId>,
     /// Steps whose values are had from elsewhere, and read.
-    pub supply: BTreeSet<usize>,
+    pub supply: HashSet<StageId>,
     /// For every value that is read, the last step that reads it.
-    pub last_uses: HashMap<StageId, usize>,
+    last_uses: HashMap<StageId, StageId>,
 }
 
-impl Plan {
+impl Schedule {
     /// What has to run so that the steps in `wanted` can, when the values of those in `known` can
     /// be had without running them.
-    pub fn schedule(&self, wanted: &BTreeSet<usize>, known: &BTreeSet<usize>) -> Schedule {
-        let mut schedule = Schedule::default();
-        let mut asked: HashSet<&StageId> = HashSet::new();
-        for (index, step) in self.steps().iter().enumerate().rev() {
-            let is_asked = asked.contains(&step.id);
-            let supplied = is_asked && known.contains(&index);
-            if supplied {
-                schedule.supply.insert(index);
+    pub fn new(steps: &[Step], wanted: &HashSet<&StageId>, known: &HashSet<&StageId>) -> Self {
+        let mut schedule = Self::default();
+        for step in steps.iter().rev() {
+            let is_read = schedule.is_read(&step.id);
+            let is_supplied = is_read && known.contains(&step.id);
+            if is_supplied {
+                schedule.supply.insert(step.id.clone());
             }
-            if wanted.contains(&index) || is_asked && !supplied {
-                schedule.run.insert(index);
-                asked.extend(&step.inputs);
+            if wanted.contains(&step.id) || is_read && !is_supplied {
+                schedule.run.insert(step.id.clone());
                 for input in &step.inputs {
                     // Steps come last first: the first entry is the last use.
-                    schedule.last_uses.entry(input.clone()).or_insert(index);
+                    let last = schedule.last_uses.entry(input.clone());
+                    last.or_insert_with(|| step.id.clone());
                 }
             }
         }
         schedule
+    }
+
+    /// Whether a step that runs reads a value.
+    pub fn is_read(&self, value: &StageId) -> bool {
+        self.last_uses.contains_key(value)
+    }
+
+    /// Whether no step after this one reads a value.
+    pub fn is_last_use(&self, value: &StageId, step: &StageId) -> bool {
+        self.last_uses.get(value) == Some(step)
     }
 }

@@ -11,7 +11,7 @@ use serde::{Serialize, Serializer};
 
 pub(super) fn render(outcomes: &[CaseOutcome]) -> String {
     let report = Report {
-        format: 1,
+        format: 2,
         verdict: overall(outcomes),
         first_failure: outcomes.iter().find_map(|outcome| {
             outcome.first_failure().map(|first| FirstFailure {
@@ -155,8 +155,8 @@ struct Stage<'a> {
     flips: Option<Flips>,
     oracle: Option<Oracle>,
     tolerance: Tolerance<'a>,
-    rounds_elsewhere: Option<PlanDifference<'a>>,
-    reference_completed: Option<&'static str>,
+    plan_difference: Option<PlanDifference<'a>>,
+    reference_aligned: Option<&'static str>,
 }
 
 #[derive(Serialize)]
@@ -208,9 +208,10 @@ struct Number(f64);
 
 impl Serialize for Number {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match self.0.is_finite() {
-            true => serializer.serialize_f64(self.0),
-            false => serializer.collect_str(&self.0),
+        if self.0.is_finite() {
+            serializer.serialize_f64(self.0)
+        } else {
+            serializer.collect_str(&self.0)
         }
     }
 }
@@ -333,7 +334,7 @@ fn stage<'a>(case: &'a str, result: &'a StageResult) -> Stage<'a> {
             origin: &result.resolved.origin,
             bounds: result.checks.iter().map(judged).collect(),
         },
-        rounds_elsewhere: result
+        plan_difference: result
             .plan_difference
             .as_ref()
             .map(|plan_difference| PlanDifference {
@@ -342,7 +343,7 @@ fn stage<'a>(case: &'a str, result: &'a StageResult) -> Stage<'a> {
                 same_formula: !plan_difference.formula,
                 candidate_lacks: &plan_difference.lacks,
             }),
-        reference_completed: result.completed,
+        reference_aligned: result.aligned,
     }
 }
 

@@ -117,15 +117,19 @@ pub(super) fn on_gpu(outcome: &CaseOutcome) -> Option<String> {
     ))
 }
 
-/// The stage that spends most of its budget, as the end of a sentence.
-pub(super) fn worst_spent(outcome: &CaseOutcome) -> String {
-    let worst_ratio = outcome.stages.iter().filter_map(|result| {
+/// The stage that comes closest to its rounding budget, as the end of a sentence; nothing if none has a
+/// budget.
+pub(super) fn worst_of_budgets(outcome: &CaseOutcome) -> String {
+    let ratios = outcome.stages.iter().filter_map(|result| {
         let worst_ratio = result.metrics.worst_ratio.as_ref()?;
         Some((worst_ratio.ratio, &result.stage))
     });
-    match worst_ratio.reduce(|a, b| if b.0 > a.0 { b } else { a }) {
+    let differs = |result: &StageResult| result.metrics.unequal > 0;
+    match ratios.reduce(|a, b| if b.0 > a.0 { b } else { a }) {
         None => String::new(),
-        Some((0.0, _)) => "; nothing of any rounding budget is worst_ratio".into(),
+        Some(_) if !outcome.stages.iter().any(differs) => "; no stage differs".into(),
+        // Those that do have none: they ran chained, or other bounds hold.
+        Some((0.0, _)) => "; no stage with a rounding budget differs".into(),
         Some((ratio, stage)) => format!("; worst diff/budget {} ({stage})", short(ratio)),
     }
 }
@@ -184,9 +188,10 @@ fn explained(explanation: &Explanation) -> String {
         separator = "; and ";
     }
     if !explanation.complete {
-        let rest = match explanation.causes.is_empty() {
-            true => "nothing that parity knows explains the difference",
-            false => "nothing that parity knows explains the rest",
+        let rest = if explanation.causes.is_empty() {
+            "nothing that parity knows explains the difference"
+        } else {
+            "nothing that parity knows explains the rest"
         };
         text += &format!("{separator}{rest} ({before})");
     }

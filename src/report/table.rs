@@ -102,11 +102,7 @@ fn remarks(result: &StageResult, notes: &mut Marks) -> Option<String> {
         let lacks = plan_difference.lacks.iter();
         remarks.extend(lacks.map(|name| format!("candidate lacks {name}")));
     }
-    remarks.extend(
-        result
-            .completed
-            .map(|what| format!("reference with {what}")),
-    );
+    remarks.extend(result.aligned.map(|what| format!("reference with {what}")));
     let nans = result.metrics.non_finite.candidate_nans;
     if nans > 0 {
         remarks.push(format!("{nans} NaN"));
@@ -120,15 +116,13 @@ fn flips(flips: &Flips) -> String {
 }
 
 fn unequal(unequal: usize, elements: usize) -> String {
-    match unequal {
-        0 => "0".into(),
-        _ => {
-            let percent = 100.0 * unequal as f64 / elements as f64;
-            match percent < 0.1 {
-                true => format!("{unequal} (<0.1 %)"),
-                false => format!("{unequal} ({percent:.1} %)"),
-            }
-        }
+    let percent = 100.0 * unequal as f64 / elements as f64;
+    if unequal == 0 {
+        "0".into()
+    } else if percent < 0.1 {
+        format!("{unequal} (<0.1 %)")
+    } else {
+        format!("{unequal} ({percent:.1} %)")
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::format::Detail;
 use super::summary::{
-    coverage, describe_failure, explanations, growth, on_gpu, overall, worst_spent,
+    coverage, describe_failure, explanations, growth, on_gpu, overall, worst_of_budgets,
 };
 use super::table::Table;
 use crate::diff::{CaseOutcome, Verdict};
@@ -62,7 +62,7 @@ fn case(text: &mut String, outcome: &CaseOutcome) {
             "{} comparisons of {} stages within tolerance{}",
             outcome.stages.len(),
             outcome.coverage.compared,
-            worst_spent(outcome)
+            worst_of_budgets(outcome)
         ));
     }
     for lines in explanations(outcome) {

@@ -1,0 +1,194 @@
+//! Before a run: whether golden, model and case fit together, and what is compared.
+
+use super::align::{AlignedStage, Alignment};
+use super::judge::Judge;
+use super::on_cuda::OnCuda;
+use super::{Candidate, Options};
+use crate::backend::AnyBackend;
+use crate::case::{Case, Mode};
+use crate::error::{BadInput, Result};
+use crate::golden::Golden;
+use crate::model::SettingDifference;
+use crate::plan::{Arithmetic, Plan, PlanDifference, StageId};
+use crate::tensor::Tensor;
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
+
+/// A comparison of a model with a golden, ready to run.
+pub(super) struct Prepared<'a> {
+    pub(super) case: &'a Case,
+    pub(super) golden: &'a Golden,
+    pub(super) model: &'a Candidate,
+    pub(super) options: &'a Options,
+    /// The modes that can run.
+    pub(super) modes: Vec<Mode>,
+    pub(super) tokens: Tensor,
+    /// The shape of every value.
+    pub(super) shapes: HashMap<StageId, Vec<usize>>,
+    /// The arithmetic that the model is run in.
+    pub(super) arithmetic: Arithmetic,
+    /// The model in it.
+    pub(super) candidate: Side<'a>,
+    /// The model in the reference's arithmetic.
+    pub(super) reference: Side<'a>,
+    /// Where the two differ.
+    pub(super) differences: BTreeMap<StageId, PlanDifference>,
+    pub(super) judge: Judge<'a>,
+    /// A run on a GPU, if that is asked.
+    pub(super) on_cuda: Option<OnCuda<'a>>,
+    /// What a reader should know.
+    pub(super) notes: Vec<String>,
+}
+
+/// The model in one arithmetic, and what was recorded of its steps.
+pub(super) struct Side<'a> {
+    pub(super) plan: Plan,
+    pub(super) alignment: Alignment<'a>,
+}
+
+impl<'a> Prepared<'a> {
+    /// # Errors
+    /// If an input is malformed, golden, model and case do not fit together, or nothing is left to
+    /// compare.
+    pub(super) fn new(
+        case: &'a Case,
+        golden: &'a Golden,
+        model: &'a Candidate,
+        options: &'a Options,
+    ) -> Result<Self> {
+        let mut notes = same_model(golden, model)?;
+        let manifest = golden.manifest();
+        let theirs = manifest.arithmetic;
+        let arithmetic = model.arithmetic(case, &theirs);
+        let plan = model.plan(&arithmetic)?;
+        model.check()?;
+        rules_match(case, &plan)?;
+        let as_recorded = manifest.model.plan(plan.dtype(), &theirs)?;
+        let tokens = golden.tokens()?;
+        let extents = [tokens.shape()[0], tokens.shape()[1]];
+        let shapes = plan.shapes(extents);
+        let shapes = shapes.map_err(|e| e.in_file(manifest_of(golden)))?;
+        let alignment = Alignment::new(golden, &plan, &shapes);
+        let modes = modes(golden, &alignment, options, &mut notes)?;
+        let on_cuda = match &options.backend {
+            AnyBackend::Cpu(_) => None,
+            AnyBackend::Cuda(cuda) => Some(OnCuda::new(cuda, &plan, &arithmetic, manifest)),
+        };
+        notes.extend(on_cuda.as_ref().and_then(OnCuda::note));
+        let judge = Judge {
+            rules: &case.rules,
+            options,
+            device: Some(options.backend.device()),
+            same_kernels: on_cuda.as_ref().is_some_and(OnCuda::is_comparable),
+            layers: model.model.layers(),
+            differences: plan.differences(&as_recorded),
+        };
+        let reference_plan = model.plan(&theirs)?;
+        let reference_shapes = reference_plan.shapes(extents)?;
+        Ok(Self {
+            case,
+            golden,
+            model,
+            options,
+            modes,
+            tokens,
+            shapes,
+            arithmetic,
+            differences: plan.differences(&reference_plan),
+            candidate: Side { plan, alignment },
+            reference: Side {
+                alignment: Alignment::new(golden, &reference_plan, &reference_shapes),
+                plan: reference_plan,
+            },
+            judge,
+            on_cuda,
+            notes,
+        })
+    }
+
+    /// The recorded stages that are judged.
+    pub(super) fn selected(&self) -> impl Iterator<Item = &AlignedStage<'a>> {
+        let stages = self.candidate.alignment.iter();
+        stages.filter(|stage| self.judge.is_selected(stage))
+    }
+}
+
+/// The modes that can run of those that are asked for: a stage can be fed with recorded values only.
+fn modes(
+    golden: &Golden,
+    alignment: &Alignment<'_>,
+    options: &Options,
+    notes: &mut Vec<String>,
+) -> Result<Vec<Mode>> {
+    let mut modes = options.modes.list().to_vec();
+    if alignment.full().is_empty() && modes.contains(&Mode::Isolated) {
+        modes.retain(|mode| *mode != Mode::Isolated);
+        if modes.is_empty() {
+            let expected = "recorded values to feed stages with";
+            let fault = BadInput::new(manifest_of(golden), expected, "statistics only");
+            return Err(fault.remedy("use --mode chained").into());
+        }
+        notes.push("isolated mode left out: the golden holds statistics only".into());
+    }
+    let mut stages = alignment.iter();
+    if !stages.any(|stage| options.stages.matches(stage.stage())) {
+        let expected = format!("a recorded stage that matches {}", options.stages);
+        return Err(BadInput::new(manifest_of(golden), expected, "none").into());
+    }
+    Ok(modes)
+}
+
+/// Checks that golden and model are of one architecture, size and type. Returns what differs
+/// besides.
+fn same_model(golden: &Golden, candidate: &Candidate) -> Result<Vec<String>> {
+    let manifest = golden.manifest();
+    let config = candidate.settings();
+    let differences = candidate.model.differences(&manifest.model);
+    if !candidate.model.same_structure(&manifest.model) {
+        let list = |pick: fn(&SettingDifference) -> String| {
+            differences.iter().map(pick).collect::<Vec<_>>().join(", ")
+        };
+        let expected = list(|d| format!("{} {}", d.setting, d.theirs));
+        let found = list(|d| format!("{} {}", d.setting, d.ours));
+        let fault = BadInput::new(config, format!("the golden's {expected}"), found);
+        return Err(fault
+            .remedy("compare the model with a golden of the same size")
+            .into());
+    }
+    if candidate.dtype != manifest.dtype {
+        let expected = format!("a model in {}, as the golden is", manifest.dtype);
+        let fault = BadInput::new(config, expected, candidate.dtype.to_string()).at("dtype");
+        return Err(fault
+            .remedy("convert the checkpoint without changing its type")
+            .into());
+    }
+    let notes = differences.iter().map(|d| {
+        format!(
+            "config.json says {} {}, the reference has {}",
+            d.setting, d.ours, d.theirs
+        )
+    });
+    Ok(notes.collect())
+}
+
+/// A rule that matches nothing is a mistake that would go unseen.
+fn rules_match(case: &Case, plan: &Plan) -> Result<()> {
+    let stages = plan.stages();
+    for rule in &case.rules.rules {
+        if !stages.iter().any(|stage| rule.stages.matches(stage)) {
+            let expected = format!(
+                "a pattern that matches one of the model's {} stages",
+                stages.len()
+            );
+            let fault = BadInput::new(&rule.origin, expected, format!("\"{}\"", rule.stages));
+            let remedy =
+                "stages are named like h.0.self_attention.dense; `parity inspect` lists them";
+            return Err(fault.remedy(remedy).into());
+        }
+    }
+    Ok(())
+}
+
+fn manifest_of(golden: &Golden) -> PathBuf {
+    golden.path().join(Golden::MANIFEST)
+}

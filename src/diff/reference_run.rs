@@ -1,0 +1,193 @@
+//! The candidate's model in the reference's arithmetic.
+//!
+//! Where the candidate has other rounding points than the reference, the reference's own error bound is
+//! that of the reference's steps; and how many half-precision elements may differ at all can only
+//! be said of the same steps. So those are run: on the recorded values, for the stages where the two
+//! plans differ. They run on the CPU whatever the candidate runs on: a budget covers both.
+
+use super::align::{AlignedStage, RecordedValue};
+use super::prepare::{Prepared, Side};
+use crate::backend::Cpu;
+use crate::compare::Flips;
+use crate::compare::unequal;
+use crate::error::Result;
+use crate::exec::{Execution, Value, params_of};
+use crate::op::{ErrorBound, Operand};
+use crate::plan::{StageId, Step};
+use crate::tensor::Tensor;
+use std::collections::{HashSet, VecDeque};
+
+pub(super) struct ReferenceRun<'a> {
+    prepared: &'a Prepared<'a>,
+    execution: Execution<'a, Cpu>,
+    /// Steps still to visit, in order.
+    ahead: VecDeque<&'a Step>,
+    /// Whether elements are counted; else nothing need be computed where a value was recorded.
+    counts_flips: bool,
+}
+
+/// A step in the reference's arithmetic.
+struct Evaluated {
+    /// What was recorded, in the step's variant.
+    recorded: Tensor,
+    /// What the candidate's weights give; of half types only, where they are counted.
+    value: Option<Tensor>,
+    /// How far either may be from exact.
+    error_bound: ErrorBound,
+}
+
+/// A stage in the reference's arithmetic.
+pub(super) struct Prediction {
+    evaluated: Evaluated,
+    /// How far a correct value may be from exact in the variant that the candidate's is compared in.
+    pub(super) error_bound: Option<ErrorBound>,
+    /// Whether the candidate's steps have the same exact result.
+    same_formula: bool,
+}
+
+impl Prediction {
+    /// How many elements differ between what the reference's own steps give and what was recorded; `None`
+    /// if they were not counted, or the candidate's are steps of another formula.
+    pub(super) fn flips(&self) -> Result<Option<Flips>> {
+        let Evaluated {
+            recorded,
+            value: Some(value),
+            error_bound,
+        } = &self.evaluated
+        else {
+            return Ok(None);
+        };
+        if !self.same_formula {
+            return Ok(None);
+        }
+        let unequal = unequal(recorded, value)?;
+        Flips::new(unequal, recorded, error_bound, error_bound)
+    }
+}
+
+impl<'a> ReferenceRun<'a> {
+    /// A run for the stages that have a budget, where the plans differ and the reference's values were
+    /// recorded.
+    pub(super) fn new(prepared: &'a Prepared<'a>) -> Self {
+        let Side { plan, alignment } = &prepared.reference;
+        let predicted = prepared.selected().filter(|stage| {
+            prepared.differences.contains_key(stage.stage()) && prepared.judge.has_budget(stage)
+        });
+        let predicted: HashSet<&StageId> = predicted.map(AlignedStage::stage).collect();
+        let full = alignment.iter().filter(|stage| stage.is_full());
+        let wanted = full.filter(|stage| predicted.contains(stage.stage()));
+        let execution = Execution::new(
+            plan.steps(),
+            &Cpu,
+            [(
+                StageId::TOKENS.into(),
+                Value::given(prepared.tokens.clone()),
+            )],
+            &wanted.map(|stage| &stage.id).collect(),
+            &alignment.full(),
+        );
+        Self {
+            prepared,
+            ahead: execution.steps().collect(),
+            execution,
+            counts_flips: prepared
+                .selected()
+                .any(|stage| prepared.judge.counts_flips(stage)),
+        }
+    }
+
+    /// Goes on to a stage of the candidate's, given what was recorded of it; predicts it if its budget needs
+    /// that. Stages come in execution order.
+    pub(super) fn advance<A>(
+        &mut self,
+        stage: &AlignedStage<'_>,
+        recorded: &RecordedValue<A>,
+    ) -> Result<Option<Prediction>> {
+        let is_stage = |step: &&Step| {
+            let own = self.prepared.reference.alignment.of(&step.id);
+            own.is_some_and(|own| own.stage() == stage.stage())
+        };
+        let Some(place) = self.ahead.iter().position(is_stage) else {
+            return Ok(None);
+        };
+        let Prepared {
+            reference, model, ..
+        } = self.prepared;
+        let weights = model.weights.as_ref();
+        let mut evaluated = None;
+        for step in self.ahead.drain(..=place).collect::<Vec<_>>() {
+            let own = match reference.alignment.of(&step.id) {
+                Some(own) if own.stage() == stage.stage() => {
+                    Some(own.align(recorded.raw.clone(), weights, &Cpu)?)
+                }
+                Some(own) => own.read_full(weights)?,
+                None => None,
+            };
+            evaluated = match own {
+                Some(own) => self.evaluate(step, own.aligned)?,
+                None => {
+                    self.run(step)?;
+                    None
+                }
+            };
+        }
+        let Some(evaluated) = evaluated else {
+            return Ok(None);
+        };
+        let difference = self.prepared.differences.get(stage.stage());
+        let confidence = self.prepared.options.confidence;
+        let bound = evaluated.error_bound.clone();
+        Ok(Some(Prediction {
+            evaluated,
+            error_bound: stage.error_bound(&recorded.raw, bound, weights, confidence)?,
+            same_formula: difference.is_some_and(|difference| !difference.formula),
+        }))
+    }
+
+    /// Runs a step that nothing was recorded of.
+    fn run(&mut self, step: &Step) -> Result<()> {
+        let params = self.params(step)?;
+        let array = self.execution.compute(step, &params)?;
+        let error_bound = self.error_bound(step, &params, &array)?;
+        self.execution
+            .keep(step, Some(Value { array, error_bound }));
+        Ok(())
+    }
+
+    /// Evaluates a step if it is to be predicted, and goes on with what was recorded of it.
+    fn evaluate(&mut self, step: &Step, recorded: Tensor) -> Result<Option<Evaluated>> {
+        let mut evaluated = None;
+        if self.execution.runs(&step.id) {
+            let params = self.params(step)?;
+            let counted = self.counts_flips && step.numerics.out.is_half();
+            let value = counted.then(|| self.execution.compute(step, &params));
+            let value = value.transpose()?;
+            let output = value.as_ref().unwrap_or(&recorded);
+            evaluated = self
+                .error_bound(step, &params, output)?
+                .map(|error_bound| Evaluated {
+                    recorded: recorded.clone(),
+                    value,
+                    error_bound,
+                });
+        }
+        self.execution.keep(step, Some(Value::given(recorded)));
+        Ok(evaluated)
+    }
+
+    fn params(&self, step: &Step) -> Result<Vec<Tensor>> {
+        params_of(step, self.prepared.model.weights.as_ref())
+    }
+
+    fn error_bound(
+        &self,
+        step: &Step,
+        params: &[Tensor],
+        output: &Tensor,
+    ) -> Result<Option<ErrorBound>> {
+        let params: Vec<Operand<'_>> = params.iter().map(Operand::given).collect();
+        let confidence = self.prepared.options.confidence;
+        self.execution
+            .error_bound(step, &params, output, confidence)
+    }
+}
