@@ -5,8 +5,8 @@ mod common;
 
 use common::weights;
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
+use parity::arch::{BloomConfig, ModelConfig};
 use parity::backend::{Backend, Cpu};
-use parity::model::{BloomConfig, ModelConfig};
 use parity::plan::{Arithmetic, Plan, StageId};
 use parity::tensor::{DType, Tensor};
 use std::collections::{BTreeSet, HashMap};

@@ -7,6 +7,7 @@
 //!
 //! In another crate's tests: [`assert_parity`].
 
+pub mod arch;
 pub mod backend;
 pub mod budget;
 pub mod case;
@@ -18,7 +19,6 @@ pub mod diff;
 pub mod error;
 pub mod explain;
 pub mod golden;
-pub mod model;
 pub mod op;
 pub mod output;
 pub mod plan;

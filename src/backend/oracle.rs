@@ -274,9 +274,9 @@ fn map(x: &[f64], function: impl Fn(f64) -> f64 + Sync) -> Vec<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::arch::{BloomConfig, ModelConfig};
     use crate::backend::Cpu;
     use crate::compare::{Spec, compare};
-    use crate::model::{BloomConfig, ModelConfig};
     use crate::plan::{Arithmetic, StageId};
     use crate::tensor::DType;
     use std::collections::HashMap;

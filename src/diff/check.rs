@@ -1,11 +1,11 @@
 //! Whether golden, model and case fit together.
 
 use super::Candidate;
+use crate::arch::SettingDifference;
 use crate::case::Case;
 use crate::compare::NonFinite;
 use crate::error::{BadInput, Result};
 use crate::golden::Golden;
-use crate::model::SettingDifference;
 use crate::plan::{Plan, StageId};
 
 /// Checks that golden and model are of one architecture, size and type. Returns what differs
@@ -51,8 +51,9 @@ pub(super) fn rules(case: &Case, plan: &Plan) -> Result<()> {
                 stages.len()
             );
             let fault = BadInput::new(&rule.origin, expected, format!("\"{}\"", rule.stages));
-            let remedy =
-                "stages are named like h.0.self_attention.dense; `parity inspect` lists them";
+            let example = stages.iter().find(|stage| stage.layer().is_some());
+            let remedy = example.map(|stage| format!("stages are named like {stage}; "));
+            let remedy = remedy.unwrap_or_default() + "`parity inspect` lists them";
             return Err(fault.remedy(remedy).into());
         }
     }

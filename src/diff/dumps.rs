@@ -3,6 +3,7 @@
 use super::check;
 use super::outcome::{CaseOutcome, Coverage, StageResult, Verdict};
 use super::{Event, Options};
+use crate::arch::Role;
 use crate::case::{Mode, Rules, ToleranceContext};
 use crate::compare::{Spec, compare, compare_statistics};
 use crate::error::{BadInput, Result};
@@ -60,8 +61,10 @@ pub fn diff_dumps(
             coverage.unmatched.push(stage.clone());
             continue;
         };
+        let role = theirs.model.role(stage);
         let resolved = rules.resolve(&ToleranceContext {
             stage,
+            role,
             device: None,
             same_kernels: false,
             mode: Mode::Recorded,
@@ -77,7 +80,7 @@ pub fn diff_dumps(
                     let fault = BadInput::new(file, shape, format!("shape {:?}", found.shape()));
                     return Err(fault.at(stage.as_str()).into());
                 }
-                let logits = stage.as_str() == "logits";
+                let logits = role == Some(Role::Logits);
                 let spec = Spec {
                     close: resolved.tolerance.close(),
                     budget: None,

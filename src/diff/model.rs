@@ -99,7 +99,7 @@ pub fn diff_candidate(
         device: options.backend.device(),
         same_kernels: not_comparable.is_some_and(Vec::is_empty),
         plan: &plan,
-        layers: candidate.model.layers(),
+        model: &candidate.model,
         recordings: &recordings,
         selected: &selected,
         plan_differences: &plan_differences,

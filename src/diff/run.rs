@@ -6,6 +6,7 @@ use super::outcome::{OracleErrors, StageResult, Verdict};
 use super::reference::Recordings;
 use super::witness::{Testimony, Witness};
 use super::{Event, Options};
+use crate::arch::{ModelConfig, Role};
 use crate::backend::{Backend, Device, Oracle};
 use crate::budget::{Budget, ErrorBound, Flips};
 use crate::case::{Case, Mode, ResolvedTolerance, ToleranceContext};
@@ -32,7 +33,7 @@ pub(super) struct Run<'a> {
     /// Whether the reference comes from the device's own kernels, so that results can be exact.
     pub(super) same_kernels: bool,
     pub(super) plan: &'a Plan,
-    pub(super) layers: usize,
+    pub(super) model: &'a ModelConfig,
     pub(super) recordings: &'a Recordings<'a>,
     pub(super) selected: &'a BTreeSet<usize>,
     pub(super) plan_differences: &'a BTreeMap<StageId, PlanDifference>,
@@ -266,12 +267,13 @@ impl<'a> Run<'a> {
         let step = &self.plan.steps()[index];
         self.case.rules.resolve(&ToleranceContext {
             stage: &step.stage,
+            role: self.model.role(&step.stage),
             device: Some(self.device),
             same_kernels: self.same_kernels,
             mode,
             dtype: step.numerics.out,
             budgeted,
-            layers: self.layers,
+            layers: self.model.layers(),
         })
     }
 
@@ -462,7 +464,7 @@ impl<B: Backend> ModeLane<'_, B> {
 
 /// Into how many slices the means of final logits are taken: as many as ranks made them.
 fn vocab_shards(stage: &StageId, golden: &Golden) -> Option<NonZeroUsize> {
-    let logits = stage.as_str() == "logits";
+    let logits = golden.manifest().model.role(stage) == Some(Role::Logits);
     logits
         .then(|| NonZeroUsize::new(golden.manifest().tensor_parallel()))
         .flatten()

@@ -1,9 +1,9 @@
 //! Conversion bugs, made on purpose: a candidate is opened and then damaged in memory.
 
+use parity::arch::ModelConfig;
 use parity::checkpoint::{Stored, Weights};
 use parity::diff::Candidate;
 use parity::error::Result;
-use parity::model::ModelConfig;
 use parity::op::{self, Activation, HeadPart, Mask, Op, Rounding};
 use parity::plan::Step;
 use parity::tensor::{DType, Tensor};
