@@ -55,6 +55,20 @@ _NAMES = {
 # activation before the last MLP layer, the scores before the softmax, the attention's residual sum.
 # `PARITY_UPDATE_DOCS=1 cargo test --lib presets` writes them.
 # BEGIN of what is generated from the stage tables in src/arch
+_STAGE_INPUTS = {
+    "megatron-deepspeed": [
+        "*.mlp.dense_4h_to_h",
+        "*.post_attention_layernorm",
+        "*.self_attention.dense",
+        "*.self_attention.scale_mask_softmax",
+        "*.tied_modules.embed.word_embeddings.norm",
+    ],
+    "transformers": [
+        "*.mlp.dense_4h_to_h",
+        "*.post_attention_layernorm",
+        "*.self_attention.dense",
+    ],
+}
 # END of what is generated
 
 # Of a framework whose models have no table yet.

@@ -31,7 +31,7 @@ const FLIPS: f64 = 1e-6;
 /// fp32, isolated, without a budget: ten times what correct conversions needed (1.6e-7), a seventh of the smallest
 /// real bug tried (a wrong LayerNorm eps, 1.4e-5).
 const ISOLATED_FP32: f64 = 2e-6;
-/// Half types, isolated, without a budget, in unit roundoffs: a stage that rounds at other places than the reference
+/// Half types, isolated, without a budget, in unit roundoffs: a stage with other rounding points than the reference
 /// is off by up to about half of one.
 const ISOLATED_HALF: f64 = 1.0;
 /// Chained, in isolated tolerances times the square root of the number of blocks, as independent
@@ -43,9 +43,10 @@ pub(super) fn tolerance(context: &ToleranceContext<'_>) -> ResolvedTolerance {
     let on_cuda = context.device == Some(Device::Cuda);
     let resolved = |bounds: Vec<Bound>, origin: &str| ResolvedTolerance {
         tolerance: Tolerance { bounds },
-        origin: match on_cuda && !context.same_kernels {
-            true => format!("built-in, not comparable exactly, {origin}"),
-            false => format!("built-in, {origin}"),
+        origin: if on_cuda && !context.same_kernels {
+            format!("built-in, not comparable exactly, {origin}")
+        } else {
+            format!("built-in, {origin}")
         },
     };
     if on_cuda && context.same_kernels {

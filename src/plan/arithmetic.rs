@@ -59,7 +59,7 @@ impl Arithmetic {
 }
 
 impl MegatronArithmetic {
-    /// By what the scores of a block are divided.
+    /// By what the scores of a block are divided: its number, with query-key layer scaling.
     pub fn score_divisor(&self, layer: usize) -> f32 {
         if self.query_key_layer_scaling {
             layer.max(1) as f32

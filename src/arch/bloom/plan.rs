@@ -309,18 +309,13 @@ mod tests {
 
     #[test]
     fn shapes_follow_from_the_tokens() {
-        let plan = plan(&config(), DType::F32, &megatron(2)).unwrap();
-        let shapes = plan.shapes([2, 5]).unwrap();
+        let of_ranks = |ranks| plan(&config(), DType::F32, &megatron(ranks)).unwrap();
+        let shapes = of_ranks(2).shapes([2, 5]).unwrap();
         assert_eq!(shapes["h.0.self_attention.query"], [2, 6, 5, 2]);
         assert_eq!(shapes["h.0.self_attention.scores"], [2, 6, 5, 5]);
         assert_eq!(shapes["h.0.mlp.gelu"], [2, 5, 48]);
         assert_eq!(shapes["logits"], [2, 5, 32]);
-        assert!(
-            plan(&config(), DType::F32, &megatron(5))
-                .unwrap()
-                .shapes([2, 5])
-                .is_err()
-        );
+        assert!(of_ranks(5).shapes([2, 5]).is_err());
     }
 
     #[test]

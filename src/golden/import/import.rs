@@ -137,18 +137,18 @@ impl Import<'_> {
                 }
                 continue;
             }
-            let content = match self.statistics_only {
-                true => Content::Statistics(self.keep_statistics(&stage, &value)?),
-                false => self.keep(&stage, join, &files, drift)?,
+            // Statistics are kept of the value in parity's own layout.
+            let (content, layout) = if self.statistics_only {
+                let statistics = self.keep_statistics(&stage, &value)?;
+                (Content::Statistics(statistics), Layout::Bsh)
+            } else {
+                (self.keep(&stage, join, &files, drift)?, layout)
             };
             stages.push(StageRecord {
                 stage: stage.clone(),
                 source: name.clone(),
                 dtype: self.described.dtype,
-                layout: match self.statistics_only {
-                    true => Layout::Bsh,
-                    false => layout,
-                },
+                layout,
                 variant,
                 content,
             });

@@ -43,9 +43,10 @@ impl RawDump {
         }
         let described = folder.join(DESCRIPTION);
         let is_described = described.exists();
-        let config_path = match is_described {
-            true => described,
-            false => beside(folder, "config.json")?,
+        let config_path = if is_described {
+            described
+        } else {
+            beside(folder, "config.json")?
         };
         let file = MappedFile::open(&config_path)?;
         let mut settings: Map<String, Value> = serde_json::from_slice(&file)
