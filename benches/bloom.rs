@@ -5,9 +5,9 @@ mod common;
 
 use common::weights;
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
+use parity::arch::{BloomConfig, ModelConfig};
 use parity::backend::Cpu;
 use parity::exec::{Execution, Value};
-use parity::model::{BloomConfig, ModelConfig};
 use parity::plan::{Arithmetic, Plan, StageId, Step};
 use parity::tensor::{DType, Tensor};
 use std::collections::HashMap;

@@ -8,6 +8,7 @@ mod common;
 
 use common::weights;
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
+use parity::arch::{BloomConfig, ModelConfig};
 use parity::backend::{Backend, Cpu};
 use parity::case::{Case, Pattern, Rule, Rules};
 use parity::compare::{Bound, Tolerance};
@@ -15,7 +16,6 @@ use parity::diff::{Candidate, Modes, Options, Verdict, diff_candidate};
 use parity::golden::{
     Content, FileRecord, Golden, Join, Layout, Manifest, Provenance, StageRecord,
 };
-use parity::model::{BloomConfig, ModelConfig};
 use parity::plan::{Arithmetic, MegatronArithmetic, Plan, StageId};
 use parity::tensor::{DType, Tensor, npy};
 use safetensors::tensor::{Dtype, TensorView};

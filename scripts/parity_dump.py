@@ -53,10 +53,28 @@ _NAMES = {
 
 # Modules whose *input* is a stage of its own: the context before the output projection, the
 # activation before the last MLP layer, the scores before the softmax, the attention's residual sum.
-_INPUTS = [
-    "*.self_attention.dense", "*.mlp.dense_4h_to_h", "*.scale_mask_softmax",
-    "*.post_attention_layernorm", "*.word_embeddings.norm",
-    "*.self_attention.linear_proj", "*.mlp.linear_fc2", "*.core_attention", "*.pre_mlp_layernorm",
+# `PARITY_UPDATE_DOCS=1 cargo test --lib presets` writes them.
+# BEGIN of what is generated from the stage tables in src/arch
+_STAGE_INPUTS = {
+    "megatron-deepspeed": [
+        "*.mlp.dense_4h_to_h",
+        "*.post_attention_layernorm",
+        "*.self_attention.dense",
+        "*.self_attention.scale_mask_softmax",
+        "*.tied_modules.embed.word_embeddings.norm",
+    ],
+    "transformers": [
+        "*.mlp.dense_4h_to_h",
+        "*.post_attention_layernorm",
+        "*.self_attention.dense",
+    ],
+}
+# END of what is generated
+
+# Of a framework whose models have no table yet.
+_STAGE_INPUTS["megatron-core"] = [
+    "*.self_attention.linear_proj", "*.mlp.linear_fc2", "*.core_attention", "*.scale_mask_softmax",
+    "*.pre_mlp_layernorm",
 ]
 
 # Variables that change which products cuBLAS and torch compute, or how.
@@ -125,7 +143,8 @@ class _Recorder:
 
     def _hook(self, name, module):
         self.classes[name] = type(module).__name__
-        wanted = self.inputs == "all" or any(fnmatch.fnmatch("." + name, glob) for glob in _INPUTS)
+        globs = _STAGE_INPUTS.get(self.framework, [])
+        wanted = self.inputs == "all" or any(fnmatch.fnmatch("." + name, glob) for glob in globs)
         if wanted:
             self.hooks.append(_before(module, lambda m, args, kwargs: self._record(
                 name, "input", _first((args, list(kwargs.values()))))))

@@ -7,6 +7,7 @@
 //!
 //! In another crate's tests: [`assert_parity`].
 
+pub mod arch;
 pub mod backend;
 pub mod case;
 pub mod checkpoint;
@@ -18,7 +19,6 @@ pub mod error;
 pub mod exec;
 pub mod explain;
 pub mod golden;
-pub mod model;
 pub mod op;
 pub mod output;
 pub mod plan;

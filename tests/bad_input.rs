@@ -348,13 +348,14 @@ fn hostile_files() {
 /// Statistics of another number of tokens, and statistics that are no numbers.
 #[test]
 fn damaged_statistics() {
-    use parity::golden::{Source, import};
+    use parity::arch::Framework;
+    use parity::golden::import;
     let dump = common::raw_dump(&common::goldens().join("bloom_bf16_tp2"));
     let mut text = String::new();
     let mut statistics = |name: &str, values: Vec<f64>| {
         refusal(name, &mut text, &["--stages", "logits"], |copy| {
             std::fs::rename(copy.golden(), copy.root().join("full")).expect("renamed");
-            let source = Source::MegatronDeepspeed;
+            let source = Framework::MegatronDeepspeed;
             import(dump.path(), Some(source), &copy.golden(), true).expect("imported");
             std::fs::rename(copy.root().join("full/hf"), copy.model()).expect("renamed");
             copy.edit("logits.token_mean.npy", true, |bytes| {

@@ -2,9 +2,10 @@
 //! every time, and that what is wrong with a conversion shows at the stage where it is wrong.
 
 use crate::common::{Copy, case, goldens, raw_dump, run};
+use parity::arch::Framework;
 use parity::case::{ArithmeticName, Mode};
 use parity::diff::{CaseOutcome, Modes, Options, StageResult, Verdict, diff};
-use parity::golden::{Golden, Source, import};
+use parity::golden::{Golden, import};
 use parity::op::Confidence;
 
 const MEGATRON: [&str; 5] = [
@@ -370,7 +371,7 @@ fn statistics_are_a_reference_too() {
     let dump = raw_dump(&golden);
     let imported = import(
         dump.path(),
-        Some(Source::MegatronDeepspeed),
+        Some(Framework::MegatronDeepspeed),
         &statistics,
         true,
     )
@@ -407,13 +408,23 @@ fn importing_a_dump_gives_the_golden_again() {
         let folder = tempfile::tempdir().unwrap();
         let output = folder.path().join("golden");
         let dump = raw_dump(&goldens().join(name));
-        let imported =
-            import(dump.path(), Some(Source::MegatronDeepspeed), &output, false).unwrap();
+        let imported = import(
+            dump.path(),
+            Some(Framework::MegatronDeepspeed),
+            &output,
+            false,
+        )
+        .unwrap();
         let kept = Golden::open(goldens().join(name)).unwrap();
         assert_eq!(&imported.manifest, kept.manifest());
         assert_eq!(imported.unmapped, [""; 0]);
         // Never over what is there.
-        let again = import(dump.path(), Some(Source::MegatronDeepspeed), &output, false);
+        let again = import(
+            dump.path(),
+            Some(Framework::MegatronDeepspeed),
+            &output,
+            false,
+        );
         assert!(again.unwrap_err().to_string().contains("a new folder"));
     }
 }
@@ -424,8 +435,13 @@ fn an_incomplete_or_contradictory_dump_leaves_nothing_behind() {
     let output = folder.path().join("golden");
     let dump = raw_dump(&goldens().join("bloom_bf16_tp2"));
     let refuse = |expected: &str| {
-        let error =
-            import(dump.path(), Some(Source::MegatronDeepspeed), &output, false).unwrap_err();
+        let error = import(
+            dump.path(),
+            Some(Framework::MegatronDeepspeed),
+            &output,
+            false,
+        )
+        .unwrap_err();
         assert!(error.to_string().contains(expected), "{error}");
         assert_eq!(folder.path().read_dir().unwrap().count(), 0);
     };

@@ -3,10 +3,11 @@
 
 use crate::common::torch::{Py, Tensor, dict, file, text};
 use crate::common::{self, goldens};
+use parity::arch::ArchitectureName;
 use parity::checkpoint::megatron::{Arg, MegatronCheckpoint};
 use parity::checkpoint::torch::{TensorRecord, TorchFile};
 use parity::checkpoint::{SafetensorsFiles, TransformersFolder, Weights};
-use parity::convert::{Architecture, ByteSize, Converted, Options, Report, convert};
+use parity::convert::{ByteSize, Converted, Options, Report, convert};
 use parity::tensor::{DType, Tiled};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -337,7 +338,7 @@ fn arguments_can_be_given_where_a_checkpoint_has_none() {
     ];
     let given = given.map(|(name, value)| (name.to_owned(), value.parse().unwrap()));
     let model = open(&given).expect("a model");
-    assert_eq!(model.architecture(), Architecture::Bloom);
+    assert_eq!(model.architecture(), ArchitectureName::Bloom);
 }
 
 #[test]

@@ -5,8 +5,9 @@ use crate::common::cpp::is_required;
 use crate::common::fake_gpu::FakeGpu;
 use crate::common::{self, Copy, goldens};
 use half::bf16;
+use parity::arch::Framework;
 use parity::backend::{Compiler, CudaSettings, Probe};
-use parity::golden::{Content, Layout, Manifest, Source, import};
+use parity::golden::{Content, Layout, Manifest, import};
 use parity::op::Summation;
 use parity::tensor::{DType, Tensor, npy};
 use serde_json::{Value, json};
@@ -553,7 +554,7 @@ fn dumped_on_a_gpu(
     change(&mut config);
     fs::write(&path, config.to_string()).unwrap();
     let golden = dump.path().join("golden");
-    let source = Some(Source::MegatronDeepspeed);
+    let source = Some(Framework::MegatronDeepspeed);
     let imported = import(dump.path(), source, &golden, false);
     (dump, imported.map(|imported| imported.manifest))
 }

@@ -4,11 +4,11 @@
 //! `PARITY_UPDATE_DOCS=1 cargo test --test main mutations` writes docs/mutations.md and docs/causes.md.
 
 use crate::common;
+use parity::arch::ModelConfig;
 use parity::backend::{Backend, Cpu};
 use parity::diff::{Candidate, CaseOutcome, Modes, Options, Verdict, diff_candidate};
 use parity::explain::{Bug, rules};
 use parity::golden::{Golden, Reference};
-use parity::model::ModelConfig;
 use parity::plan::{Arithmetic, StageId, Step};
 use parity::tensor::Tensor;
 use std::collections::HashMap;

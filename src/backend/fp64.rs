@@ -59,9 +59,9 @@ impl Backend for Fp64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::arch::{BloomConfig, ModelConfig};
     use crate::backend::Cpu;
     use crate::compare::{Spec, compare};
-    use crate::model::{BloomConfig, ModelConfig};
     use crate::plan::{Arithmetic, StageId};
     use crate::tensor::DType;
     use std::collections::HashMap;

@@ -1,6 +1,7 @@
 //! What is judged, and by what.
 
 use super::Mode;
+use crate::arch::Role;
 use crate::backend::Device;
 use crate::compare::Tolerance;
 use crate::plan::StageId;
@@ -11,6 +12,8 @@ use crate::tensor::DType;
 pub struct ToleranceContext<'a> {
     /// The stage.
     pub stage: &'a StageId,
+    /// What it is for, if the model's architecture has it.
+    pub role: Option<Role>,
     /// Where the candidate was computed; `None` if it was recorded elsewhere.
     pub device: Option<Device>,
     /// Whether the reference was made by the device's own kernels, so that it can be met exactly.

@@ -15,6 +15,7 @@
 //!   bounded by what correct conversions were measured to need (see the constants).
 
 use super::{Mode, ResolvedTolerance, ToleranceContext};
+use crate::arch::Role;
 use crate::backend::Device;
 use crate::compare::{Bound, Tolerance};
 
@@ -30,7 +31,7 @@ const FLIPS: f64 = 1e-6;
 /// fp32, isolated, without a budget: ten times what correct conversions needed (1.6e-7), a seventh of the smallest
 /// real bug tried (a wrong LayerNorm eps, 1.4e-5).
 const ISOLATED_FP32: f64 = 2e-6;
-/// Half types, isolated, without a budget, in unit roundoffs: a stage that rounds at other places than the reference
+/// Half types, isolated, without a budget, in unit roundoffs: a stage with other rounding points than the reference
 /// is off by up to about half of one.
 const ISOLATED_HALF: f64 = 1.0;
 /// Chained, in isolated tolerances times the square root of the number of blocks, as independent
@@ -42,22 +43,23 @@ pub(super) fn tolerance(context: &ToleranceContext<'_>) -> ResolvedTolerance {
     let on_cuda = context.device == Some(Device::Cuda);
     let resolved = |bounds: Vec<Bound>, origin: &str| ResolvedTolerance {
         tolerance: Tolerance { bounds },
-        origin: match on_cuda && !context.same_kernels {
-            true => format!("built-in, not comparable exactly, {origin}"),
-            false => format!("built-in, {origin}"),
+        origin: if on_cuda && !context.same_kernels {
+            format!("built-in, not comparable exactly, {origin}")
+        } else {
+            format!("built-in, {origin}")
         },
     };
     if on_cuda && context.same_kernels {
         return resolved(vec![Bound::Exact], "cuda");
     }
     let kind = format!("{} {}", context.dtype, context.mode);
-    let (mut bounds, origin) = match context.stage.as_str() {
-        "word_embeddings" => return resolved(vec![Bound::Exact], "word embeddings"),
-        "word_embeddings_layernorm" => (
+    let (mut bounds, origin) = match context.role {
+        Some(Role::Embedding) => return resolved(vec![Bound::Exact], "word embeddings"),
+        Some(Role::EmbeddingNorm) => (
             vec![Bound::Abs(EMBEDDING_NORM)],
             format!("embedding norm and {kind}"),
         ),
-        "logits" => (
+        Some(Role::Logits) => (
             vec![Bound::Stat(logits(context))],
             format!("logits and {kind}"),
         ),
@@ -111,22 +113,16 @@ mod tests {
     use super::*;
     use crate::tensor::DType;
 
-    fn resolved(stage: &str, device: Device, mode: Mode, dtype: DType) -> String {
-        in_force_of(stage, device, mode, dtype, mode == Mode::Isolated)
+    fn resolved(role: Role, device: Device, mode: Mode, dtype: DType) -> String {
+        resolved_of(role, device, mode, dtype, mode == Mode::Isolated)
     }
 
-    fn in_force_of(
-        stage: &str,
-        device: Device,
-        mode: Mode,
-        dtype: DType,
-        budgeted: bool,
-    ) -> String {
-        let stage = stage.into();
+    fn resolved_of(role: Role, device: Device, mode: Mode, dtype: DType, budgeted: bool) -> String {
         let device = Some(device);
         let layers = 2;
         let context = ToleranceContext {
-            stage: &stage,
+            stage: &"a.stage".into(),
+            role: Some(role),
             device,
             same_kernels: true,
             mode,
@@ -139,33 +135,37 @@ mod tests {
 
     #[test]
     fn the_published_figures_are_the_defaults() {
-        let of = |stage, device, mode| resolved(stage, device, mode, DType::F32);
+        let of = |role, device, mode| resolved(role, device, mode, DType::F32);
         for mode in [Mode::Isolated, Mode::Chained] {
-            assert_eq!(of("h.3", Device::Cuda, mode), "exact");
-            assert_eq!(of("word_embeddings", Device::Cpu, mode), "exact");
+            assert_eq!(of(Role::Block, Device::Cuda, mode), "exact");
+            assert_eq!(of(Role::Embedding, Device::Cpu, mode), "exact");
         }
         assert_eq!(
-            of("word_embeddings_layernorm", Device::Cpu, Mode::Isolated),
+            of(Role::EmbeddingNorm, Device::Cpu, Mode::Isolated),
             "abs 5e-2, rounding"
         );
         assert_eq!(
-            of("logits", Device::Cpu, Mode::Isolated),
+            of(Role::Logits, Device::Cpu, Mode::Isolated),
             "stat 1e-6, rounding"
         );
         assert_eq!(
-            of("logits", Device::Cpu, Mode::Chained),
+            of(Role::Logits, Device::Cpu, Mode::Chained),
             "stat 1e-6, rel 1.1e-5"
         );
-        assert_eq!(of("h.0.mlp.gelu", Device::Cpu, Mode::Isolated), "rounding");
-        let against_statistics = in_force_of("h.0", Device::Cpu, Mode::Isolated, DType::F32, false);
+        assert_eq!(
+            of(Role::Activation, Device::Cpu, Mode::Isolated),
+            "rounding"
+        );
+        let against_statistics =
+            resolved_of(Role::Block, Device::Cpu, Mode::Isolated, DType::F32, false);
         assert_eq!(against_statistics, "rel 2e-6");
     }
 
     #[test]
     fn a_reference_of_other_kernels_is_not_met_exactly_and_says_so() {
-        let stage = "h.0".into();
         let resolved = tolerance(&ToleranceContext {
-            stage: &stage,
+            stage: &"a.stage".into(),
+            role: Some(Role::Block),
             device: Some(Device::Cuda),
             same_kernels: false,
             mode: Mode::Isolated,
@@ -180,18 +180,18 @@ mod tests {
 
     #[test]
     fn half_types_are_bounded_in_their_unit_roundoff() {
-        let of = |stage, mode, dtype| resolved(stage, Device::Cpu, mode, dtype);
+        let of = |role, mode, dtype| resolved(role, Device::Cpu, mode, dtype);
         assert_eq!(
-            of("h.0", Mode::Isolated, DType::Bf16),
+            of(Role::Block, Mode::Isolated, DType::Bf16),
             "rounding, flips 1e-6"
         );
-        assert_eq!(of("h.0", Mode::Chained, DType::F16), "rel 2.8e-3");
+        assert_eq!(of(Role::Block, Mode::Chained, DType::F16), "rel 2.8e-3");
         assert_eq!(
-            of("logits", Mode::Isolated, DType::Bf16),
+            of(Role::Logits, Mode::Isolated, DType::Bf16),
             "stat 1e-6, rounding, flips 1e-6"
         );
         assert_eq!(
-            of("logits", Mode::Chained, DType::Bf16),
+            of(Role::Logits, Mode::Chained, DType::Bf16),
             "stat 1.5e-5, rel 2.2e-2"
         );
     }

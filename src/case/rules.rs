@@ -79,6 +79,7 @@ mod tests {
     fn origin(rules: &Rules, stage: &str, device: Device, mode: Mode) -> String {
         let context = ToleranceContext {
             stage: &stage.into(),
+            role: None,
             device: Some(device),
             same_kernels: true,
             mode,

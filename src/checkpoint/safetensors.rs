@@ -2,8 +2,8 @@
 //! shards listed in `model.safetensors.index.json`.
 
 use super::{Stored, Weights};
+use crate::arch::ConvertedConfig;
 use crate::error::{BadInput, Error, Result};
-use crate::model::ConvertedConfig;
 use crate::tensor::{DType, MappedFile, Tensor};
 use safetensors::{Dtype, SafeTensors};
 use serde::Deserialize;

@@ -1,12 +1,12 @@
 //! The arguments, as typed.
 
+use crate::arch::{ArchitectureName, Framework};
 use crate::backend::CudaSettings;
 use crate::case::{ArithmeticName, Pattern};
 use crate::checkpoint::megatron::Arg;
 use crate::compare::Bound;
-use crate::convert::{Architecture, ByteSize};
+use crate::convert::ByteSize;
 use crate::diff::Modes;
-use crate::golden::Source;
 use crate::op::Confidence;
 use crate::report::Format;
 use crate::tensor::DType;
@@ -206,7 +206,7 @@ pub(super) struct ConvertArgs {
     pub(super) vocab_size: Option<usize>,
     /// What the model is [default: what its tensors show]
     #[arg(long, value_enum)]
-    pub(super) architecture: Option<Architecture>,
+    pub(super) architecture: Option<ArchitectureName>,
     /// A training argument that the checkpoint does not hold, or holds wrongly, under Megatron's
     /// name; may be given several times
     #[arg(long, value_name = "NAME=VALUE")]
@@ -227,7 +227,7 @@ pub(super) struct ImportArgs {
     pub(super) dumps: PathBuf,
     /// Whose hooks wrote them [default: what the dump itself says]
     #[arg(long, value_enum)]
-    pub(super) from: Option<Source>,
+    pub(super) from: Option<Framework>,
     /// The golden's folder, which must not exist
     #[arg(short, long, value_name = "DIR")]
     pub(super) output: PathBuf,

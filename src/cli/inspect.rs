@@ -2,10 +2,10 @@
 
 use super::args::InspectArgs;
 use super::print::print;
+use crate::arch::ArchitectureName;
 use crate::checkpoint::megatron::MegatronCheckpoint;
 use crate::checkpoint::{SafetensorsFiles, TransformersFolder, Weights};
 use crate::compare::{Metrics, Spec, compare};
-use crate::convert::Architecture;
 use crate::error::{BadInput, Error};
 use crate::golden::{Content, Golden, Manifest, StatisticsFiles};
 use crate::tensor::{DType, MappedFile, Tensor, npy, npz};
@@ -144,7 +144,7 @@ fn checkpoint(checkpoint: &MegatronCheckpoint) -> String {
         checkpoint.tensors().count(),
         checkpoint.ranks(),
     );
-    match Architecture::of(checkpoint) {
+    match ArchitectureName::of(checkpoint) {
         Ok(architecture) => text += &format!("converts to: {architecture}\n"),
         Err(reason) => text += &format!("converts to: nothing; {reason}\n"),
     }

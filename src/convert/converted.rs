@@ -1,11 +1,10 @@
 //! A Megatron checkpoint seen as the model that it converts to.
 
-use super::architecture::Architecture;
-use super::recipe::{Recipe, TensorRecipe};
+use crate::arch::{ArchitectureName, ConvertedConfig, Recipe, TensorRecipe};
 use crate::checkpoint::megatron::MegatronCheckpoint;
 use crate::checkpoint::{Stored, Weights};
 use crate::error::{BadInput, Error, Result};
-use crate::model::ConvertedConfig;
+use crate::plan::MegatronArithmetic;
 use crate::tensor::{DType, Tensor, Tiled};
 use serde_json::{Map, Value};
 use std::collections::{BTreeMap, BTreeSet};
@@ -26,7 +25,7 @@ pub struct ConvertedTensor {
 /// The converted model: every tensor checked and in its place, nothing read.
 pub struct Converted {
     checkpoint: MegatronCheckpoint,
-    architecture: Architecture,
+    architecture: ArchitectureName,
     recipe: Recipe,
     tensors: Vec<ConvertedTensor>,
     /// Positions in `tensors`, by name without the model prefix.
@@ -59,14 +58,16 @@ impl Converted {
     /// missing, surplus, misshapen or of different types.
     pub fn of(
         checkpoint: MegatronCheckpoint,
-        architecture: Option<Architecture>,
+        architecture: Option<ArchitectureName>,
         vocabulary: Option<usize>,
     ) -> Result<Self> {
         let architecture = match architecture {
             Some(named) => named,
-            None => Architecture::of(&checkpoint)?,
+            None => ArchitectureName::of(&checkpoint)?,
         };
-        let recipe = architecture.recipe(&checkpoint, vocabulary)?;
+        let recipe = architecture
+            .architecture()
+            .recipe(&checkpoint, vocabulary)?;
         check_names(&checkpoint, architecture, &recipe)?;
         let mut tensors = Vec::with_capacity(recipe.tensors.len());
         let mut drifts = BTreeMap::new();
@@ -78,13 +79,11 @@ impl Converted {
             tensors.push(tensor);
         }
         let dtype = one_dtype(&checkpoint, &tensors)?;
-        let prefix = |name: &str| {
-            let short = PREFIXES.iter().find_map(|prefix| name.strip_prefix(prefix));
-            short.unwrap_or(name).to_owned()
-        };
+        let prefix = architecture.architecture().prefix();
+        let short = |name: &str| name.strip_prefix(prefix).unwrap_or(name).to_owned();
         let names = tensors.iter().enumerate();
         let by_name = names
-            .map(|(index, tensor)| (prefix(&tensor.name), index))
+            .map(|(index, tensor)| (short(&tensor.name), index))
             .collect();
         Ok(Self {
             checkpoint,
@@ -103,7 +102,7 @@ impl Converted {
     }
 
     /// The architecture of the converted model.
-    pub fn architecture(&self) -> Architecture {
+    pub fn architecture(&self) -> ArchitectureName {
         self.architecture
     }
 
@@ -150,10 +149,18 @@ impl Converted {
         let settings = self.config_json(self.dtype);
         ConvertedConfig::from_settings(self.checkpoint.args().origin(), settings)
     }
-}
 
-/// What transformers puts before the names of a model under a head.
-const PREFIXES: [&str; 2] = ["transformer.", "model."];
+    /// The arithmetic in which the checkpoint was trained; `None` if parity has no plan for the
+    /// architecture.
+    ///
+    /// # Errors
+    /// If an argument is wrongly typed.
+    pub fn arithmetic(&self) -> Result<Option<MegatronArithmetic>> {
+        let runnable = self.architecture.architecture().runnable();
+        let arithmetic = runnable.map(|runnable| (runnable.of_checkpoint)(&self.checkpoint));
+        arithmetic.transpose()
+    }
+}
 
 impl Weights for Converted {
     fn names(&self) -> Vec<&str> {
@@ -184,7 +191,7 @@ impl Weights for Converted {
 /// Checks that the checkpoint has all the tensors that the recipe asks for, and no others.
 fn check_names(
     checkpoint: &MegatronCheckpoint,
-    architecture: Architecture,
+    architecture: ArchitectureName,
     recipe: &Recipe,
 ) -> Result<()> {
     let needed: BTreeSet<&str> = recipe.tensors.iter().map(|t| t.source.as_str()).collect();

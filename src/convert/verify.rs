@@ -10,6 +10,7 @@ use super::writer::converted;
 use crate::checkpoint::{SafetensorsFiles, Weights};
 use crate::error::{BadInput, Result};
 use crate::tensor::{DType, Tile};
+use std::borrow::Cow;
 use std::path::Path;
 
 /// Checks every element of `tensors` in the model in `folder`, stored as `dtype`. `on` hears of
@@ -86,10 +87,11 @@ fn compare(
                 place * extent + at + index
             });
         tile.part.read_run(&index, &mut bytes);
-        let expected = match tile.part.dtype() == dtype {
-            true => std::borrow::Cow::Borrowed(&bytes),
+        let expected = if tile.part.dtype() == dtype {
+            Cow::Borrowed(&bytes)
+        } else {
             // What cannot be converted has not been written.
-            false => std::borrow::Cow::Owned(converted(&bytes, tensor, dtype).map_err(|_| place)?),
+            Cow::Owned(converted(&bytes, tensor, dtype).map_err(|_| place)?)
         };
         let found = &written[place * dtype.size()..][..run * dtype.size()];
         if found != expected.as_slice() {

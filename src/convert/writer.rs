@@ -63,9 +63,10 @@ pub(super) fn write_tensor(
     tensor.elements.pieces(PIECE, &mut |piece| {
         buffer.resize(piece.len() * piece.dtype().size(), 0);
         piece.read(0..piece.rows(), &mut buffer);
-        let rounded = match piece.dtype() == dtype {
-            true => None,
-            false => Some(converted(&buffer, tensor, dtype)?),
+        let rounded = if piece.dtype() == dtype {
+            None
+        } else {
+            Some(converted(&buffer, tensor, dtype)?)
         };
         let bytes = rounded.as_ref().unwrap_or(&buffer);
         file.write_all(bytes).map_err(Error::io(path, "write"))?;

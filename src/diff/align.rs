@@ -5,6 +5,7 @@
 //! is compared as it is; where the plan has only the plain one, what is missing is done to the recorded
 //! value, with the model's own bias.
 
+use crate::arch::Role;
 use crate::backend::{Backend, Cpu};
 use crate::checkpoint::Weights;
 use crate::compare::{Close, NonFinite, Spec, Statistics};
@@ -172,7 +173,9 @@ impl<'a> AlignedStage<'a> {
         dtype: DType,
         shape: &[usize],
     ) -> Self {
-        let ranks = NonZeroUsize::new(golden.manifest().tensor_parallel());
+        let manifest = golden.manifest();
+        let ranks = NonZeroUsize::new(manifest.tensor_parallel());
+        let is_logits = manifest.model.role(&record.stage) == Some(Role::Logits);
         Self {
             golden,
             record,
@@ -181,7 +184,7 @@ impl<'a> AlignedStage<'a> {
             shape: shape.to_vec(),
             adjustments: Vec::new(),
             adjusted: None,
-            vocab_shards: ranks.filter(|_| record.stage.as_str() == "logits"),
+            vocab_shards: ranks.filter(|_| is_logits),
         }
     }
 

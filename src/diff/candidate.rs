@@ -1,12 +1,12 @@
 //! The model that is run: a transformers folder, or a Megatron checkpoint as it would be converted.
 
+use crate::arch::ModelConfig;
 use crate::case::{ArithmeticName, Case};
 use crate::checkpoint::megatron::MegatronCheckpoint;
 use crate::checkpoint::{Overlay, TransformersFolder, Weights};
 use crate::convert::Converted;
 use crate::error::{BadInput, Result};
 use crate::explain::{Injected, StepEdit};
-use crate::model::ModelConfig;
 use crate::plan::{Arithmetic, MegatronArithmetic, Plan, TransformersArithmetic};
 use crate::tensor::DType;
 use std::path::{Path, PathBuf};
@@ -60,21 +60,13 @@ impl Candidate {
     fn from_megatron(path: &Path) -> Result<Self> {
         let converted = Converted::of(MegatronCheckpoint::open(path, &[])?, None, None)?;
         let config = converted.config()?;
-        let checkpoint = converted.checkpoint();
-        let args = checkpoint.args();
-        let default = MegatronArithmetic::default();
-        let scaling = "apply_query_key_layer_scaling";
         Ok(Self {
             folder: path.to_owned(),
-            settings: args.origin().to_owned(),
+            settings: converted.checkpoint().args().origin().to_owned(),
             model: config.model,
             dtype: converted.dtype(),
             transformers: config.arithmetic,
-            megatron: Some(MegatronArithmetic {
-                tensor_parallel: checkpoint.ranks(),
-                query_key_layer_scaling: args.flag_or(scaling, default.query_key_layer_scaling)?,
-                ..default
-            }),
+            megatron: converted.arithmetic()?,
             weights: Box::new(converted),
             rewriting: None,
         })

@@ -32,7 +32,7 @@ pub fn diff_dumps(
         options,
         device: None,
         same_kernels: false,
-        layers: theirs.model.layers(),
+        model: &theirs.model,
         differences: our_plan?.differences(&their_plan?),
     };
     if !reference.tokens()?.bits_equal(&candidate.tokens()?) {

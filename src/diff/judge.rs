@@ -4,6 +4,7 @@ use super::Options;
 use super::align::{AlignedStage, Recorded, RecordedValue};
 use super::outcome::{OracleErrors, StageResult};
 use super::reference_run::Prediction;
+use crate::arch::ModelConfig;
 use crate::backend::Device;
 use crate::case::{Mode, ResolvedTolerance, Rules, ToleranceContext};
 use crate::compare::{Budget, Flips};
@@ -22,8 +23,8 @@ pub(super) struct Judge<'a> {
     pub(super) device: Option<Device>,
     /// Whether the reference comes from the device's own kernels, so that results can be exact.
     pub(super) same_kernels: bool,
-    /// The model's number of blocks.
-    pub(super) layers: usize,
+    /// The model whose stages they are.
+    pub(super) model: &'a ModelConfig,
     /// Where the candidate's plan is not the reference's.
     pub(super) differences: BTreeMap<StageId, PlanDifference>,
 }
@@ -108,7 +109,8 @@ impl Judge<'_> {
             mode,
             dtype: stage.dtype,
             budgeted,
-            layers: self.layers,
+            role: self.model.role(stage.stage()),
+            layers: self.model.layers(),
         })
     }
 

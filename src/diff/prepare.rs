@@ -4,11 +4,11 @@ use super::align::{AlignedStage, Alignment};
 use super::judge::Judge;
 use super::on_cuda::OnCuda;
 use super::{Candidate, Options};
+use crate::arch::SettingDifference;
 use crate::backend::AnyBackend;
 use crate::case::{Case, Mode};
 use crate::error::{BadInput, Result};
 use crate::golden::Golden;
-use crate::model::SettingDifference;
 use crate::plan::{Arithmetic, Plan, PlanDifference, StageId};
 use crate::tensor::Tensor;
 use std::collections::{BTreeMap, HashMap};
@@ -80,7 +80,7 @@ impl<'a> Prepared<'a> {
             options,
             device: Some(options.backend.device()),
             same_kernels: on_cuda.as_ref().is_some_and(OnCuda::is_comparable),
-            layers: model.model.layers(),
+            model: &model.model,
             differences: plan.differences(&as_recorded),
         };
         let reference_plan = model.plan(&theirs)?;
@@ -181,8 +181,9 @@ fn rules_match(case: &Case, plan: &Plan) -> Result<()> {
                 stages.len()
             );
             let fault = BadInput::new(&rule.origin, expected, format!("\"{}\"", rule.stages));
-            let remedy =
-                "stages are named like h.0.self_attention.dense; `parity inspect` lists them";
+            let example = stages.iter().find(|stage| stage.layer().is_some());
+            let remedy = example.map(|stage| format!("stages are named like {stage}; "));
+            let remedy = remedy.unwrap_or_default() + "`parity inspect` lists them";
             return Err(fault.remedy(remedy).into());
         }
     }

@@ -1,11 +1,11 @@
 //! A golden on disk.
 
 use super::digest;
-use super::manifest::{Content, FileRecord, Join, Layout, Manifest, StageRecord, StatisticsFiles};
+use super::manifest::{Content, FileRecord, Manifest, StageRecord, StatisticsFiles};
 use crate::compare::Statistics;
 use crate::error::{BadInput, Result};
 use crate::plan::StageId;
-use crate::tensor::{DType, MappedFile, Tensor, npy};
+use crate::tensor::{DType, Join, MappedFile, Tensor, npy};
 use std::path::{Path, PathBuf};
 
 /// A golden whose manifest has been read; values are read, and checked against their digests, when
@@ -162,16 +162,5 @@ impl Golden {
         let path = self.path_of(record);
         digest::verify(&MappedFile::open(&path)?, &record.sha256)?;
         npy::read(path, declared)
-    }
-}
-
-impl Layout {
-    /// The array in parity's own layout, or `None` if it has not the axes of this one.
-    pub(super) fn to_batch_first(self, array: &Tensor) -> Option<Tensor> {
-        match (self, array.shape().len()) {
-            (Self::Bsh, 3) | (Self::Bnss, 4) => Some(array.clone()),
-            (Self::Sbh, 3) => Some(array.permuted(&[1, 0, 2])),
-            _ => None,
-        }
     }
 }

@@ -3,11 +3,11 @@
 //! Version 1. A reader refuses versions it does not know and keys it does not know: a golden that
 //! is half understood proves nothing.
 
+use crate::arch::ModelConfig;
 use crate::backend::Gpu;
 use crate::error::{BadInput, Result};
-use crate::model::ModelConfig;
 use crate::plan::{Arithmetic, StageId, Variant};
-use crate::tensor::DType;
+use crate::tensor::{DType, Join, Layout};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
@@ -150,28 +150,6 @@ impl StatisticsFiles {
         .into_iter()
         .flatten()
     }
-}
-
-/// Order of the axes in a file: batch, sequence, hidden, heads.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Layout {
-    /// `[batch, sequence, …]`: the order parity works in.
-    Bsh,
-    /// `[sequence, batch, …]`: inside Megatron's blocks.
-    Sbh,
-    /// `[batch, heads, query, key]`: attention scores and probabilities.
-    Bnss,
-}
-
-/// How the files of tensor-parallel ranks make one array.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Join {
-    /// Every rank has all of it; one file is kept.
-    Replicated,
-    /// Every rank has a slice of this axis (of the files' own layout).
-    Concat(usize),
 }
 
 impl Manifest {

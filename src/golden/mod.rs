@@ -6,8 +6,7 @@ mod golden;
 mod import;
 mod manifest;
 
+pub use crate::tensor::{Join, Layout};
 pub use golden::{Golden, Reference};
-pub use import::{Imported, Source, import};
-pub use manifest::{
-    Content, FileRecord, Join, Layout, Manifest, Provenance, StageRecord, StatisticsFiles,
-};
+pub use import::{Imported, import};
+pub use manifest::{Content, FileRecord, Manifest, Provenance, StageRecord, StatisticsFiles};

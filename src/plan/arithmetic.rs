@@ -58,6 +58,17 @@ impl Arithmetic {
     }
 }
 
+impl MegatronArithmetic {
+    /// By what the scores of a block are divided: its number, with query-key layer scaling.
+    pub fn score_divisor(&self, layer: usize) -> f32 {
+        if self.query_key_layer_scaling {
+            layer.max(1) as f32
+        } else {
+            1.0
+        }
+    }
+}
+
 impl Default for Arithmetic {
     /// transformers', of a config without peculiarities.
     fn default() -> Self {

@@ -1,22 +1,17 @@
 //! What the importer of a framework tells the import.
 
-use crate::golden::manifest::{Join, Layout};
-use crate::model::ModelConfig;
-use crate::plan::{Arithmetic, Variant};
+use crate::arch::{Framework, ModelConfig};
+use crate::plan::Arithmetic;
 use crate::tensor::DType;
 
-/// What a framework's importer says of a dump.
+/// What a framework's importer says of a dump. Which stages there are, how they lie and how ranks join
+/// is in the table of the model's architecture.
 pub(super) struct Described {
-    pub(super) framework: &'static str,
+    pub(super) framework: Framework,
     pub(super) model: ModelConfig,
     pub(super) dtype: DType,
     pub(super) arithmetic: Arithmetic,
     pub(super) ranks: usize,
-    pub(super) names: Box<dyn Names>,
-}
-
-/// What a dumped name means.
-pub(super) trait Names {
-    /// Stage, layout, how ranks join, and variant; `None` for a name that means nothing here.
-    fn stage(&self, name: &str) -> Option<(String, Layout, Join, Variant)>;
+    /// A hook's name as that table has it, made of a dumped one; `None` if there cannot be one.
+    pub(super) hook: Box<dyn Fn(&str) -> Option<String>>,
 }

@@ -3,30 +3,22 @@
 use super::described::Described;
 use super::raw::RawDump;
 use super::{megatron_deepspeed, transformers};
+use crate::arch::{Framework, Hooked, Role};
 use crate::compare::{Statistics, largest_difference};
 use crate::digest::sha256;
 use crate::error::{BadInput, Error, Result};
 use crate::golden::Golden;
 use crate::golden::manifest::{
-    Content, FileRecord, Join, Layout, Manifest, Provenance, StageRecord, StatisticsFiles,
+    Content, FileRecord, Manifest, Provenance, StageRecord, StatisticsFiles,
 };
-use crate::plan::StageId;
-use crate::tensor::{MappedFile, Tensor, npy};
+use crate::plan::{Arithmetic, StageId, Variant};
+use crate::tensor::{Join, Layout, MappedFile, Tensor, npy};
 use clap::ValueEnum;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fs;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
-
-/// Whose hooks wrote a dump.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum Source {
-    /// bigscience-workshop/Megatron-DeepSpeed, pipelined model.
-    MegatronDeepspeed,
-    /// transformers, hooks on every module.
-    Transformers,
-}
 
 /// What an import did.
 #[derive(Clone, Debug, PartialEq)]
@@ -37,7 +29,7 @@ pub struct Imported {
     pub unmapped: Vec<String>,
 }
 
-/// Makes a golden in the new folder `output` from the raw dump in `folder`; `source` may be left to
+/// Makes a golden in the new folder `output` from the raw dump in `folder`; `framework` may be left to
 /// a dump that says whose it is.
 ///
 /// Dumps of one stage under several names are checked to be the same and kept once. With
@@ -48,7 +40,7 @@ pub struct Imported {
 /// then.
 pub fn import(
     folder: &Path,
-    source: Option<Source>,
+    framework: Option<Framework>,
     output: &Path,
     statistics_only: bool,
 ) -> Result<Imported> {
@@ -57,13 +49,13 @@ pub fn import(
         return Err(fault.remedy("remove it or name another").into());
     }
     let dump = RawDump::open(folder)?;
-    let source = match source {
+    let framework = match framework {
         Some(named) => named,
-        None => source_of(&dump)?,
+        None => framework_of(&dump)?,
     };
-    let described = match source {
-        Source::MegatronDeepspeed => megatron_deepspeed::describe(&dump)?,
-        Source::Transformers => transformers::describe(&dump)?,
+    let described = match framework {
+        Framework::MegatronDeepspeed => megatron_deepspeed::describe(&dump)?,
+        Framework::Transformers => transformers::describe(&dump)?,
     };
     described.model.validate(dump.config_path())?;
     // Made beside the goal and renamed, so that the golden appears complete or not at all.
@@ -93,16 +85,11 @@ pub fn import(
 }
 
 /// The framework that the dump itself names.
-fn source_of(dump: &RawDump) -> Result<Source> {
-    let sources = Source::value_variants().iter().copied();
-    let named = sources.clone().find(|source| {
-        let name = source.to_possible_value();
-        name.is_some_and(|name| Some(name.get_name()) == dump.framework())
-    });
-    named.ok_or_else(|| {
-        let names: Vec<String> = sources
-            .filter_map(|source| Some(source.to_possible_value()?.get_name().to_owned()))
-            .collect();
+fn framework_of(dump: &RawDump) -> Result<Framework> {
+    let known = Framework::value_variants();
+    let named = |framework: &&Framework| dump.framework() == Some(&framework.to_string());
+    known.iter().find(named).copied().ok_or_else(|| {
+        let names: Vec<String> = known.iter().map(Framework::to_string).collect();
         let expected = format!("a dump of {}", names.join(" or "));
         let found = match dump.framework() {
             Some(other) => format!("one of {other}, whose models parity has no plan for yet"),
@@ -131,14 +118,16 @@ struct Kept {
 
 impl Import<'_> {
     fn run(&self) -> Result<Imported> {
-        let mut kept: BTreeMap<String, Kept> = BTreeMap::new();
+        let mut kept: BTreeMap<StageId, Kept> = BTreeMap::new();
         let mut stages = Vec::new();
         let mut unmapped = Vec::new();
         for ((_, name), files) in &self.dump.arrays {
-            let Some((stage, layout, join, variant)) = self.described.names.stage(name) else {
+            let Some(hooked) = self.hooked(name) else {
                 unmapped.push(name.clone());
                 continue;
             };
+            let variant = self.variant(&hooked);
+            let (stage, layout, join) = (hooked.stage, hooked.hook.layout, hooked.hook.join);
             let files = self.all_ranks(name, files)?;
             let (value, drift) = self.join(&files, layout, join)?;
             if let Some(kept) = kept.get(&stage) {
@@ -148,18 +137,18 @@ impl Import<'_> {
                 }
                 continue;
             }
-            let content = match self.statistics_only {
-                true => Content::Statistics(self.keep_statistics(&stage, &value)?),
-                false => self.keep(&stage, join, &files, drift)?,
+            // Statistics are kept of the value in parity's own layout.
+            let (content, layout) = if self.statistics_only {
+                let statistics = self.keep_statistics(&stage, &value)?;
+                (Content::Statistics(statistics), Layout::Bsh)
+            } else {
+                (self.keep(&stage, join, &files, drift)?, layout)
             };
             stages.push(StageRecord {
-                stage: StageId::from(stage.as_str()),
+                stage: stage.clone(),
                 source: name.clone(),
                 dtype: self.described.dtype,
-                layout: match self.statistics_only {
-                    true => Layout::Bsh,
-                    false => layout,
-                },
+                layout,
                 variant,
                 content,
             });
@@ -180,6 +169,26 @@ impl Import<'_> {
         // What was written must be readable: the rules for reading apply to dumps as well.
         Golden::open(self.staging)?.tokens()?;
         Ok(Imported { manifest, unmapped })
+    }
+
+    /// The stage that a dumped name shows.
+    fn hooked(&self, name: &str) -> Option<Hooked> {
+        let hook = (self.described.hook)(name)?;
+        self.described.model.hooked(self.described.framework, &hook)
+    }
+
+    /// The variant in which a hook of this run shows its stage.
+    fn variant(&self, hooked: &Hooked) -> Variant {
+        let divided_by = match (&self.described.arithmetic, hooked.layer) {
+            (Arithmetic::Megatron(megatron), Some(layer)) if hooked.hook.divided_by_layer => {
+                megatron.score_divisor(layer)
+            }
+            _ => Variant::PLAIN.divided_by,
+        };
+        Variant {
+            without_bias: hooked.hook.without_bias,
+            divided_by,
+        }
     }
 
     /// The files of every rank, or an error that names the one that is missing.
@@ -242,7 +251,7 @@ impl Import<'_> {
 
     fn keep(
         &self,
-        stage: &str,
+        stage: &StageId,
         join: Join,
         files: &[&PathBuf],
         rank_drift: Option<f64>,
@@ -265,8 +274,9 @@ impl Import<'_> {
         })
     }
 
-    fn keep_statistics(&self, stage: &str, value: &Tensor) -> Result<StatisticsFiles> {
-        let shards = (stage == "logits")
+    fn keep_statistics(&self, stage: &StageId, value: &Tensor) -> Result<StatisticsFiles> {
+        let logits = self.described.model.role(stage) == Some(Role::Logits);
+        let shards = logits
             .then(|| NonZeroUsize::new(self.described.ranks))
             .flatten();
         let statistics = Statistics::of(value, shards)?;
@@ -314,7 +324,7 @@ impl Import<'_> {
             _ => None,
         };
         Ok(Provenance {
-            framework: self.described.framework.to_owned(),
+            framework: self.described.framework.to_string(),
             gpu,
             alibi_slopes,
             torch: text("torch"),

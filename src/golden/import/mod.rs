@@ -7,4 +7,4 @@ mod megatron_deepspeed;
 mod raw;
 mod transformers;
 
-pub use import::{Imported, Source, import};
+pub use import::{Imported, import};

@@ -1,6 +1,7 @@
 //! A folder of raw dumps: `NNN.<module path>.{input,output}[.tpR].npy` with `tokens.npy`, and with
 //! `dump.json` if `scripts/parity_dump.py` wrote it, else `config.json`; in it or beside it.
 
+use crate::arch::Settings;
 use crate::error::{BadInput, Error, Result};
 use crate::tensor::MappedFile;
 use serde_json::{Map, Value};
@@ -42,9 +43,10 @@ impl RawDump {
         }
         let described = folder.join(DESCRIPTION);
         let is_described = described.exists();
-        let config_path = match is_described {
-            true => described,
-            false => beside(folder, "config.json")?,
+        let config_path = if is_described {
+            described
+        } else {
+            beside(folder, "config.json")?
         };
         let file = MappedFile::open(&config_path)?;
         let mut settings: Map<String, Value> = serde_json::from_slice(&file)
@@ -113,6 +115,14 @@ impl RawDump {
     /// The model's settings.
     pub(super) fn config(&self) -> &Map<String, Value> {
         &self.config
+    }
+
+    /// What is known of the model and of the run: what `dump.json` says of the run comes before the
+    /// model's settings.
+    pub(super) fn settings(&self) -> Settings<'_> {
+        let mut settings = self.config.clone();
+        settings.extend(self.description.clone().unwrap_or_default());
+        Settings::new(&self.config_path, settings)
     }
 
     /// The file that they come from.

@@ -1,47 +1,31 @@
-//! Names of transformers' BLOOM: module paths with `[batch, sequence, ·]` outputs.
+//! Dumps of transformers: hooks are named by module paths, the model prefix taken off.
 
-use super::described::{Described, Names};
+use super::described::Described;
 use super::raw::RawDump;
+use crate::arch::{ConvertedConfig, Framework};
 use crate::error::Result;
-use crate::golden::manifest::{Join, Layout};
-use crate::model::ConvertedConfig;
-use crate::plan::{Arithmetic, TransformersArithmetic, Variant};
+use crate::plan::{Arithmetic, TransformersArithmetic};
 use crate::tensor::DType;
 use std::path::Path;
-
-/// Hooked names that are not simply `<stage>.output`. `BloomMLP` adds the residual, so its output
-/// is the block's; `BloomAttention` likewise.
-const RENAMED: &[(&str, &str)] = &[
-    ("self_attention.dense.input", "self_attention.context"),
-    // Without dropout, what goes in comes out.
-    (
-        "self_attention.attention_dropout.output",
-        "self_attention.probs",
-    ),
-    ("post_attention_layernorm.input", "self_attention"),
-    ("mlp.gelu_impl.output", "mlp.gelu"),
-    ("mlp.dense_4h_to_h.input", "mlp.gelu"),
-    ("mlp.output", ""),
-];
 
 /// Reads the settings that transformers' dumps come with: the model's own, or the folder that
 /// `model` names.
 pub(super) fn describe(dump: &RawDump) -> Result<Described> {
-    let config = match dump.is_described() {
-        true => ConvertedConfig::from_settings(dump.config_path(), dump.config().clone())?,
-        false => of_folder(dump)?,
+    let config = if dump.is_described() {
+        ConvertedConfig::from_settings(dump.config_path(), dump.config().clone())?
+    } else {
+        of_folder(dump)?
     };
+    let prefix = config.model.base_prefix();
     Ok(Described {
-        framework: "transformers",
+        framework: Framework::Transformers,
         dtype: dump.setting::<DType>(&["dtype"], "fp32, fp16 or bf16")?,
         arithmetic: Arithmetic::Transformers(TransformersArithmetic {
             use_cache: used_cache(dump)?,
             ..config.arithmetic
         }),
         ranks: 1,
-        names: Box::new(ModuleNames {
-            prefix: config.model.base_prefix(),
-        }),
+        hook: Box::new(move |name| Some(name.strip_prefix(prefix).unwrap_or(name).to_owned())),
         model: config.model,
     })
 }
@@ -64,42 +48,6 @@ fn of_folder(dump: &RawDump) -> Result<ConvertedConfig> {
     let beside = dump.config_path().parent().unwrap_or(Path::new(""));
     let path = beside.join(model).join("config.json");
     let mut settings = ConvertedConfig::settings(&path)?;
-    for key in ["slow_but_exact", "pretraining_tp"] {
-        let value = dump
-            .config()
-            .get(key)
-            .map(|value| (key.to_owned(), value.clone()));
-        settings.extend(value);
-    }
+    settings.extend(dump.config().clone());
     ConvertedConfig::from_settings(&path, settings)
-}
-
-struct ModuleNames {
-    prefix: &'static str,
-}
-
-impl Names for ModuleNames {
-    fn stage(&self, name: &str) -> Option<(String, Layout, Join, Variant)> {
-        let name = name.strip_prefix(self.prefix).unwrap_or(name);
-        let stage = match block_and_rest(name) {
-            Some((block, rest)) => match RENAMED.iter().find(|(hooked, _)| *hooked == rest) {
-                Some((_, "")) => format!("h.{block}"),
-                Some((_, stage)) => format!("h.{block}.{stage}"),
-                None => name.strip_suffix(".output")?.to_owned(),
-            },
-            None if name == "lm_head.output" => "logits".to_owned(),
-            None => name.strip_suffix(".output")?.to_owned(),
-        };
-        let layout = match stage.ends_with(".probs") || stage.ends_with(".scores") {
-            true => Layout::Bnss,
-            false => Layout::Bsh,
-        };
-        Some((stage, layout, Join::Replicated, Variant::PLAIN))
-    }
-}
-
-/// `h.7.mlp.output` → block 7 and `mlp.output`.
-fn block_and_rest(name: &str) -> Option<(usize, &str)> {
-    let (block, rest) = name.strip_prefix("h.")?.split_once('.')?;
-    Some((block.parse().ok()?, rest))
 }

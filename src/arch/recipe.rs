@@ -62,7 +62,7 @@ impl Relayout {
     ///
     /// # Errors
     /// [`Mismatch`](crate::Error::Mismatch) if the array has not the axes it asks for.
-    pub(super) fn apply(&self, tiled: Tiled) -> Result<Tiled> {
+    pub(crate) fn apply(&self, tiled: Tiled) -> Result<Tiled> {
         match self {
             Self::Split { axis, inner } => tiled.split(*axis, *inner),
             Self::Keep { axis, range } => tiled.narrowed(*axis, range.clone()),

@@ -5,13 +5,16 @@
 //! every rank has its rows of both. Both frameworks rotate halves, so rotary embeddings need no
 //! permutation.
 
-use super::architecture::{Architecture, unsupported, vocabulary};
-use super::megatron_core::{EMBEDDING, HEAD, epsilon, is_tied, refuse_flags, require};
-use super::recipe::{Recipe, Relayout, TensorRecipe, object};
+use crate::arch::megatron::{unsupported, vocabulary};
+use crate::arch::megatron_core::{EMBEDDING, HEAD, epsilon, is_tied, refuse_flags, require};
+use crate::arch::recipe::{Recipe, Relayout, TensorRecipe, object};
 use crate::checkpoint::megatron::{MegatronCheckpoint, Partition};
 use crate::error::Result;
 use serde_json::{Map, Value, json};
 use std::ops::Range;
+
+/// The architecture's name.
+pub(super) const LLAMA: &str = "Llama";
 
 /// Parameters of Llama 3's rotary scaling that Megatron has no arguments for
 /// (`RotaryEmbedding._apply_scaling`'s defaults).
@@ -21,7 +24,6 @@ const ORIGINAL_POSITIONS: usize = 8192;
 
 pub(super) fn recipe(checkpoint: &MegatronCheckpoint, tokens: Option<usize>) -> Result<Recipe> {
     use Partition::{Axis, Gated, Replicated};
-    const LLAMA: Architecture = Architecture::Llama;
     let args = checkpoint.args();
     let refuse = |argument| unsupported(checkpoint, LLAMA, argument);
     refuse_flags(

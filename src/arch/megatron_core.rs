@@ -1,6 +1,6 @@
 //! What all models of megatron-core have in common: names and arguments.
 
-use super::architecture::{Architecture, unsupported};
+use super::megatron::unsupported;
 use crate::checkpoint::megatron::MegatronCheckpoint;
 use crate::error::Result;
 
@@ -8,11 +8,15 @@ use crate::error::Result;
 pub(super) const EMBEDDING: &str = "embedding.word_embeddings.weight";
 /// The head, where it is not the embedding.
 pub(super) const HEAD: &str = "output_layer.weight";
+/// The embedding of positions, where they are learned.
+pub(super) const POSITIONS: &str = "embedding.position_embeddings.weight";
+/// The bias of the last norm, which an RMSNorm has not.
+pub(super) const FINAL_NORM_BIAS: &str = "decoder.final_layernorm.bias";
 
 /// Refuses what an architecture cannot compute: these flags, and experts.
 pub(super) fn refuse_flags(
     checkpoint: &MegatronCheckpoint,
-    architecture: Architecture,
+    architecture: &str,
     flags: &[&str],
 ) -> Result<()> {
     for flag in flags {
@@ -30,7 +34,7 @@ pub(super) fn refuse_flags(
 /// be shown, their value last.
 pub(super) fn require(
     checkpoint: &MegatronCheckpoint,
-    architecture: Architecture,
+    architecture: &str,
     argument: &str,
     only: &str,
 ) -> Result<()> {
@@ -61,7 +65,7 @@ pub(super) fn is_tied(checkpoint: &MegatronCheckpoint) -> Result<bool> {
         Some(_) => !args.flag_or("untie_embeddings_and_output_weights", false)?,
         None => match args.get("share_embeddings_and_output_weights") {
             Some(_) => args.flag_or("share_embeddings_and_output_weights", false)?,
-            None => checkpoint.get("output_layer.weight").is_none(),
+            None => checkpoint.get(HEAD).is_none(),
         },
     })
 }

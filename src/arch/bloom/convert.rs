@@ -4,19 +4,22 @@
 //! BLOOM wants them. Only embeddings, fused projections and MLP matrices are divided among ranks;
 //! norms, and the biases that are added after the sum over ranks, are replicated.
 
-use super::architecture::{Architecture, unsupported, vocabulary};
-use super::recipe::{Recipe, TensorRecipe, object};
+use super::MEGATRON_EMBEDDING_EPSILON;
+use crate::arch::megatron::{unsupported, vocabulary};
+use crate::arch::recipe::{Recipe, TensorRecipe, object};
 use crate::checkpoint::megatron::{MegatronCheckpoint, Partition};
 use crate::error::Result;
-use crate::model::MEGATRON_EMBEDDING_EPSILON;
 use serde_json::json;
+
+/// The architecture's name.
+pub(super) const BLOOM: &str = "BLOOM";
 
 pub(super) fn recipe(checkpoint: &MegatronCheckpoint, tokens: Option<usize>) -> Result<Recipe> {
     use Partition::{Axis, Replicated};
     let args = checkpoint.args();
     for argument in ["fp32_residual_connection", "openai_gelu", "onnx_safe"] {
         if args.flag_or(argument, false)? {
-            return Err(unsupported(checkpoint, Architecture::Bloom, argument));
+            return Err(unsupported(checkpoint, BLOOM, argument));
         }
     }
     let hidden = args.size("hidden_size")?;
@@ -24,11 +27,7 @@ pub(super) fn recipe(checkpoint: &MegatronCheckpoint, tokens: Option<usize>) -> 
     let layers = args.layers()?;
     let wide = args.optional_size("ffn_hidden_size")?.unwrap_or(4 * hidden);
     if wide != 4 * hidden {
-        return Err(unsupported(
-            checkpoint,
-            Architecture::Bloom,
-            "ffn_hidden_size",
-        ));
+        return Err(unsupported(checkpoint, BLOOM, "ffn_hidden_size"));
     }
     let epsilon = args.number("layernorm_epsilon")?;
     let (padded, vocabulary) = vocabulary(checkpoint, "word_embeddings.weight", tokens)?;

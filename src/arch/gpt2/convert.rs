@@ -3,19 +3,23 @@
 //! transformers' GPT-2 has `Conv1D` layers, whose weight is `[in, out]`, and keeps query, key and
 //! value one behind the other where Megatron has them per head.
 
-use super::architecture::{Architecture, unsupported, vocabulary};
-use super::megatron_core::{EMBEDDING, HEAD, epsilon, is_tied, refuse_flags, require};
-use super::recipe::{Recipe, Relayout, TensorRecipe, object};
+use crate::arch::megatron::{unsupported, vocabulary};
+use crate::arch::megatron_core::{
+    EMBEDDING, HEAD, POSITIONS, epsilon, is_tied, refuse_flags, require,
+};
+use crate::arch::recipe::{Recipe, Relayout, TensorRecipe, object};
 use crate::checkpoint::megatron::{MegatronCheckpoint, Partition};
 use crate::error::Result;
 use serde_json::{Value, json};
+
+/// The architecture's name.
+pub(super) const GPT2: &str = "GPT-2";
 
 /// The token that transformers' GPT-2 begins and ends texts with, unless told otherwise.
 const END_OF_TEXT: usize = 50_256;
 
 pub(super) fn recipe(checkpoint: &MegatronCheckpoint, tokens: Option<usize>) -> Result<Recipe> {
     use Partition::{Axis, Replicated};
-    const GPT2: Architecture = Architecture::Gpt2;
     let args = checkpoint.args();
     let refuse = |argument| unsupported(checkpoint, GPT2, argument);
     refuse_flags(
@@ -49,9 +53,8 @@ pub(super) fn recipe(checkpoint: &MegatronCheckpoint, tokens: Option<usize>) -> 
     }
     let tied = is_tied(checkpoint)?;
     let (padded, vocabulary) = vocabulary(checkpoint, EMBEDDING, tokens)?;
-    let position_name = "embedding.position_embeddings.weight";
     let positions = checkpoint
-        .get(position_name)
+        .get(POSITIONS)
         .and_then(|listed| listed.shape.first());
     let positions = positions.copied().unwrap_or(0);
 
@@ -65,7 +68,7 @@ pub(super) fn recipe(checkpoint: &MegatronCheckpoint, tokens: Option<usize>) -> 
         .first_rows(vocabulary),
         TensorRecipe::plain(
             "transformer.wpe.weight",
-            position_name,
+            POSITIONS,
             Replicated,
             &[positions, hidden],
         ),

@@ -1,0 +1,42 @@
+//! GPT-2: learned positions, LayerNorm, biases everywhere, `Conv1D` weights.
+
+mod convert;
+
+use super::megatron_core::{FINAL_NORM_BIAS, POSITIONS};
+use super::{Architecture, Recipe, Runnable};
+use crate::checkpoint::megatron::{Format, MegatronCheckpoint};
+use crate::error::Result;
+
+pub(super) struct Gpt2;
+
+impl Architecture for Gpt2 {
+    fn name(&self) -> &'static str {
+        convert::GPT2
+    }
+
+    fn model_type(&self) -> &'static str {
+        "gpt2"
+    }
+
+    fn prefix(&self) -> &'static str {
+        "transformer."
+    }
+
+    fn shown_by(&self) -> &'static str {
+        "of megatron-core, with position embeddings and norms with biases"
+    }
+
+    fn recognises(&self, checkpoint: &MegatronCheckpoint) -> bool {
+        checkpoint.format() != Format::DeepSpeed
+            && checkpoint.get(POSITIONS).is_some()
+            && checkpoint.get(FINAL_NORM_BIAS).is_some()
+    }
+
+    fn recipe(&self, checkpoint: &MegatronCheckpoint, vocabulary: Option<usize>) -> Result<Recipe> {
+        convert::recipe(checkpoint, vocabulary)
+    }
+
+    fn runnable(&self) -> Option<Runnable> {
+        None
+    }
+}

@@ -1,0 +1,42 @@
+//! Llama: rotary positions, RMSNorm, grouped queries, a gated MLP.
+
+mod convert;
+
+use super::megatron_core::{FINAL_NORM_BIAS, POSITIONS};
+use super::{Architecture, Recipe, Runnable};
+use crate::checkpoint::megatron::{Format, MegatronCheckpoint};
+use crate::error::Result;
+
+pub(super) struct Llama;
+
+impl Architecture for Llama {
+    fn name(&self) -> &'static str {
+        convert::LLAMA
+    }
+
+    fn model_type(&self) -> &'static str {
+        "llama"
+    }
+
+    fn prefix(&self) -> &'static str {
+        "model."
+    }
+
+    fn shown_by(&self) -> &'static str {
+        "of megatron-core, without position embeddings and norms without biases"
+    }
+
+    fn recognises(&self, checkpoint: &MegatronCheckpoint) -> bool {
+        checkpoint.format() != Format::DeepSpeed
+            && checkpoint.get(POSITIONS).is_none()
+            && checkpoint.get(FINAL_NORM_BIAS).is_none()
+    }
+
+    fn recipe(&self, checkpoint: &MegatronCheckpoint, vocabulary: Option<usize>) -> Result<Recipe> {
+        convert::recipe(checkpoint, vocabulary)
+    }
+
+    fn runnable(&self) -> Option<Runnable> {
+        None
+    }
+}

@@ -1,0 +1,206 @@
+//! The architectures, a folder each: how Megatron's checkpoints of it convert, what its config says,
+//! its plan in either framework's arithmetic, and the table of its stages.
+//!
+//! An architecture is added by a folder with [`Architecture`] on a struct of its name, [`Model`] on
+//! its config, and its name in the list below. Nothing outside knows a stage or a config's key by its
+//! name: what a stage is for is its [`Role`], and everything else is asked here.
+
+mod bloom;
+mod checks;
+mod config;
+mod framework;
+mod gpt2;
+mod llama;
+mod megatron;
+mod megatron_core;
+#[cfg(test)]
+mod presets;
+mod recipe;
+mod settings;
+mod stage;
+mod steps;
+
+pub use bloom::BloomConfig;
+pub use config::{ConvertedConfig, SettingDifference};
+pub use framework::Framework;
+pub use recipe::{Recipe, Relayout, TensorRecipe};
+pub use stage::Role;
+
+pub(crate) use settings::Settings;
+pub(crate) use stage::Hooked;
+
+use crate::checkpoint::megatron::MegatronCheckpoint;
+use crate::error::{BadInput, Result};
+use crate::plan::{Arithmetic, MegatronArithmetic, Plan, TransformersArithmetic};
+use crate::tensor::DType;
+use bloom::Bloom;
+use checks::Checks;
+use clap::ValueEnum;
+use gpt2::Gpt2;
+use llama::Llama;
+use serde::{Deserialize, Serialize};
+use stage::Stage;
+use std::fmt;
+
+/// What an architecture says of itself. Nothing has a default: what is forgotten does not compile.
+pub(crate) trait Architecture: Sync {
+    /// Its name, as people write it.
+    fn name(&self) -> &'static str;
+
+    /// Its name in `config.json`, as `model_type`.
+    fn model_type(&self) -> &'static str;
+
+    /// What transformers puts before the names of a model under a head.
+    fn prefix(&self) -> &'static str;
+
+    /// What shows that a Megatron checkpoint is of it and of no other, in words.
+    fn shown_by(&self) -> &'static str;
+
+    /// Whether a Megatron checkpoint shows that.
+    fn recognises(&self, checkpoint: &MegatronCheckpoint) -> bool;
+
+    /// How transformers' model is made of a Megatron checkpoint. `vocabulary` is the number of tokens,
+    /// without padding; all rows of the embedding are kept if `None`.
+    ///
+    /// # Errors
+    /// If an argument is missing, contradicts the tensors, or asks for what the architecture does
+    /// not have.
+    fn recipe(&self, checkpoint: &MegatronCheckpoint, vocabulary: Option<usize>) -> Result<Recipe>;
+
+    /// What it takes to run its models; `None` if parity only converts to it.
+    fn runnable(&self) -> Option<Runnable>;
+}
+
+/// What it takes to run an architecture's models, apart from a config's [`Model`].
+pub(crate) struct Runnable {
+    /// Every stage, in execution order.
+    pub(crate) stages: &'static [Stage],
+    /// Reads the settings of a `config.json`.
+    pub(crate) of_transformers: fn(&Settings<'_>) -> Result<(ModelConfig, TransformersArithmetic)>,
+    /// Reads the settings that a Megatron's dump comes with; `None` if they are of another
+    /// architecture.
+    pub(crate) of_dump:
+        fn(Framework, &Settings<'_>) -> Result<Option<(ModelConfig, MegatronArithmetic)>>,
+    /// The arithmetic in which a checkpoint was trained.
+    pub(crate) of_checkpoint: fn(&MegatronCheckpoint) -> Result<MegatronArithmetic>,
+}
+
+/// What is asked of a config. Nothing has a default.
+pub(crate) trait Model {
+    /// The plan of this model stored in `dtype`, rounding where `arithmetic`'s framework does.
+    ///
+    /// # Errors
+    /// None for a config that has been checked.
+    fn plan(&self, dtype: DType, arithmetic: &Arithmetic) -> Result<Plan>;
+
+    /// Checks that sizes are usable and fit together.
+    ///
+    /// # Errors
+    /// [`BadInput`] naming the first value at fault.
+    fn check(&self, checks: &Checks<'_>) -> Result<()>;
+
+    /// Number of blocks.
+    fn layers(&self) -> usize;
+
+    /// Number of tokens the model knows.
+    fn vocab_size(&self) -> usize;
+
+    /// All that decides which stages there are and what shapes they have.
+    fn structure(&self) -> Vec<usize>;
+
+    /// Whether a checkpoint may hold this tensor though no step needs it.
+    fn is_redundant(&self, tensor: &str) -> bool;
+}
+
+/// The closed list of architectures. One with a config can be run; one without is only converted to.
+macro_rules! architectures {
+    ($($(#[$doc:meta])* $name:ident $(($config:ident))?),* $(,)?) => {
+        /// An architecture of transformers, by name.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+        #[non_exhaustive]
+        pub enum ArchitectureName {
+            $($(#[$doc])* $name,)*
+        }
+
+        impl ArchitectureName {
+            pub(crate) fn architecture(self) -> &'static dyn Architecture {
+                match self {
+                    $(Self::$name => &$name,)*
+                }
+            }
+        }
+
+        /// A model: its architecture and its sizes.
+        #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+        #[serde(tag = "architecture", rename_all = "snake_case")]
+        #[non_exhaustive]
+        pub enum ModelConfig {
+            $($(
+                #[doc = concat!("See [`", stringify!($config), "`].")]
+                $name($config),
+            )?)*
+        }
+
+        impl ModelConfig {
+            /// Its architecture.
+            pub fn architecture(&self) -> ArchitectureName {
+                match self {
+                    $($(Self::$name($config { .. }) => ArchitectureName::$name,)?)*
+                }
+            }
+
+            fn model(&self) -> &dyn Model {
+                match self {
+                    $($(Self::$name(config @ $config { .. }) => config,)?)*
+                }
+            }
+        }
+    };
+}
+
+architectures! {
+    /// BLOOM, from Megatron-DeepSpeed.
+    Bloom(BloomConfig),
+    /// GPT-2, from megatron-core.
+    Gpt2,
+    /// Llama, from megatron-core.
+    Llama,
+}
+
+impl ArchitectureName {
+    /// The architecture that a checkpoint's tensors show.
+    ///
+    /// # Errors
+    /// If it is none of these.
+    pub fn of(checkpoint: &MegatronCheckpoint) -> Result<Self> {
+        let shown = Self::all().find(|name| name.architecture().recognises(checkpoint));
+        shown.ok_or_else(|| {
+            let known =
+                Self::all().map(|name| format!("{name} ({})", name.architecture().shown_by()));
+            let expected = format!("a model of {}", alternatives(known));
+            BadInput::new(checkpoint.path(), expected, "none of these")
+                .remedy("name it with --architecture if it is one")
+                .into()
+        })
+    }
+
+    /// All of them.
+    fn all() -> impl Iterator<Item = Self> {
+        Self::value_variants().iter().copied()
+    }
+}
+
+impl fmt::Display for ArchitectureName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.architecture().name())
+    }
+}
+
+/// `a`, `a or b`, `a, b or c`.
+fn alternatives(of: impl Iterator<Item = String>) -> String {
+    let mut of: Vec<String> = of.collect();
+    match (of.pop(), of.is_empty()) {
+        (Some(last), false) => format!("{} or {last}", of.join(", ")),
+        (last, _) => last.unwrap_or_default(),
+    }
+}

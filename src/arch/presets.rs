@@ -1,0 +1,58 @@
+//! The dumper's presets: which modules' inputs are stages, as the stage tables have it. Held to the
+//! block in `scripts/parity_dump.py` by a test, which `PARITY_UPDATE_DOCS=1` makes write it.
+
+use super::stage::is_placeholder;
+use super::{ArchitectureName, Framework};
+use clap::ValueEnum;
+use std::collections::BTreeSet;
+use std::fmt::Write;
+use std::path::Path;
+
+const BEGIN: &str = "# BEGIN of what is generated from the stage tables in src/arch\n";
+const END: &str = "# END of what is generated\n";
+
+/// Globs of the modules whose input a hook of `framework` records.
+fn inputs(framework: Framework) -> BTreeSet<String> {
+    let runnable = ArchitectureName::all().filter_map(|name| name.architecture().runnable());
+    let hooks = runnable.flat_map(|runnable| runnable.stages.iter().flat_map(|row| row.hooks));
+    hooks
+        .filter(|hook| hook.framework == framework)
+        .filter_map(|hook| hook.name.strip_suffix(".input"))
+        .map(glob)
+        .collect()
+}
+
+/// `h.{layer}.mlp.down` → `*.mlp.down`: frameworks count and wrap blocks differently.
+fn glob(module: &str) -> String {
+    let parts: Vec<&str> = module.split('.').collect();
+    let numbered = parts.iter().rposition(|part| is_placeholder(part));
+    let rest = &parts[numbered.map_or(0, |at| at + 1)..];
+    format!("*.{}", rest.join("."))
+}
+
+fn block() -> String {
+    let mut text = format!("{BEGIN}_STAGE_INPUTS = {{\n");
+    for framework in Framework::value_variants() {
+        let _ = writeln!(text, "    \"{framework}\": [");
+        for glob in inputs(*framework) {
+            let _ = writeln!(text, "        \"{glob}\",");
+        }
+        text += "    ],\n";
+    }
+    text + "}\n" + END
+}
+
+#[test]
+fn the_dumper_has_the_tables_presets() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/parity_dump.py");
+    let script = std::fs::read_to_string(&path).expect("the dumper");
+    let (before, rest) = script.split_once(BEGIN).expect("the block's begin");
+    let (_, after) = rest.split_once(END).expect("the block's end");
+    let generated = format!("{before}{}{after}", block());
+    if std::env::var_os("PARITY_UPDATE_DOCS").is_some() {
+        std::fs::write(&path, generated).expect("written");
+        return;
+    }
+    let remedy = "PARITY_UPDATE_DOCS=1 cargo test --lib presets";
+    assert!(script == generated, "out of date: {remedy}");
+}

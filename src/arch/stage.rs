@@ -1,0 +1,215 @@
+//! The table of an architecture's stages: what each is for, and how frameworks' hooks show it.
+
+use super::Framework;
+use crate::plan::StageId;
+use crate::tensor::{Join, Layout};
+
+/// What a stage is for, whatever an architecture calls it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Role {
+    /// Rows of the token embedding.
+    Embedding,
+    /// A norm of the embeddings, before the first block.
+    EmbeddingNorm,
+    /// The norm before attention or before an MLP.
+    Norm,
+    /// A projection to queries, keys or values, or to all of them.
+    Qkv,
+    /// Queries, keys or values by head.
+    Heads,
+    /// Attention scores, before the softmax.
+    Scores,
+    /// Attention probabilities.
+    Probs,
+    /// Values weighted by probabilities, heads side by side.
+    Context,
+    /// Attention's output projection.
+    AttentionOutput,
+    /// The residual stream between attention and MLP.
+    Attention,
+    /// A projection into an MLP.
+    MlpUp,
+    /// An MLP's activation function, gated or not.
+    Activation,
+    /// The projection out of an MLP.
+    MlpDown,
+    /// The residual stream after a block.
+    Block,
+    /// The norm after the last block.
+    FinalNorm,
+    /// Scores of all tokens of the vocabulary.
+    Logits,
+}
+
+/// A row of the table.
+pub(crate) struct Stage {
+    /// Its name, with `{layer}` for the number of its block.
+    pub(super) id: &'static str,
+    pub(super) role: Role,
+    /// The hooks that show it; several may show the same.
+    pub(super) hooks: &'static [Hook],
+}
+
+/// How a framework's hook shows a stage.
+#[derive(Debug)]
+pub(crate) struct Hook {
+    pub(super) framework: Framework,
+    /// The module's path as the framework's importer spells it, with `{layer}` where the stage has it,
+    /// and `.input` or `.output`.
+    pub(super) name: &'static str,
+    pub(crate) layout: Layout,
+    pub(crate) join: Join,
+    /// Whether the module's bias is still to be added.
+    pub(crate) without_bias: bool,
+    /// Whether the value is divided by the layer's number, in runs with query-key layer scaling.
+    pub(crate) divided_by_layer: bool,
+}
+
+/// A hook that was found, and the stage it shows.
+pub(crate) struct Hooked {
+    pub(crate) stage: StageId,
+    /// The number of its block.
+    pub(crate) layer: Option<usize>,
+    pub(crate) hook: &'static Hook,
+}
+
+impl Stage {
+    pub(super) const fn new(id: &'static str, role: Role, hooks: &'static [Hook]) -> Self {
+        Self { id, role, hooks }
+    }
+}
+
+impl Hook {
+    /// A hook whose array is `[batch, sequence, …]`, plain, and the same on all ranks.
+    pub(super) const fn new(framework: Framework, name: &'static str) -> Self {
+        Self {
+            framework,
+            name,
+            layout: Layout::Bsh,
+            join: Join::Replicated,
+            without_bias: false,
+            divided_by_layer: false,
+        }
+    }
+
+    /// `[sequence, batch, …]`.
+    pub(super) const fn sbh(self) -> Self {
+        let layout = Layout::Sbh;
+        Self { layout, ..self }
+    }
+
+    /// `[batch, heads, query, key]`.
+    pub(super) const fn bnss(self) -> Self {
+        let layout = Layout::Bnss;
+        Self { layout, ..self }
+    }
+
+    /// Every rank has a slice of this axis.
+    pub(super) const fn sharded(self, axis: usize) -> Self {
+        let join = Join::Concat(axis);
+        Self { join, ..self }
+    }
+
+    pub(super) const fn without_bias(self) -> Self {
+        Self {
+            without_bias: true,
+            ..self
+        }
+    }
+
+    pub(super) const fn divided_by_layer(self) -> Self {
+        Self {
+            divided_by_layer: true,
+            ..self
+        }
+    }
+}
+
+/// The row of a stage.
+pub(super) fn named(table: &'static [Stage], stage: &StageId) -> Option<&'static Stage> {
+    let named = |row: &&Stage| numbers(row.id, stage.as_str()).is_some();
+    table.iter().find(named)
+}
+
+/// The stage that a hook of this name shows.
+pub(super) fn hooked(table: &'static [Stage], framework: Framework, name: &str) -> Option<Hooked> {
+    table.iter().find_map(|row| {
+        let mut hooks = row.hooks.iter();
+        hooks.find_map(|hook| {
+            let numbers = numbers(hook.name, name).filter(|_| hook.framework == framework)?;
+            Some(Hooked {
+                stage: filled(row.id, &numbers).into(),
+                layer: numbers.first().copied(),
+                hook,
+            })
+        })
+    })
+}
+
+/// The numbers that stand in `name` for the placeholders of `pattern`; `None` if it is another name.
+fn numbers(pattern: &str, name: &str) -> Option<Vec<usize>> {
+    if pattern.split('.').count() != name.split('.').count() {
+        return None;
+    }
+    let mut numbers = Vec::new();
+    for (part, found) in pattern.split('.').zip(name.split('.')) {
+        if is_placeholder(part) {
+            numbers.push(found.parse().ok()?);
+        } else if part != found {
+            return None;
+        }
+    }
+    Some(numbers)
+}
+
+/// The pattern with numbers for its placeholders.
+fn filled(pattern: &str, numbers: &[usize]) -> String {
+    let mut numbers = numbers.iter();
+    let parts = pattern.split('.').map(|part| {
+        let number = is_placeholder(part).then(|| numbers.next()).flatten();
+        number.map_or(part.to_owned(), usize::to_string)
+    });
+    parts.collect::<Vec<_>>().join(".")
+}
+
+pub(super) fn is_placeholder(part: &str) -> bool {
+    part.starts_with('{')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::ArchitectureName;
+    use super::*;
+
+    #[test]
+    fn names_and_patterns_are_each_others() {
+        let pattern = "layers.{layer}.mlp.experts.{expert}.down_proj";
+        let name = "layers.3.mlp.experts.17.down_proj";
+        assert_eq!(numbers(pattern, name), Some(vec![3, 17]));
+        assert_eq!(filled(pattern, &[3, 17]), name);
+        assert_eq!(numbers(pattern, "layers.3.mlp.experts.x.down_proj"), None);
+        assert_eq!(numbers("h.{layer}", "h.3.mlp"), None);
+        assert_eq!(numbers("ln_f", "ln_f"), Some(Vec::new()));
+    }
+
+    #[test]
+    fn every_name_in_a_table_is_one_stages() {
+        let placeholders = |name: &str| name.split('.').filter(|part| is_placeholder(part)).count();
+        for name in ArchitectureName::all() {
+            let Some(runnable) = name.architecture().runnable() else {
+                continue;
+            };
+            for row in runnable.stages {
+                let same = runnable.stages.iter().filter(|other| other.id == row.id);
+                assert_eq!(same.count(), 1, "{}", row.id);
+                for hook in row.hooks {
+                    assert_eq!(placeholders(hook.name), placeholders(row.id), "{hook:?}");
+                    let shown = filled(hook.name, &[5, 7]);
+                    let found = hooked(runnable.stages, hook.framework, &shown).unwrap();
+                    assert_eq!(found.stage.as_str(), filled(row.id, &[5, 7]), "{hook:?}");
+                }
+            }
+        }
+    }
+}

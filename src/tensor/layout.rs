@@ -1,0 +1,38 @@
+//! How an array lies in the files that a framework wrote: the order of its axes, and how the files of
+//! tensor-parallel ranks make one array.
+
+use super::Tensor;
+use serde::{Deserialize, Serialize};
+
+/// Order of the axes in a file: batch, sequence, hidden, heads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Layout {
+    /// `[batch, sequence, …]`: the order parity works in.
+    Bsh,
+    /// `[sequence, batch, …]`: inside Megatron's blocks.
+    Sbh,
+    /// `[batch, heads, query, key]`: attention scores and probabilities.
+    Bnss,
+}
+
+/// How the files of tensor-parallel ranks make one array.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Join {
+    /// Every rank has all of it; one file is kept.
+    Replicated,
+    /// Every rank has a slice of this axis (of the files' own layout).
+    Concat(usize),
+}
+
+impl Layout {
+    /// The array in parity's own layout, or `None` if it has not the axes of this one.
+    pub(crate) fn to_batch_first(self, array: &Tensor) -> Option<Tensor> {
+        match (self, array.shape().len()) {
+            (Self::Bsh, 3) | (Self::Bnss, 4) => Some(array.clone()),
+            (Self::Sbh, 3) => Some(array.permuted(&[1, 0, 2])),
+            _ => None,
+        }
+    }
+}
