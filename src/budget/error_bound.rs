@@ -1,6 +1,6 @@
 //! What is carried along with a value, and what two sides may differ by.
 
-use crate::tensor::DType;
+use crate::tensor::{DType, FloatFormat};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -135,10 +135,11 @@ impl Storage {
     pub(super) fn of(dtype: DType) -> Self {
         Self {
             unit: dtype.unit_roundoff().unwrap_or(0.0),
-            underflow: match dtype {
-                DType::F16 => 1.0 / f64::from(1 << 24),
-                _ => f64::from(f32::MIN_POSITIVE),
-            },
+            // fp32 arithmetic may flush what is not normal to zero, whatever is stored.
+            underflow: dtype
+                .float()
+                .map_or(0.0, FloatFormat::smallest_subnormal)
+                .max(f64::from(f32::MIN_POSITIVE)),
         }
     }
 
