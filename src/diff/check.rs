@@ -11,6 +11,7 @@ use crate::plan::{Plan, StageId};
 /// Checks that golden and model are of one architecture, size and type. Returns what differs
 /// besides.
 pub(super) fn same_model(golden: &Golden, candidate: &Candidate) -> Result<Vec<String>> {
+    golden.check_runs_without_inputs()?;
     let manifest = golden.manifest();
     let config = candidate.settings();
     let differences = candidate.model.differences(&manifest.model);
@@ -38,7 +39,17 @@ pub(super) fn same_model(golden: &Golden, candidate: &Candidate) -> Result<Vec<S
             d.setting, d.ours, d.theirs
         )
     });
-    Ok(notes.collect())
+    Ok(notes.chain(ignored_keys(golden)).collect())
+}
+
+/// Says which of a golden's optional keys are not known here.
+pub(super) fn ignored_keys(golden: &Golden) -> Option<String> {
+    let keys = golden.ignored_keys();
+    let note = || {
+        let (manifest, keys) = (Golden::MANIFEST, keys.join(", "));
+        format!("{manifest} has optional keys that this version does not know: {keys}")
+    };
+    (!keys.is_empty()).then(note)
 }
 
 /// A rule that matches nothing is a mistake that would go unseen.

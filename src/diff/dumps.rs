@@ -26,6 +26,8 @@ pub fn diff_dumps(
     let (ours, theirs) = (candidate.manifest(), reference.manifest());
     let plans = [ours, theirs].map(|m| m.model.plan(m.dtype, &m.arithmetic));
     let [our_plan, their_plan] = plans;
+    reference.check_runs_without_inputs()?;
+    candidate.check_runs_without_inputs()?;
     let plan_differences = our_plan?.differences(&their_plan?);
     if !reference.tokens()?.bits_equal(&candidate.tokens()?) {
         let file = candidate.path().join(&ours.tokens.file);
@@ -122,7 +124,12 @@ pub fn diff_dumps(
         );
         return Err(BadInput::new(path, expected, "none").into());
     }
-    let notes = vec![first_difference(&stages)];
+    let mut notes = vec![first_difference(&stages)];
+    notes.extend(
+        [reference, candidate]
+            .into_iter()
+            .filter_map(check::ignored_keys),
+    );
     let only_ours = ours.stages.iter().map(|record| &record.stage);
     let only_ours = only_ours.filter(|stage| theirs.stage(stage).is_none());
     coverage.unrecorded = only_ours.cloned().collect();

@@ -370,6 +370,7 @@ fn little_endian(tensor: &Tensor) -> std::borrow::Cow<'_, [u8]> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::{E4M3, E5M2};
     use super::*;
     use half::{bf16, f16};
     use proptest::prelude::*;
@@ -441,6 +442,32 @@ mod tests {
     }
 
     #[test]
+    fn fp8_is_read_where_it_is_declared_or_named() {
+        let bits = [0x38, 0x7e];
+        for descr in ["'<V1'", "'|V1'", "'|u1'"] {
+            let bytes = file(1, descr, false, "(2,)", &bits);
+            let tensor = parse(&bytes, Some(DType::F8E4M3)).unwrap();
+            let values = tensor.widened().unwrap();
+            assert_eq!(values.as_slice::<f64>().unwrap(), [1.0, 448.0]);
+        }
+        let undeclared = file(1, "'<V1'", false, "(2,)", &bits);
+        for declared in [None, Some(DType::Bf16)] {
+            let error = parse(&undeclared, declared).unwrap_err().to_string();
+            assert!(
+                error.contains("if these are fp8_e4m3 bits, say so"),
+                "{error}"
+            );
+        }
+        let named = file(1, "'<f1'", false, "(2,)", &[0x3c, 0x7b]);
+        let tensor = parse(&named, None).unwrap();
+        assert_eq!(tensor.dtype(), DType::F8E5M2);
+        let values = tensor.widened().unwrap();
+        assert_eq!(values.as_slice::<f64>().unwrap(), [1.0, 57344.0]);
+        let integers = parse(&file(1, "'|u1'", false, "(2,)", &bits), None).unwrap();
+        assert_eq!(integers.dtype(), DType::U8);
+    }
+
+    #[test]
     fn headers_are_made_of_words_decimal_numbers_and_few_brackets() {
         let header = |shape: &str| {
             format!("{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}  \n")
@@ -492,7 +519,7 @@ mod tests {
     /// Every tensor type with arbitrary bits.
     fn tensors() -> impl Strategy<Value = Tensor> {
         let shape = prop::collection::vec(0_usize..4, 0..4);
-        (shape, any::<u64>(), 0_usize..8).prop_map(|(shape, seed, kind)| {
+        (shape, any::<u64>(), 0_usize..10).prop_map(|(shape, seed, kind)| {
             let count = shape.iter().product::<usize>();
             let bits = move |i: usize| (seed ^ i as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
             macro_rules! tensor {
@@ -508,6 +535,8 @@ mod tests {
                 4 => tensor!(|b| b as i64),
                 5 => tensor!(|b| b as i32),
                 6 => tensor!(|b| b as u8),
+                7 => tensor!(|b| E4M3::from_bits(b as u8)),
+                8 => tensor!(|b| E5M2::from_bits(b as u8)),
                 _ => tensor!(|b| (b % 2) as u8).reinterpret(DType::Bool),
             }
         })
@@ -519,7 +548,8 @@ mod tests {
             let folder = tempfile::tempdir().unwrap();
             let path = folder.path().join("x.npy");
             write(&path, &tensor).unwrap();
-            let back = read(&path, Some(DType::Bf16)).unwrap();
+            let declared = Some(tensor.dtype());
+            let back = read(&path, declared).unwrap();
             prop_assert!(back.bits_equal(&tensor), "{back:?} is not {tensor:?}");
             prop_assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
 
@@ -528,16 +558,17 @@ mod tests {
             let axes: Vec<usize> = (0..tensor.shape().len()).rev().collect();
             let mut data = tensor.permuted(&axes).bytes().to_vec();
             data.chunks_exact_mut(size).for_each(<[u8]>::reverse);
+            let bits = |size: usize| ["|u1", ">u2"][size - 1].to_owned();
             let descr = match tensor.dtype() {
-                DType::F64 => "'>f8'", DType::F32 => "'>f4'", DType::F16 => "'>f2'",
-                DType::Bf16 => "'>u2'", DType::I64 => "'>i8'", DType::I32 => "'>i4'", DType::I16 => "'>i2'", DType::I8 => "'|i1'",
-                DType::U8 => "'|u1'", DType::Bool => "'|b1'",
+                raw if is_raw(raw) => bits(raw.size()),
+                other => descr(other).replace('<', ">"),
             };
+            let descr = &format!("'{descr}'");
             let shape = match tensor.shape() {
                 [only] => format!("({only},)"),
                 shape => format!("{shape:?}").replace('[', "(").replace(']', ")"),
             };
-            let swapped = parse(&file(2, descr, true, &shape, &data), Some(DType::Bf16)).unwrap();
+            let swapped = parse(&file(2, descr, true, &shape, &data), declared).unwrap();
             prop_assert!(swapped.bits_equal(&tensor), "{swapped:?} is not {tensor:?}");
         }
 
