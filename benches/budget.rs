@@ -14,13 +14,12 @@ use parity::case::{Case, Pattern, Rule, Rules};
 use parity::compare::{Bound, Tolerance};
 use parity::diff::{Candidate, Modes, Options, Verdict, diff_candidate};
 use parity::golden::{
-    Content, FileRecord, Golden, Join, Layout, Manifest, Provenance, StageRecord,
+    Algorithm, Content, FileRecord, Golden, Join, Layout, Manifest, Provenance, StageRecord,
 };
 use parity::plan::{Arithmetic, MegatronArithmetic, Plan, StageId};
 use parity::tensor::{DType, Tensor, npy};
 use safetensors::tensor::{Dtype, TensorView};
-use sha2::{Digest, Sha256};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::fs;
 use std::hint::black_box;
 use std::path::{Path, PathBuf};
@@ -59,7 +58,8 @@ impl Synthetic {
         let views = weights.iter().map(|(name, tensor)| {
             let dtype = match dtype {
                 DType::Bf16 => Dtype::BF16,
-                _ => Dtype::F32,
+                DType::F32 => Dtype::F32,
+                other => panic!("a model in {other}"),
             };
             let view = TensorView::new(dtype, tensor.shape().to_vec(), tensor.bytes());
             (name.as_str(), view.expect("a tensor"))
@@ -67,19 +67,17 @@ impl Synthetic {
         let path = model.join("model.safetensors");
         safetensors::serialize_to_file(views, None, &path).expect("written");
         let manifest = Manifest {
-            parity_golden: 1,
             provenance: Provenance {
-                gpu: None,
-                alibi_slopes: None,
                 framework: "synthetic".into(),
                 device: "cpu".into(),
-                torch: None,
-                extra: BTreeMap::new(),
+                ..Provenance::default()
             },
             arithmetic,
             model: config,
             dtype,
             tokens: record(&golden, "tokens", &tokens),
+            positions: None,
+            attention_mask: None,
             stages,
         };
         fs::write(golden.join(Golden::MANIFEST), manifest.to_json()).expect("written");
@@ -152,9 +150,8 @@ fn stages(
 fn record(folder: &Path, name: &str, tensor: &Tensor) -> FileRecord {
     let file = format!("{name}.npy");
     npy::write(&folder.join(&file), tensor).expect("written");
-    let digest = Sha256::digest(fs::read(folder.join(&file)).expect("read"));
-    let sha256 = digest.iter().map(|byte| format!("{byte:02x}")).collect();
-    FileRecord { file, sha256 }
+    let digest = Algorithm::Blake3.digest(&fs::read(folder.join(&file)).expect("read"));
+    FileRecord { file, digest }
 }
 
 fn config(hidden_size: usize, n_layer: usize) -> BloomConfig {

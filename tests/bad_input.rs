@@ -139,7 +139,7 @@ fn damaged_goldens() {
         (
             "newer version",
             "\"parity_golden\": 1",
-            "\"parity_golden\": 2",
+            "\"parity_golden\": 3",
         ),
         (
             "unknown key",
@@ -219,6 +219,86 @@ fn damaged_goldens() {
             bytes[136..144].copy_from_slice(&(-1_i64).to_le_bytes())
         });
     });
+    insta::assert_snapshot!(text);
+}
+
+/// Writes the copy's manifest as format 2.
+fn as_format_2(copy: &Copy) {
+    let golden = parity::golden::Golden::open(copy.golden()).expect("a golden");
+    std::fs::write(
+        copy.golden().join("golden.json"),
+        golden.manifest().to_json(),
+    )
+    .expect("written");
+}
+
+/// Adds an input of the run, of one row of tokens, to a manifest of format 2.
+fn input(copy: &Copy, key: &str, shape: &[usize], values: Vec<i64>) {
+    use parity::tensor::{Tensor, npy};
+    let path = copy.golden().join("input.npy");
+    npy::write(&path, &Tensor::from_vec(shape, values).expect("an array")).expect("written");
+    let digest = parity::golden::Algorithm::Blake3.digest(&std::fs::read(path).expect("read"));
+    let entry = format!("\"{key}\": {{\"file\": \"input.npy\", \"digest\": \"{digest}\"}},\n  ");
+    copy.replace("golden.json", "\"stages\":", &(entry + "\"stages\":"));
+}
+
+#[test]
+fn damaged_goldens_of_format_2() {
+    let mut text = String::new();
+    let mut golden = |name: &str, damage: &dyn Fn(&Copy)| {
+        refusal(name, &mut text, &[], |copy| {
+            as_format_2(copy);
+            damage(copy);
+        });
+    };
+    golden("a changed file", &|copy| {
+        copy.edit(NORM, false, |bytes| bytes[200] ^= 1)
+    });
+    let edits: [(&str, &str, &str); 8] = [
+        (
+            "newer version",
+            "\"parity_golden\": 2",
+            "\"parity_golden\": 3",
+        ),
+        (
+            "an older version than its keys",
+            "\"parity_golden\": 2",
+            "\"parity_golden\": 1",
+        ),
+        ("unknown algorithm", "\"sha256:", "\"crc32:"),
+        ("the digest of another algorithm", "\"sha256:", "\"blake3:"),
+        ("no digest", "\"sha256:", "\"sha256:x"),
+        (
+            "unknown key",
+            "\"provenance\"",
+            "\"origin\": 1, \"provenance\"",
+        ),
+        (
+            "unknown join",
+            "\"join\": \"replicated\"",
+            "\"join\": {\"sum\": 2}",
+        ),
+        ("a stage without values", "\"full\": {", "\"later\": {"),
+    ];
+    for (name, from, to) in edits {
+        golden(name, &|copy| copy.replace("golden.json", from, to));
+    }
+    let mut inputs = |name: &str, key: &str, shape: &[usize], values: &[i64]| {
+        golden(name, &|copy| input(copy, key, shape, values.to_vec()));
+    };
+    let mut padded = [1; 20];
+    padded[17..].fill(0);
+    let moved: Vec<i64> = (3..23).collect();
+    inputs("padding", "attention_mask", &[1, 20], &padded);
+    inputs("a mask of another shape", "attention_mask", &[20], &[1; 20]);
+    inputs(
+        "a mask of biases",
+        "attention_mask",
+        &[1, 20],
+        &[-10_000; 20],
+    );
+    inputs("positions that begin later", "positions", &[1, 20], &moved);
+    inputs("negative positions", "positions", &[1, 20], &[-1; 20]);
     insta::assert_snapshot!(text);
 }
 

@@ -178,7 +178,7 @@ impl ConvertedConfig {
                 let known = name.trim_start_matches("torch.").parse::<DType>();
                 known
                     .ok()
-                    .filter(|dtype| matches!(dtype, DType::F32 | DType::F16 | DType::Bf16))
+                    .filter(|dtype| dtype.is_runnable())
                     .ok_or_else(|| {
                         let found = format!("{name:?}");
                         settings.fault("dtype", "float32, float16 or bfloat16", found)

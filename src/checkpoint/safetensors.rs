@@ -5,7 +5,7 @@ use super::{Stored, Weights};
 use crate::arch::ConvertedConfig;
 use crate::error::{BadInput, Error, Result};
 use crate::tensor::{DType, MappedFile, Tensor};
-use safetensors::{Dtype, SafeTensors};
+use safetensors::SafeTensors;
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -191,25 +191,10 @@ fn read_header(file: &MappedFile, number: usize) -> Result<BTreeMap<String, Entr
     let start = header + size_of::<u64>();
     let name = file.path().file_name().unwrap_or_default();
     let tensors = metadata.tensors().into_iter().map(|(tensor, info)| {
-        let dtype = match info.dtype {
-            Dtype::F64 => DType::F64,
-            Dtype::F32 => DType::F32,
-            Dtype::F16 => DType::F16,
-            Dtype::BF16 => DType::Bf16,
-            Dtype::I64 => DType::I64,
-            Dtype::I32 => DType::I32,
-            Dtype::I16 => DType::I16,
-            Dtype::I8 => DType::I8,
-            Dtype::U8 => DType::U8,
-            Dtype::BOOL => DType::Bool,
-            other => {
-                return Err(
-                    BadInput::new(file.path(), "a floating type", format!("{other:?}"))
-                        .at(tensor)
-                        .into(),
-                );
-            }
-        };
+        let spelled = info.dtype.to_string();
+        let dtype = spelled
+            .parse::<DType>()
+            .map_err(|_| BadInput::new(file.path(), "a floating type", spelled).at(&tensor))?;
         let (begin, end) = info.data_offsets;
         let entry = Entry {
             stored: Stored {

@@ -3,11 +3,12 @@
 use super::args::InspectArgs;
 use super::print::print;
 use crate::arch::ArchitectureName;
+use crate::backend::Gpu;
 use crate::checkpoint::megatron::MegatronCheckpoint;
 use crate::checkpoint::{SafetensorsFiles, TransformersFolder, Weights};
 use crate::compare::{Metrics, Spec, compare};
 use crate::error::{BadInput, Error};
-use crate::golden::{Content, Golden, Manifest, StatisticsFiles};
+use crate::golden::{Content, Golden, StatisticsFiles};
 use crate::tensor::{DType, MappedFile, Tensor, npy, npz};
 use anyhow::Result;
 use comfy_table::{Table, presets};
@@ -29,7 +30,7 @@ pub(super) fn run(args: &InspectArgs) -> Result<()> {
 
 fn folder(path: &Path) -> Result<String> {
     if path.join(Golden::MANIFEST).exists() {
-        return Ok(golden(Golden::open(path)?.manifest()));
+        return Ok(golden(&Golden::open(path)?));
     }
     if MegatronCheckpoint::recognises(path) {
         return Ok(checkpoint(&MegatronCheckpoint::open(path, &[])?));
@@ -44,7 +45,8 @@ fn folder(path: &Path) -> Result<String> {
     Err(Error::from(BadInput::new(path, expected, "neither")).into())
 }
 
-fn golden(manifest: &Manifest) -> String {
+fn golden(golden: &Golden) -> String {
+    let manifest = golden.manifest();
     let provenance = &manifest.provenance;
     let mut text = format!(
         "golden: {} stages, {}, from {} on {} ({} arithmetic)\n",
@@ -54,15 +56,40 @@ fn golden(manifest: &Manifest) -> String {
         provenance.device,
         manifest.arithmetic,
     );
-    if let Some(torch) = &provenance.torch {
-        text += &format!("torch: {torch}\n");
-    }
-    if let Some(gpu) = &provenance.gpu {
-        text += &format!("gpu: {gpu}\n");
+    let facts = [
+        ("version", &provenance.framework_version),
+        ("commit", &provenance.commit),
+        ("torch", &provenance.torch),
+        ("unit", &provenance.unit),
+        (
+            "autocast",
+            &provenance.autocast.map(|dtype| dtype.to_string()),
+        ),
+        ("gpu", &provenance.gpu.as_ref().map(Gpu::to_string)),
+    ];
+    for (name, fact) in facts {
+        if let Some(fact) = fact {
+            text += &format!("{name}: {fact}\n");
+        }
     }
     text += &format!("model: {:?}\n", manifest.model);
-    for (key, value) in &provenance.extra {
+    for (library, version) in &provenance.libraries {
+        text += &format!("  {library}: {version}\n");
+    }
+    for (key, value) in provenance.numerics.iter().chain(&provenance.extra) {
         text += &format!("  {key}: {value}\n");
+    }
+    let inputs = [
+        ("positions", &manifest.positions),
+        ("attention mask", &manifest.attention_mask),
+    ];
+    for (name, file) in inputs {
+        if let Some(record) = file {
+            text += &format!("{name}: {}\n", record.file);
+        }
+    }
+    for key in golden.ignored_keys() {
+        text += &format!("not known to this version: {key}\n");
     }
     let rows = manifest.stages.iter().map(|record| {
         let content = match &record.content {
@@ -72,7 +99,7 @@ fn golden(manifest: &Manifest) -> String {
             Content::Full { .. } => "values".to_owned(),
             Content::Statistics(files) => statistics(files),
         };
-        let form = match (record.variant.without_bias, record.variant.divided_by) {
+        let variant = match (record.variant.without_bias, record.variant.divided_by) {
             (true, _) => "without bias".to_owned(),
             (false, 1.0) => String::new(),
             (false, divisor) => format!("divided by {divisor}"),
@@ -82,12 +109,12 @@ fn golden(manifest: &Manifest) -> String {
             record.dtype.to_string(),
             format!("{:?}", record.layout).to_lowercase(),
             content,
-            form,
+            variant,
             record.source.clone(),
         ]
     });
     text + &table(
-        &["stage", "dtype", "layout", "holds", "form", "dumped as"],
+        &["stage", "dtype", "layout", "holds", "variant", "dumped as"],
         rows,
     )
 }
@@ -175,23 +202,24 @@ fn checkpoint(checkpoint: &MegatronCheckpoint) -> String {
 }
 
 fn array(path: &Path) -> Result<String> {
-    // The bits of `V2` and `u2` are shown as what they are most likely to be.
-    let declared = Some(DType::Bf16);
     let file = MappedFile::open(path)?;
-    let header = npy::parse_header(path, &file, file.len(), declared)?;
+    let (header, tensor) = likely(|declared| {
+        let header = npy::parse_header(path, &file, file.len(), declared)?;
+        Ok((header, npy::read(path, declared)?))
+    })?;
     let order = if header.fortran_order { "Fortran" } else { "C" };
     let first = format!(
         "{} ({}), shape {:?}, {order} order\n",
         header.dtype, header.spelled, header.shape
     );
-    Ok(first + &figures(&npy::read(path, declared)?)?)
+    Ok(first + &figures(&tensor)?)
 }
 
 fn archive(path: &Path) -> Result<String> {
     let archive = npz::Archive::open(path)?;
     let mut text = String::new();
     for name in archive.names() {
-        let tensor = archive.read(name, Some(DType::Bf16))?;
+        let tensor = likely(|declared| archive.read(name, declared))?;
         text += &format!(
             "{name}: {}, shape {:?}\n{}",
             tensor.dtype(),
@@ -200,6 +228,13 @@ fn archive(path: &Path) -> Result<String> {
         );
     }
     Ok(text)
+}
+
+/// Reads an array, the bits of `V2`, `u2` and `V1` as what they most likely are. (e5m2 has a name
+/// of its own.)
+fn likely<T>(read: impl Fn(Option<DType>) -> crate::Result<T>) -> crate::Result<T> {
+    let as_fp8 = |refused| read(Some(DType::F8E4M3)).map_err(|_| refused);
+    read(Some(DType::Bf16)).or_else(as_fp8)
 }
 
 /// What can be said of an array's values.

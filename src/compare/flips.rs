@@ -90,13 +90,7 @@ fn chance<T: Float>(value: T, ours: f64, theirs: f64) -> f64 {
 
 /// Spacing of the numbers of a half type around a magnitude.
 fn ulp(dtype: DType, magnitude: f64) -> f64 {
-    let (unit, least) = match dtype {
-        DType::F16 => (2_f64.powi(-10), 2_f64.powi(-14)),
-        _ => (2_f64.powi(-7), f64::from(f32::MIN_POSITIVE)),
-    };
-    // The power of two at or below: the number without its mantissa.
-    let power = f64::from_bits(magnitude.max(least).to_bits() & (0x7ff << 52));
-    unit * power
+    dtype.float().map_or(f64::NAN, |float| float.ulp(magnitude))
 }
 
 /// By how much more than expected may differ because errors of a row have one source (a norm's scale,

@@ -80,7 +80,7 @@ pub fn convert(
     on: &(dyn Fn(Event) + Sync),
 ) -> Result<Report> {
     let dtype = options.dtype.unwrap_or(model.dtype());
-    if !matches!(dtype, DType::F32 | DType::F16 | DType::Bf16) {
+    if !dtype.is_runnable() {
         let expected = "fp32, fp16 or bf16 to store a model in";
         return Err(BadInput::new(output, expected, dtype.to_string()).into());
     }

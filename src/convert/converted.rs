@@ -130,11 +130,7 @@ impl Converted {
     /// The `config.json` of the model stored as `dtype`.
     pub fn config_json(&self, dtype: DType) -> Map<String, Value> {
         let mut config = self.recipe.config.clone();
-        let name = match dtype {
-            DType::F16 => "float16",
-            DType::Bf16 => "bfloat16",
-            _ => "float32",
-        };
+        let name = dtype.float().map(|float| float.torch);
         // transformers before 4.56 knows only the second.
         config.insert("dtype".into(), name.into());
         config.insert("torch_dtype".into(), name.into());
@@ -260,9 +256,9 @@ fn make(
 /// The one floating type that all tensors have.
 fn one_dtype(checkpoint: &MegatronCheckpoint, tensors: &[ConvertedTensor]) -> Result<DType> {
     let dtype = tensors.first().map_or(DType::F32, ConvertedTensor::dtype);
-    let odd = tensors.iter().find(|tensor| {
-        tensor.dtype() != dtype || !matches!(dtype, DType::F32 | DType::F16 | DType::Bf16)
-    });
+    let odd = tensors
+        .iter()
+        .find(|tensor| tensor.dtype() != dtype || !dtype.is_runnable());
     match odd {
         None => Ok(dtype),
         Some(tensor) => {

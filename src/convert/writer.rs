@@ -21,11 +21,7 @@ pub(super) fn header(shard: &Shard<'_>, dtype: DType) -> Vec<u8> {
     let mut next = 0;
     for tensor in &shard.tensors {
         let end = next + bytes(tensor, dtype);
-        let name = match dtype {
-            DType::F16 => "F16",
-            DType::Bf16 => "BF16",
-            _ => "F32",
-        };
+        let name = dtype.float().map(|float| float.safetensors);
         let entry = json!({ "dtype": name, "shape": tensor.shape, "data_offsets": [next, end] });
         entries.insert(tensor.name.clone(), entry);
         next = end;

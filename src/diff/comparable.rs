@@ -52,8 +52,8 @@ fn of_run(provenance: &Provenance) -> Vec<String> {
     if extra.get("run_to_run_equal") == Some(&Value::Bool(false)) {
         differences.push("the reference differs from run to run".into());
     }
-    let numerics = extra.get("numerics");
-    if numerics.and_then(|numerics| numerics.get("autocast")) == Some(&Value::Bool(true)) {
+    let autocast = provenance.numerics.get("autocast") == Some(&Value::Bool(true));
+    if autocast || provenance.autocast.is_some() {
         differences.push("autocast".into());
     }
     differences
@@ -72,31 +72,28 @@ mod tests {
 
     #[test]
     fn only_a_known_run_is_comparable() {
-        let of = |torch: &str, extra: &[(&str, Value)]| {
+        let of = |torch: &str, extra: &[(&str, Value)], autocast: bool| {
             of_run(&Provenance {
-                framework: "transformers".into(),
-                device: "NVIDIA H100".into(),
                 torch: Some(torch.into()),
-                gpu: None,
-                alibi_slopes: None,
+                numerics: [("autocast".to_owned(), autocast.into())].into(),
                 extra: extra
                     .iter()
                     .map(|(key, value)| (key.to_string(), value.clone()))
                     .collect(),
+                ..Provenance::default()
             })
         };
         assert_eq!(
-            of("2.11.0+cu130", &[("run_to_run_equal", true.into())]),
+            of("2.11.0+cu130", &[("run_to_run_equal", true.into())], false),
             [""; 0]
         );
         let other = "torch 2.3.1, where the kernels and calls of 2.11 are known";
-        assert_eq!(of("2.3.1", &[]), [other]);
+        assert_eq!(of("2.3.1", &[], false), [other]);
         let unequal = ("run_to_run_equal", false.into());
         assert_eq!(
-            of("2.11.0", &[unequal]),
+            of("2.11.0", &[unequal], false),
             ["the reference differs from run to run"]
         );
-        let numerics = ("numerics", serde_json::json!({"autocast": true}));
-        assert_eq!(of("2.11.0", &[numerics]), ["autocast"]);
+        assert_eq!(of("2.11.0", &[], true), ["autocast"]);
     }
 }

@@ -3,6 +3,7 @@
 use super::align::{AlignedStage, Recorded};
 use super::judge::{Computed, Judge};
 use super::outcome::{CaseOutcome, Coverage, StageResult, Verdict};
+use super::prepare::ignored_keys;
 use super::{Event, Options};
 use crate::backend::Cpu;
 use crate::case::{Mode, Rules};
@@ -27,6 +28,8 @@ pub fn diff_dumps(
     let (ours, theirs) = (candidate.manifest(), reference.manifest());
     let plans = [ours, theirs].map(|m| m.model.plan(m.dtype, &m.arithmetic));
     let [our_plan, their_plan] = plans;
+    reference.check_runs_without_inputs()?;
+    candidate.check_runs_without_inputs()?;
     let judge = Judge {
         rules,
         options,
@@ -87,7 +90,8 @@ pub fn diff_dumps(
         );
         return Err(BadInput::new(path, expected, "none").into());
     }
-    let notes = vec![first_difference(&stages)];
+    let mut notes = vec![first_difference(&stages)];
+    notes.extend([reference, candidate].into_iter().filter_map(ignored_keys));
     let only_ours = ours.stages.iter().map(|record| &record.stage);
     let only_ours = only_ours.filter(|stage| theirs.stage(stage).is_none());
     coverage.unrecorded = only_ours.cloned().collect();

@@ -141,6 +141,7 @@ fn modes(
 /// Checks that golden and model are of one architecture, size and type. Returns what differs
 /// besides.
 fn same_model(golden: &Golden, candidate: &Candidate) -> Result<Vec<String>> {
+    golden.check_runs_without_inputs()?;
     let manifest = golden.manifest();
     let config = candidate.settings();
     let differences = candidate.model.differences(&manifest.model);
@@ -168,7 +169,17 @@ fn same_model(golden: &Golden, candidate: &Candidate) -> Result<Vec<String>> {
             d.setting, d.ours, d.theirs
         )
     });
-    Ok(notes.collect())
+    Ok(notes.chain(ignored_keys(golden)).collect())
+}
+
+/// Says which of a golden's optional keys are not known here.
+pub(super) fn ignored_keys(golden: &Golden) -> Option<String> {
+    let keys = golden.ignored_keys();
+    let note = || {
+        let (manifest, keys) = (Golden::MANIFEST, keys.join(", "));
+        format!("{manifest} has optional keys that this version does not know: {keys}")
+    };
+    (!keys.is_empty()).then(note)
 }
 
 /// A rule that matches nothing is a mistake that would go unseen.

@@ -1,11 +1,13 @@
 //! Reference activations: a folder of `.npy` files and the `golden.json` that says what they are.
 
 mod digest;
+mod format1;
 #[expect(clippy::module_inception, reason = "the noun of the module")]
 mod golden;
 mod import;
 mod manifest;
 
+pub use crate::digest::{Algorithm, Digest};
 pub use crate::tensor::{Join, Layout};
 pub use golden::{Golden, Reference};
 pub use import::{Imported, import};

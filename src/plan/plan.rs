@@ -17,8 +17,16 @@ impl Plan {
     /// Checks and takes the steps of a model whose parameters are stored in `dtype`.
     ///
     /// # Errors
-    /// [`Error::Mismatch`] if an id is given twice or an input is not computed before its use.
+    /// [`Error::Mismatch`] if an id is given twice or an input is not computed before its use, or
+    /// if nothing is computed in `dtype`.
     pub fn new(dtype: DType, steps: Vec<Step>) -> Result<Self> {
+        if !dtype.is_runnable() {
+            return Err(Error::Mismatch {
+                at: "model".into(),
+                expected: "parameters stored as fp32, fp16 or bf16, which models are run in".into(),
+                found: dtype.to_string(),
+            });
+        }
         let mut known = HashSet::from([StageId::TOKENS]);
         for step in &steps {
             let fault = |found: String| Error::Mismatch {

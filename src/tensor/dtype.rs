@@ -1,5 +1,6 @@
 //! The storage types of arrays.
 
+use super::float::{self, FLOATS, FloatFormat};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
@@ -17,6 +18,10 @@ pub enum DType {
     F16,
     /// bfloat16: the upper half of a binary32.
     Bf16,
+    /// torch's `float8_e4m3fn`. Storage only.
+    F8E4M3,
+    /// torch's `float8_e5m2`. Storage only.
+    F8E5M2,
     /// 64-bit signed integer.
     I64,
     /// 32-bit signed integer.
@@ -31,12 +36,9 @@ pub enum DType {
     Bool,
 }
 
-/// Every spelling of every type; the first of a type is the one that is written.
-const NAMES: &[(DType, &[&str])] = &[
-    (DType::F64, &["fp64", "float64", "double", "F64"]),
-    (DType::F32, &["fp32", "float32", "float", "F32"]),
-    (DType::F16, &["fp16", "float16", "half", "F16"]),
-    (DType::Bf16, &["bf16", "bfloat16", "BF16"]),
+/// Every spelling of the types that are not floating; the first of a type is the one that is
+/// written. Floating types have a table of their own.
+const INTEGERS: [(DType, &[&str]); 6] = [
     (DType::I64, &["int64", "long", "I64"]),
     (DType::I32, &["int32", "int", "I32"]),
     (DType::I16, &["int16", "short", "I16"]),
@@ -49,54 +51,95 @@ impl DType {
     /// Bytes an element takes.
     pub const fn size(self) -> usize {
         match self {
-            Self::F64 | Self::I64 => 8,
-            Self::F32 | Self::I32 => 4,
-            Self::F16 | Self::Bf16 | Self::I16 => 2,
+            Self::F64 => float::F64.bytes(),
+            Self::F32 => float::F32.bytes(),
+            Self::F16 => float::F16.bytes(),
+            Self::Bf16 => float::BF16.bytes(),
+            Self::F8E4M3 => float::F8_E4M3.bytes(),
+            Self::F8E5M2 => float::F8_E5M2.bytes(),
+            Self::I64 => 8,
+            Self::I32 => 4,
+            Self::I16 => 2,
             Self::I8 | Self::U8 | Self::Bool => 1,
+        }
+    }
+
+    /// The row of a floating type in the table; `None` for integers and booleans.
+    pub const fn float(self) -> Option<&'static FloatFormat> {
+        match self {
+            Self::F64 => Some(&float::F64),
+            Self::F32 => Some(&float::F32),
+            Self::F16 => Some(&float::F16),
+            Self::Bf16 => Some(&float::BF16),
+            Self::F8E4M3 => Some(&float::F8_E4M3),
+            Self::F8E5M2 => Some(&float::F8_E5M2),
+            Self::I64 | Self::I32 | Self::I16 | Self::I8 | Self::U8 | Self::Bool => None,
         }
     }
 
     /// The unit roundoff `u` of a floating type: half the spacing of numbers just above 1
     /// (2^-53, 2^-24, 2^-11 and 2^-8). `None` for integers.
-    pub fn unit_roundoff(self) -> Option<f64> {
-        let bits = match self {
-            Self::F64 => 53,
-            Self::F32 => 24,
-            Self::F16 => 11,
-            Self::Bf16 => 8,
-            Self::I64 | Self::I32 | Self::I16 | Self::I8 | Self::U8 | Self::Bool => return None,
-        };
-        Some(0.5_f64.powi(bits))
+    pub const fn unit_roundoff(self) -> Option<f64> {
+        match self.float() {
+            Some(float) => Some(float.unit_roundoff()),
+            None => None,
+        }
     }
 
     /// Whether this is a floating type of two bytes.
     pub const fn is_half(self) -> bool {
         matches!(self, Self::F16 | Self::Bf16)
     }
+
+    /// Whether models stored in this type are run: fp32, fp16 and bf16. fp64 is what they are
+    /// checked with, and fp8 is storage that nothing computes in.
+    pub const fn is_runnable(self) -> bool {
+        matches!(self, Self::F32 | Self::F16 | Self::Bf16)
+    }
+
+    /// Every type with its spellings.
+    fn all() -> impl Iterator<Item = (Self, Vec<&'static str>)> {
+        let floats = FLOATS.iter().map(|f| (f.dtype, f.spellings().collect()));
+        floats.chain(
+            INTEGERS
+                .iter()
+                .map(|(dtype, names)| (*dtype, names.to_vec())),
+        )
+    }
+
+    /// The name that is written.
+    fn name(self) -> &'static str {
+        let of_integer = || INTEGERS.iter().find(|(dtype, _)| *dtype == self);
+        match self.float() {
+            Some(float) => float.name,
+            None => of_integer().map_or("", |(_, names)| names[0]),
+        }
+    }
 }
 
 impl fmt::Display for DType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let names = NAMES.iter().find(|(dtype, _)| dtype == self);
-        f.pad(names.map_or("", |(_, names)| names[0]))
+        f.pad(self.name())
     }
 }
 
 /// A name that is no storage type.
 #[derive(Debug, thiserror::Error)]
-#[error(
-    "unknown dtype {0:?} (known: fp64, fp32, fp16, bf16, int64, int32, int16, int8, uint8, bool)"
-)]
+#[error("unknown dtype {0:?} (known: {known})", known = known())]
 pub struct UnknownDType(String);
+
+fn known() -> String {
+    let names: Vec<&str> = DType::all().map(|(dtype, _)| dtype.name()).collect();
+    names.join(", ")
+}
 
 impl FromStr for DType {
     type Err = UnknownDType;
 
     fn from_str(name: &str) -> Result<Self, UnknownDType> {
-        NAMES
-            .iter()
+        Self::all()
             .find(|(_, names)| names.contains(&name))
-            .map(|(dtype, _)| *dtype)
+            .map(|(dtype, _)| dtype)
             .ok_or_else(|| UnknownDType(name.to_owned()))
     }
 }
@@ -121,9 +164,9 @@ mod tests {
 
     #[test]
     fn every_spelling_is_read_and_the_first_is_written() {
-        for (dtype, names) in NAMES {
-            for name in *names {
-                assert_eq!(name.parse::<DType>().unwrap(), *dtype);
+        for (dtype, names) in DType::all() {
+            for name in &names {
+                assert_eq!(name.parse::<DType>().unwrap(), dtype);
             }
             assert_eq!(dtype.to_string(), names[0]);
         }

@@ -219,6 +219,14 @@ macro_rules! with_element {
                 type $T = half::bf16;
                 $body
             }
+            F8E4M3 => {
+                type $T = $crate::tensor::E4M3;
+                $body
+            }
+            F8E5M2 => {
+                type $T = $crate::tensor::E5M2;
+                $body
+            }
             I64 => {
                 type $T = i64;
                 $body
@@ -261,7 +269,15 @@ macro_rules! with_float {
                 type $T = half::bf16;
                 $body
             }
-            _ => $otherwise,
+            $crate::tensor::DType::F64
+            | $crate::tensor::DType::F8E4M3
+            | $crate::tensor::DType::F8E5M2
+            | $crate::tensor::DType::I64
+            | $crate::tensor::DType::I32
+            | $crate::tensor::DType::I16
+            | $crate::tensor::DType::I8
+            | $crate::tensor::DType::U8
+            | $crate::tensor::DType::Bool => $otherwise,
         }
     };
 }

@@ -1,13 +1,15 @@
 //! Arrays: what a file of activations or weights is once it has been checked.
 //!
 //! A [`Tensor`] is a shape, a [`DType`] and bytes in C order, either owned or a part of a mapped
-//! file. Half types are *storage only*: an [`Element`] can be widened, never added.
+//! file. Types below fp32 are *storage only*: an [`Element`] can be widened, never added.
 
 mod buffer;
 mod copy;
 mod dtype;
 mod element;
 mod file;
+mod float;
+mod float8;
 mod layout;
 pub mod npy;
 pub mod npz;
@@ -19,6 +21,8 @@ mod tiled;
 pub use dtype::DType;
 pub use element::{Element, Float};
 pub use file::MappedFile;
+pub use float::FloatFormat;
+pub use float8::{E4M3, E5M2};
 pub use layout::{Join, Layout};
 pub use strided::Strided;
 pub use tensor::Tensor;

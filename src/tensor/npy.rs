@@ -5,9 +5,11 @@
 //! file. Data is never read element by element: it is mapped, or copied as a whole where its byte
 //! order, its axis order or its alignment ask for it.
 //!
-//! numpy has no bfloat16. ml_dtypes writes it as `<V2`, others as the bits in `<u2`: both are read
-//! as bf16 where the caller declares that they are, and refused where not.
+//! numpy has neither bfloat16 nor 8-bit floats. ml_dtypes writes bfloat16 as `<V2` and e4m3fn as
+//! `<V1`, others as the bits in `<u2` and `|u1`: they are read so where the caller declares that they
+//! are, and `V` is refused where not. e5m2 has a name of its own, `<f1`.
 
+use super::float::FLOATS;
 use super::{DType, MappedFile, Tensor, with_element};
 use crate::error::{BadInput, Error, Result};
 use crate::output::OutputFile;
@@ -27,7 +29,7 @@ const MAX_AXES: usize = 64;
 /// What the header of an array says, checked against the length of the data.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Header {
-    /// Storage type; for `V2` and `u2` the one the caller declared.
+    /// Storage type; for `V2`, `V1` and `u2` the one the caller declared.
     pub dtype: DType,
     /// Type as the file spells it: `<f4`.
     pub spelled: String,
@@ -41,7 +43,7 @@ pub struct Header {
     pub offset: usize,
 }
 
-/// Reads an array. `declared` says what 2-byte elements without a meaning of their own are.
+/// Reads an array. `declared` says what elements without a meaning of their own are.
 ///
 /// # Errors
 /// If the file is missing or is no array of a type this crate knows, exactly as long as its header
@@ -262,23 +264,26 @@ fn element_type(
             "dump plain arrays, one a file",
         ));
     };
-    let known = match (plain.type_char(), plain.size_field()) {
-        (TypeChar::Float, 8) => Some(DType::F64),
-        (TypeChar::Float, 4) => Some(DType::F32),
-        (TypeChar::Float, 2) => Some(DType::F16),
+    let size = plain.size_field();
+    let is_bits = matches!(plain.type_char(), TypeChar::RawData | TypeChar::Uint);
+    let declared =
+        declared.filter(|dtype| is_bits && is_raw(*dtype) && dtype.size() as u64 == size);
+    let known = match (plain.type_char(), size) {
+        _ if declared.is_some() => declared,
+        (TypeChar::Float, _) => float_of(&format!("f{size}")),
         (TypeChar::Int, 8) => Some(DType::I64),
         (TypeChar::Int, 4) => Some(DType::I32),
         (TypeChar::Int, 2) => Some(DType::I16),
         (TypeChar::Int, 1) => Some(DType::I8),
         (TypeChar::Uint, 1) => Some(DType::U8),
         (TypeChar::Bool, 1) => Some(DType::Bool),
-        (TypeChar::RawData | TypeChar::Uint, 2) if declared == Some(DType::Bf16) => {
-            Some(DType::Bf16)
-        }
-        (TypeChar::RawData | TypeChar::Uint, 2) => {
-            let remedy = "if these are bf16 bits, say so where the file is described";
-            return Err(fault("a type with a meaning of its own", remedy));
-        }
+        (TypeChar::RawData | TypeChar::Uint, _) => match float_of(&format!("V{size}")) {
+            Some(raw) => {
+                let remedy = format!("if these are {raw} bits, say so where the file is described");
+                return Err(fault("a type with a meaning of its own", &remedy));
+            }
+            None => None,
+        },
         _ => None,
     };
     let Some(known) = known else {
@@ -293,24 +298,41 @@ fn element_type(
     Ok((known, spelled.trim_matches('\'').to_owned(), big_endian))
 }
 
-/// Writes an array: version 1.0, little-endian, C order, bf16 as `<V2`. It appears under `path`
-/// complete or not at all.
+/// The floating type that numpy spells so, without the byte order.
+fn float_of(spelled: &str) -> Option<DType> {
+    let floats = FLOATS.iter().find(|float| float.numpy == spelled);
+    floats.map(|float| float.dtype)
+}
+
+/// Whether numpy knows only the size of a type.
+fn is_raw(dtype: DType) -> bool {
+    dtype
+        .float()
+        .is_some_and(|float| float.numpy.starts_with('V'))
+}
+
+/// The type as a header spells it.
+fn descr(dtype: DType) -> String {
+    match dtype {
+        DType::I64 => "<i8".into(),
+        DType::I32 => "<i4".into(),
+        DType::I16 => "<i2".into(),
+        DType::I8 => "|i1".into(),
+        DType::U8 => "|u1".into(),
+        DType::Bool => "|b1".into(),
+        DType::F64 | DType::F32 | DType::F16 | DType::Bf16 | DType::F8E4M3 | DType::F8E5M2 => {
+            format!("<{}", dtype.float().map_or("", |float| float.numpy))
+        }
+    }
+}
+
+/// Writes an array: version 1.0, little-endian, C order, types that numpy lacks as ml_dtypes does. It
+/// appears under `path` complete or not at all.
 ///
 /// # Errors
 /// If the file cannot be written.
 pub fn write(path: &Path, tensor: &Tensor) -> Result<()> {
-    let descr = match tensor.dtype() {
-        DType::F64 => "<f8",
-        DType::F32 => "<f4",
-        DType::F16 => "<f2",
-        DType::Bf16 => "<V2",
-        DType::I64 => "<i8",
-        DType::I32 => "<i4",
-        DType::I16 => "<i2",
-        DType::I8 => "|i1",
-        DType::U8 => "|u1",
-        DType::Bool => "|b1",
-    };
+    let descr = descr(tensor.dtype());
     let shape = match tensor.shape() {
         [only] => format!("({only},)"),
         shape => format!("{shape:?}").replace('[', "(").replace(']', ")"),
@@ -348,6 +370,7 @@ fn little_endian(tensor: &Tensor) -> std::borrow::Cow<'_, [u8]> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::{E4M3, E5M2};
     use super::*;
     use half::{bf16, f16};
     use proptest::prelude::*;
@@ -419,6 +442,32 @@ mod tests {
     }
 
     #[test]
+    fn fp8_is_read_where_it_is_declared_or_named() {
+        let bits = [0x38, 0x7e];
+        for descr in ["'<V1'", "'|V1'", "'|u1'"] {
+            let bytes = file(1, descr, false, "(2,)", &bits);
+            let tensor = parse(&bytes, Some(DType::F8E4M3)).unwrap();
+            let values = tensor.widened().unwrap();
+            assert_eq!(values.as_slice::<f64>().unwrap(), [1.0, 448.0]);
+        }
+        let undeclared = file(1, "'<V1'", false, "(2,)", &bits);
+        for declared in [None, Some(DType::Bf16)] {
+            let error = parse(&undeclared, declared).unwrap_err().to_string();
+            assert!(
+                error.contains("if these are fp8_e4m3 bits, say so"),
+                "{error}"
+            );
+        }
+        let named = file(1, "'<f1'", false, "(2,)", &[0x3c, 0x7b]);
+        let tensor = parse(&named, None).unwrap();
+        assert_eq!(tensor.dtype(), DType::F8E5M2);
+        let values = tensor.widened().unwrap();
+        assert_eq!(values.as_slice::<f64>().unwrap(), [1.0, 57344.0]);
+        let integers = parse(&file(1, "'|u1'", false, "(2,)", &bits), None).unwrap();
+        assert_eq!(integers.dtype(), DType::U8);
+    }
+
+    #[test]
     fn headers_are_made_of_words_decimal_numbers_and_few_brackets() {
         let header = |shape: &str| {
             format!("{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}  \n")
@@ -470,7 +519,7 @@ mod tests {
     /// Every tensor type with arbitrary bits.
     fn tensors() -> impl Strategy<Value = Tensor> {
         let shape = prop::collection::vec(0_usize..4, 0..4);
-        (shape, any::<u64>(), 0_usize..8).prop_map(|(shape, seed, kind)| {
+        (shape, any::<u64>(), 0_usize..10).prop_map(|(shape, seed, kind)| {
             let count = shape.iter().product::<usize>();
             let bits = move |i: usize| (seed ^ i as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
             macro_rules! tensor {
@@ -486,6 +535,8 @@ mod tests {
                 4 => tensor!(|b| b as i64),
                 5 => tensor!(|b| b as i32),
                 6 => tensor!(|b| b as u8),
+                7 => tensor!(|b| E4M3::from_bits(b as u8)),
+                8 => tensor!(|b| E5M2::from_bits(b as u8)),
                 _ => tensor!(|b| (b % 2) as u8).reinterpret(DType::Bool),
             }
         })
@@ -497,7 +548,8 @@ mod tests {
             let folder = tempfile::tempdir().unwrap();
             let path = folder.path().join("x.npy");
             write(&path, &tensor).unwrap();
-            let back = read(&path, Some(DType::Bf16)).unwrap();
+            let declared = Some(tensor.dtype());
+            let back = read(&path, declared).unwrap();
             prop_assert!(back.bits_equal(&tensor), "{back:?} is not {tensor:?}");
             prop_assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
 
@@ -506,16 +558,17 @@ mod tests {
             let axes: Vec<usize> = (0..tensor.shape().len()).rev().collect();
             let mut data = tensor.permuted(&axes).bytes().to_vec();
             data.chunks_exact_mut(size).for_each(<[u8]>::reverse);
+            let bits = |size: usize| ["|u1", ">u2"][size - 1].to_owned();
             let descr = match tensor.dtype() {
-                DType::F64 => "'>f8'", DType::F32 => "'>f4'", DType::F16 => "'>f2'",
-                DType::Bf16 => "'>u2'", DType::I64 => "'>i8'", DType::I32 => "'>i4'", DType::I16 => "'>i2'", DType::I8 => "'|i1'",
-                DType::U8 => "'|u1'", DType::Bool => "'|b1'",
+                raw if is_raw(raw) => bits(raw.size()),
+                other => descr(other).replace('<', ">"),
             };
+            let descr = &format!("'{descr}'");
             let shape = match tensor.shape() {
                 [only] => format!("({only},)"),
                 shape => format!("{shape:?}").replace('[', "(").replace(']', ")"),
             };
-            let swapped = parse(&file(2, descr, true, &shape, &data), Some(DType::Bf16)).unwrap();
+            let swapped = parse(&file(2, descr, true, &shape, &data), declared).unwrap();
             prop_assert!(swapped.bits_equal(&tensor), "{swapped:?} is not {tensor:?}");
         }
 

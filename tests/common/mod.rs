@@ -6,7 +6,9 @@ pub mod torch;
 
 use parity::case::{Case, Rules};
 use parity::diff::{CaseOutcome, Options, diff};
+use parity::golden::{Algorithm, Golden, Manifest};
 use safetensors::SafeTensors;
+use serde_json::Value;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -69,10 +71,21 @@ impl Copy {
     pub fn edit(&self, file: &str, sign: bool, change: impl FnOnce(&mut Vec<u8>)) {
         let path = self.golden().join(file);
         let mut bytes = fs::read(&path).expect("a file");
-        let before = sha256(&bytes);
+        let digests = |bytes: &[u8]| {
+            let algorithms = [Algorithm::Sha256, Algorithm::Blake3];
+            algorithms.map(|algorithm| algorithm.digest(bytes).hex())
+        };
+        let before = digests(&bytes);
         change(&mut bytes);
         if sign {
-            self.replace("golden.json", &before, &sha256(&bytes));
+            let manifest = self.golden().join("golden.json");
+            let manifest = fs::read_to_string(manifest).expect("a manifest");
+            let (before, after) = before
+                .iter()
+                .zip(digests(&bytes))
+                .find(|(before, _)| manifest.contains(*before))
+                .expect("a digest of the file");
+            self.replace("golden.json", before, &after);
         }
         fs::write(path, bytes).expect("written");
     }
@@ -101,12 +114,23 @@ impl Copy {
     }
 }
 
-fn sha256(bytes: &[u8]) -> String {
-    use sha2::{Digest, Sha256};
-    Sha256::digest(bytes)
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+/// A golden's manifest with the digests that an import gives today.
+pub fn with_blake3(golden: &Golden) -> Manifest {
+    fn renew(folder: &Path, value: &mut Value) {
+        if let Some(file) = value.get("file").and_then(Value::as_str) {
+            let bytes = fs::read(folder.join(file)).expect("a file of the golden");
+            value["digest"] = Algorithm::Blake3.digest(&bytes).to_string().into();
+            return;
+        }
+        match value {
+            Value::Object(entries) => entries.values_mut().for_each(|entry| renew(folder, entry)),
+            Value::Array(items) => items.iter_mut().for_each(|item| renew(folder, item)),
+            _ => {}
+        }
+    }
+    let mut manifest = serde_json::from_str(&golden.manifest().to_json()).expect("JSON");
+    renew(golden.path(), &mut manifest);
+    Manifest::parse(golden.path(), manifest.to_string().as_bytes()).expect("a manifest")
 }
 
 fn copy(from: &Path, to: &Path) {
@@ -123,7 +147,7 @@ fn copy(from: &Path, to: &Path) {
 
 /// The raw dump that a Megatron golden was imported from, put together again from its files.
 pub fn raw_dump(golden: &Path) -> tempfile::TempDir {
-    use parity::golden::{Content, Golden};
+    use parity::golden::Content;
     let folder = tempfile::tempdir().expect("a temporary folder");
     let golden = Golden::open(golden).expect("a golden");
     let manifest = golden.manifest();

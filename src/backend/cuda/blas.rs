@@ -356,7 +356,16 @@ impl State {
                 flags.allow_bf16_reduced_precision_reduction,
                 flags.allow_bf16_reduced_precision_reduction_split_k,
             ),
-            _ => (true, true),
+            DType::F64
+            | DType::F32
+            | DType::F8E4M3
+            | DType::F8E5M2
+            | DType::I64
+            | DType::I32
+            | DType::I16
+            | DType::I8
+            | DType::U8
+            | DType::Bool => (true, true),
         };
         match (reduced, split) {
             (true, _) => Reduction::Any,

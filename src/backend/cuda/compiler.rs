@@ -73,10 +73,9 @@ impl Compiler {
         let source = Self::source();
         let mut options: Vec<String> = OPTIONS.map(str::to_owned).into();
         options.push(format!("--gpu-architecture={architecture}"));
-        options.push(format!(
-            "-DPARITY_{}",
-            dtype.to_string().to_uppercase().replace("FP", "F")
-        ));
+        let of_type = dtype.float().and_then(|float| float.kernel_macro);
+        let of_type = of_type.ok_or_else(|| unavailable(format!("no kernels for {dtype}")))?;
+        options.push(format!("-D{of_type}"));
         self.compile_source(&source, &options).map_err(|said| {
             unavailable(format!(
                 "NVRTC cannot compile the kernels for {architecture}: {said}"

@@ -75,11 +75,36 @@ impl Gemm {
 
     /// Its storage type in the libraries' terms.
     pub(super) fn cuda_type(&self) -> cudaDataType_t {
-        match self.dtype {
-            DType::F16 => cudaDataType_t::CUDA_R_16F,
-            DType::Bf16 => cudaDataType_t::CUDA_R_16BF,
-            // Steps are stored in one of three types, which is checked before they run.
-            _ => cudaDataType_t::CUDA_R_32F,
+        cuda_type(self.dtype)
+    }
+}
+
+fn cuda_type(dtype: DType) -> cudaDataType_t {
+    match dtype {
+        DType::F64 => cudaDataType_t::CUDA_R_64F,
+        DType::F32 => cudaDataType_t::CUDA_R_32F,
+        DType::F16 => cudaDataType_t::CUDA_R_16F,
+        DType::Bf16 => cudaDataType_t::CUDA_R_16BF,
+        DType::F8E4M3 => cudaDataType_t::CUDA_R_8F_E4M3,
+        DType::F8E5M2 => cudaDataType_t::CUDA_R_8F_E5M2,
+        DType::I64 => cudaDataType_t::CUDA_R_64I,
+        DType::I32 => cudaDataType_t::CUDA_R_32I,
+        DType::I16 => cudaDataType_t::CUDA_R_16I,
+        DType::I8 => cudaDataType_t::CUDA_R_8I,
+        DType::U8 | DType::Bool => cudaDataType_t::CUDA_R_8U,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn floating_types_are_named_as_the_table_names_them() {
+        use DType::*;
+        for dtype in [F64, F32, F16, Bf16, F8E4M3, F8E5M2] {
+            let name = format!("{:?}", cuda_type(dtype));
+            assert_eq!(Some(name.as_str()), dtype.float().map(|float| float.cuda));
         }
     }
 }

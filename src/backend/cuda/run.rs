@@ -51,7 +51,7 @@ impl Backend for Cuda {
     fn run(&self, step: &Step, inputs: &[&CudaArray], params: &[&CudaArray]) -> Result<CudaArray> {
         let operation = step.op.operation();
         let dtype = step.numerics.out;
-        let stored = matches!(dtype, DType::F32 | DType::F16 | DType::Bf16);
+        let stored = dtype.is_runnable();
         if !stored || !operation.gpu_implements(&step.numerics) {
             return Err(Error::Unsupported {
                 step: step.id.to_string(),

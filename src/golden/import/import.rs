@@ -5,7 +5,7 @@ use super::raw::RawDump;
 use super::{megatron_deepspeed, transformers};
 use crate::arch::{Framework, Hooked, Role};
 use crate::compare::{Statistics, largest_difference};
-use crate::digest::sha256;
+use crate::digest::Algorithm;
 use crate::error::{BadInput, Error, Result};
 use crate::golden::Golden;
 use crate::golden::manifest::{
@@ -156,12 +156,13 @@ impl Import<'_> {
             kept.insert(stage, Kept { value, source });
         }
         let manifest = Manifest {
-            parity_golden: Manifest::VERSION,
             provenance: self.provenance()?,
             arithmetic: self.described.arithmetic,
             model: self.described.model.clone(),
             dtype: self.described.dtype,
             tokens: self.copy(&self.dump.tokens()?, "tokens.npy")?,
+            positions: None,
+            attention_mask: None,
             stages,
         };
         let path = self.staging.join(Golden::MANIFEST);
@@ -311,26 +312,33 @@ impl Import<'_> {
     }
 
     fn record(&self, path: &Path, file: String) -> Result<FileRecord> {
-        let sha256 = sha256(&MappedFile::open(path)?);
-        Ok(FileRecord { file, sha256 })
+        let digest = Algorithm::Blake3.digest(&MappedFile::open(path)?);
+        Ok(FileRecord { file, digest })
     }
 
     fn provenance(&self) -> Result<Provenance> {
         let mut extra: BTreeMap<_, _> = self.dump.provenance().clone().into_iter().collect();
         let gpu = self.taken(&mut extra, "gpu", "a GPU as parity_dump.py describes it")?;
         let alibi_slopes = self.taken(&mut extra, "alibi_slopes", "a slope for every head")?;
+        let framework_version = self.taken(&mut extra, "framework_version", "a version")?;
+        let commit = self.taken(&mut extra, "commit", "a commit")?;
+        let numerics: Option<_> = self.taken(&mut extra, "numerics", "settings by name")?;
         let mut text = |key: &str| match extra.remove(key) {
             Some(Value::String(text)) => Some(text),
             _ => None,
         };
         Ok(Provenance {
             framework: self.described.framework.to_string(),
+            framework_version,
+            commit,
             gpu,
+            numerics: numerics.unwrap_or_default(),
             alibi_slopes,
             torch: text("torch"),
             // Dumps that do not say are from before GPUs were dumped from.
             device: text("device").unwrap_or_else(|| "cpu".to_owned()),
             extra,
+            ..Provenance::default()
         })
     }
 

@@ -1,7 +1,7 @@
 //! How far a value may be off.
 
 use crate::error::Result;
-use crate::tensor::DType;
+use crate::tensor::{DType, FloatFormat};
 
 /// How far a correct implementation's value may be from the exact one, element by element.
 #[derive(Clone, Debug, PartialEq)]
@@ -77,10 +77,11 @@ impl Storage {
     pub(super) fn new(dtype: DType) -> Self {
         Self {
             unit: dtype.unit_roundoff().unwrap_or(0.0),
-            underflow: match dtype {
-                DType::F16 => 1.0 / f64::from(1 << 24),
-                _ => f64::from(f32::MIN_POSITIVE),
-            },
+            // fp32 arithmetic may flush what is not normal to zero, whatever is stored.
+            underflow: dtype
+                .float()
+                .map_or(0.0, FloatFormat::smallest_subnormal)
+                .max(f64::from(f32::MIN_POSITIVE)),
         }
     }
 
