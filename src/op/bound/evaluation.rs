@@ -53,7 +53,8 @@ impl<'a> Evaluation<'a> {
         self.grid(CHUNK, |chunk, offset, _| of(chunk * CHUNK + offset))
     }
 
-    /// `of(row, column, value)` gives rounding and standard deviation of an element before it is stored.
+    /// `of(row, column, value)` gives rounding and standard deviation of an element before it is
+    /// stored.
     pub(in crate::op) fn grid(
         &self,
         width: usize,

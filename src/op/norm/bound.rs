@@ -38,9 +38,9 @@ impl Rows<'_> {
     /// without the rounding of the result.
     ///
     /// In units of `u`: the mean of `n` terms is off by its sum's error over `n`, which is
-    /// `√(n·μ²/3 + m₂/6)` for the mean square `m₂` (see [`Sums`](crate::op::bound::Sums)); the variance, a sum
-    /// of terms of one sign, by `√(n/3 + 4)` of itself, times `m₂/v` where it is computed as
-    /// `m₂ − μ²`, so that `r` is off by half of that, times `v/(v + ε)`, and 2 for the root and the
+    /// `√(n·μ²/3 + m₂/6)` for the mean square `m₂` (see `op/bound/sums.rs`); the variance, a sum of
+    /// terms of one sign, by `√(n/3 + 4)` of itself, times `m₂/v` where it is computed as `m₂ − μ²`,
+    /// so that `r` is off by half of that, times `v/(v + ε)`, and 2 for the root and the
     /// quotient; differences and products by 1 each. Deterministic: `n` in place of the roots, and
     /// sums instead of roots of sums of squares.
     fn error_bounds(&self, x: &[f32], dx: RowBound<'_>, mut emit: impl FnMut(usize, f64, f64)) {
