@@ -158,7 +158,7 @@ impl CudaArgs {
     /// The folders that are named here, else those that the environment names.
     pub(super) fn settings(&self) -> CudaSettings {
         match &self.cuda_libs {
-            Some(folders) => CudaSettings::of_folders(folders),
+            Some(folders) => CudaSettings::from_folders(folders),
             None => CudaSettings::from_env(),
         }
     }

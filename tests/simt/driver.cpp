@@ -239,15 +239,15 @@ struct Device {
 
     void host_waits(const Clock& clock) {
         timeline.host_waits(clock);
-        settle();
+        drain();
     }
     void host_waits_for_all() {
         timeline.host_waits_for_all();
-        settle();
+        drain();
     }
 
     // Transfers that the host now knows to have finished.
-    void settle() {
+    void drain() {
         auto finished = [&](const Transfer& transfer) {
             if (!timeline.host_knows(transfer.stream, transfer.tick)) return false;
             if (!transfer.upload)

@@ -76,9 +76,10 @@ impl Blas {
         #[expect(unsafe_code, reason = "a foreign function")]
         let status = unsafe { (cublas.cublasCreate_v2)(&mut handle) };
         check(status, "start cuBLAS")?;
-        let default_workspace = match capability == (9, 0) {
-            true => 32 << 20,
-            false => 8_519_680, // 2 · 4096 KiB + 8 · 16 KiB
+        let default_workspace = if capability == (9, 0) {
+            32 << 20
+        } else {
+            8_519_680 // 2 · 4096 KiB + 8 · 16 KiB
         };
         let blas = Self {
             state: Mutex::new(State {
@@ -210,9 +211,12 @@ impl Blas {
                 gemm.m, gemm.n, gemm.k
             )));
         };
-        let [ta, tb] = [gemm.a, gemm.b].map(|operand| match operand.transposed {
-            true => cublasOperation_t::CUBLAS_OP_T,
-            false => cublasOperation_t::CUBLAS_OP_N,
+        let [ta, tb] = [gemm.a, gemm.b].map(|operand| {
+            if operand.transposed {
+                cublasOperation_t::CUBLAS_OP_T
+            } else {
+                cublasOperation_t::CUBLAS_OP_N
+            }
         });
         let strides = [gemm.a, gemm.b, gemm.result].map(|operand| operand.stride as i64);
         let (a, b, c) = (gemm.a.pointer, gemm.b.pointer, gemm.result.pointer);
@@ -337,9 +341,10 @@ impl Drop for Blas {
 impl State {
     /// The math mode between products.
     fn math_mode(&self) -> u32 {
-        let mode = match self.flags.allow_tf32 {
-            true => cublasMath_t::CUBLAS_TF32_TENSOR_OP_MATH,
-            false => cublasMath_t::CUBLAS_DEFAULT_MATH,
+        let mode = if self.flags.allow_tf32 {
+            cublasMath_t::CUBLAS_TF32_TENSOR_OP_MATH
+        } else {
+            cublasMath_t::CUBLAS_DEFAULT_MATH
         };
         mode as u32
     }

@@ -109,11 +109,14 @@ impl Kernels {
                 _ => None,
             })
             .collect();
+        let pointers: Vec<u64> = readings
+            .iter()
+            .map(|reading| reading.as_ref().map_or(result, |reading| reading.pointer))
+            .collect();
         let mut launch = stream.launch_builder(&function);
-        for (arg, reading) in args.iter().zip(&readings) {
+        for (arg, pointer) in args.iter().zip(&pointers) {
             match arg {
-                Arg::Array(_) => launch.arg(&reading.as_ref().unwrap().pointer),
-                Arg::Result => launch.arg(&result),
+                Arg::Array(_) | Arg::Result => launch.arg(pointer),
                 Arg::I64(value) => launch.arg(value),
                 Arg::I32(value) => launch.arg(value),
                 Arg::F32(value) => launch.arg(value),

@@ -65,9 +65,10 @@ pub(super) fn matmul_with_bias(
     let kind = gemm.cuda_type();
     let description = Description::new(lt, gemm, request)?;
     let stored = |operand: Operand, rows: usize, columns: usize| {
-        let (rows, columns) = match operand.transposed {
-            true => (columns, rows),
-            false => (rows, columns),
+        let (rows, columns) = if operand.transposed {
+            (columns, rows)
+        } else {
+            (rows, columns)
         };
         Layout::new(lt, kind, rows, columns, operand.leading)
     };
@@ -200,9 +201,10 @@ object!(
 
 impl<'a> Description<'a> {
     fn new(lt: &'a CublasLt, gemm: &Gemm, request: &Request) -> Result<Self> {
-        let compute = match gemm.dtype == DType::F32 && request.tf32 {
-            true => cublasComputeType_t::CUBLAS_COMPUTE_32F_FAST_TF32,
-            false => cublasComputeType_t::CUBLAS_COMPUTE_32F,
+        let compute = if gemm.dtype == DType::F32 && request.tf32 {
+            cublasComputeType_t::CUBLAS_COMPUTE_32F_FAST_TF32
+        } else {
+            cublasComputeType_t::CUBLAS_COMPUTE_32F
         };
         let mut handle = ptr::null_mut();
         // SAFETY: the pointer is valid for writes.
@@ -212,9 +214,12 @@ impl<'a> Description<'a> {
         };
         check(status, "describe a product")?;
         let description = Self { lt, handle };
-        let [a, b] = [gemm.a, gemm.b].map(|operand| match operand.transposed {
-            true => cublasOperation_t::CUBLAS_OP_T,
-            false => cublasOperation_t::CUBLAS_OP_N,
+        let [a, b] = [gemm.a, gemm.b].map(|operand| {
+            if operand.transposed {
+                cublasOperation_t::CUBLAS_OP_T
+            } else {
+                cublasOperation_t::CUBLAS_OP_N
+            }
         });
         description.set(Attribute::CUBLASLT_MATMUL_DESC_TRANSA, &(a as c_int))?;
         description.set(Attribute::CUBLASLT_MATMUL_DESC_TRANSB, &(b as c_int))?;

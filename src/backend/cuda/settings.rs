@@ -19,11 +19,11 @@ impl CudaSettings {
 
     /// What the environment says.
     pub fn from_env() -> Self {
-        Self::of_folders(&std::env::var_os(Self::LIBRARIES).unwrap_or_default())
+        Self::from_folders(&std::env::var_os(Self::LIBRARIES).unwrap_or_default())
     }
 
     /// Folders separated as in `PATH`.
-    pub fn of_folders(folders: &OsStr) -> Self {
+    pub fn from_folders(folders: &OsStr) -> Self {
         let named = std::env::split_paths(folders).filter(|path| !path.as_os_str().is_empty());
         Self {
             libraries: named.collect(),
