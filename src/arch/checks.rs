@@ -42,7 +42,7 @@ impl<'a> Checks<'a> {
     pub(super) fn divides(&self, key: &str, divisor: usize, of: (&str, usize)) -> Result<()> {
         let (of, size) = of;
         let expected = format!("a divisor of {of} {size}");
-        self.holds(size % divisor == 0, key, expected, divisor)
+        self.holds(size.is_multiple_of(divisor), key, expected, divisor)
     }
 
     /// What is added to a variance.

@@ -1,9 +1,9 @@
 //! What a model is, from the settings that lie beside its weights.
 
 use super::{
-    ArchitectureName, Checks, Hooked, ModelConfig, Role, Settings, Stage, alternatives, stage,
+    ArchitectureName, Checks, Framework, Hooked, ModelConfig, Read, Role, Runnable, Settings,
+    Stage, alternatives, stage,
 };
-use super::{Framework, Runnable};
 use crate::error::{BadInput, Result};
 use crate::plan::{Arithmetic, MegatronArithmetic, Plan, StageId, TransformersArithmetic};
 use crate::tensor::{DType, MappedFile};
@@ -84,7 +84,7 @@ impl ModelConfig {
     pub(crate) fn of_dump(
         framework: Framework,
         settings: &Settings<'_>,
-    ) -> Result<(Self, MegatronArithmetic)> {
+    ) -> Result<Read<MegatronArithmetic>> {
         for (_, runnable) in runnable() {
             if let Some(found) = (runnable.of_dump)(framework, settings)? {
                 return Ok(found);

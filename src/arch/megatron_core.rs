@@ -1,9 +1,11 @@
 //! What all models of megatron-core have in common: names and arguments.
 
 use super::megatron::unsupported;
-use crate::checkpoint::megatron::MegatronCheckpoint;
+use crate::checkpoint::megatron::{Format, MegatronCheckpoint};
 use crate::error::Result;
 
+/// How its checkpoints lie on disk.
+pub(super) const FORMATS: &[Format] = &[Format::Classic, Format::TorchDist];
 /// The embedding of tokens.
 pub(super) const EMBEDDING: &str = "embedding.word_embeddings.weight";
 /// The head, where it is not the embedding.

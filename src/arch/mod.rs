@@ -29,7 +29,7 @@ pub use stage::Role;
 pub(crate) use settings::Settings;
 pub(crate) use stage::Hooked;
 
-use crate::checkpoint::megatron::MegatronCheckpoint;
+use crate::checkpoint::megatron::{Format, MegatronCheckpoint};
 use crate::error::{BadInput, Result};
 use crate::plan::{Arithmetic, MegatronArithmetic, Plan, TransformersArithmetic};
 use crate::tensor::DType;
@@ -53,10 +53,13 @@ pub(crate) trait Architecture: Sync {
     /// What transformers puts before the names of a model under a head.
     fn prefix(&self) -> &'static str;
 
-    /// What shows that a Megatron checkpoint is of it and of no other, in words.
+    /// The formats of the Megatron that trains it.
+    fn formats(&self) -> &'static [Format];
+
+    /// What shows that a checkpoint in these formats is of it and of no other, in words.
     fn shown_by(&self) -> &'static str;
 
-    /// Whether a Megatron checkpoint shows that.
+    /// Whether a checkpoint in these formats shows that.
     fn recognises(&self, checkpoint: &MegatronCheckpoint) -> bool;
 
     /// How transformers' model is made of a Megatron checkpoint. `vocabulary` is the number of tokens,
@@ -76,14 +79,16 @@ pub(crate) struct Runnable {
     /// Every stage, in execution order.
     pub(crate) stages: &'static [Stage],
     /// Reads the settings of a `config.json`.
-    pub(crate) of_transformers: fn(&Settings<'_>) -> Result<(ModelConfig, TransformersArithmetic)>,
+    pub(crate) of_transformers: fn(&Settings<'_>) -> Result<Read<TransformersArithmetic>>,
     /// Reads the settings that a Megatron's dump comes with; `None` if they are of another
     /// architecture.
-    pub(crate) of_dump:
-        fn(Framework, &Settings<'_>) -> Result<Option<(ModelConfig, MegatronArithmetic)>>,
+    pub(crate) of_dump: fn(Framework, &Settings<'_>) -> Result<Option<Read<MegatronArithmetic>>>,
     /// The arithmetic in which a checkpoint was trained.
     pub(crate) of_checkpoint: fn(&MegatronCheckpoint) -> Result<MegatronArithmetic>,
 }
+
+/// A model, and the arithmetic in which a framework computes it.
+pub(crate) type Read<A> = (ModelConfig, A);
 
 /// What is asked of a config. Nothing has a default.
 pub(crate) trait Model {
@@ -173,12 +178,17 @@ impl ArchitectureName {
     /// # Errors
     /// If it is none of these.
     pub fn of(checkpoint: &MegatronCheckpoint) -> Result<Self> {
-        let shown = Self::all().find(|name| name.architecture().recognises(checkpoint));
+        let format = checkpoint.format();
+        let trained = Self::all().filter(|name| name.architecture().formats().contains(&format));
+        let candidates: Vec<Self> = trained.collect();
+        let mut shown = candidates.iter().copied();
+        let shown = shown.find(|name| name.architecture().recognises(checkpoint));
         shown.ok_or_else(|| {
-            let known =
-                Self::all().map(|name| format!("{name} ({})", name.architecture().shown_by()));
-            let expected = format!("a model of {}", alternatives(known));
-            BadInput::new(checkpoint.path(), expected, "none of these")
+            let known = candidates.iter().map(|name| {
+                let architecture = name.architecture();
+                format!("a {} ({})", architecture.name(), architecture.shown_by())
+            });
+            BadInput::new(checkpoint.path(), alternatives(known), "none")
                 .remedy("name it with --architecture if it is one")
                 .into()
         })

@@ -1,6 +1,6 @@
 //! What determines a BLOOM's computation, and where the frameworks write it down.
 
-use crate::arch::{Checks, Framework, Model, ModelConfig, Settings};
+use crate::arch::{Checks, Framework, Model, ModelConfig, Read, Settings};
 use crate::checkpoint::megatron::MegatronCheckpoint;
 use crate::error::Result;
 use crate::plan::{Arithmetic, MegatronArithmetic, Plan, TransformersArithmetic};
@@ -60,9 +60,7 @@ impl Model for BloomConfig {
 }
 
 /// Reads transformers' settings, under the names that its `BloomConfig` maps older ones to as well.
-pub(super) fn of_transformers(
-    settings: &Settings<'_>,
-) -> Result<(ModelConfig, TransformersArithmetic)> {
+pub(super) fn of_transformers(settings: &Settings<'_>) -> Result<Read<TransformersArithmetic>> {
     let post = "apply_residual_connection_post_layernorm";
     let config = BloomConfig {
         hidden_size: settings.size_or(&["n_embed", "hidden_size"], 64)?,
@@ -76,7 +74,7 @@ pub(super) fn of_transformers(
     // `modeling_bloom.py` takes `slow_but_exact` into account where `pretraining_tp` is above 1.
     let ranks = settings.size_or(&["pretraining_tp"], 1)?;
     let sliced = settings.flag_or(&["slow_but_exact"], false)? && ranks > 1;
-    if sliced && config.hidden_size % ranks != 0 {
+    if sliced && !config.hidden_size.is_multiple_of(ranks) {
         let expected = format!("a divisor of hidden_size {}", config.hidden_size);
         return Err(settings.fault("pretraining_tp", &expected, ranks));
     }
@@ -92,7 +90,7 @@ pub(super) fn of_transformers(
 pub(super) fn of_dump(
     framework: Framework,
     settings: &Settings<'_>,
-) -> Result<Option<(ModelConfig, MegatronArithmetic)>> {
+) -> Result<Option<Read<MegatronArithmetic>>> {
     if framework != Framework::MegatronDeepspeed {
         return Ok(None);
     }

@@ -32,13 +32,16 @@ impl Architecture for Bloom {
         "transformer."
     }
 
+    fn formats(&self) -> &'static [Format] {
+        &[Format::DeepSpeed]
+    }
+
     fn shown_by(&self) -> &'static str {
-        "of Megatron-DeepSpeed, with an embedding LayerNorm, word_embeddings.norm"
+        "an embedding LayerNorm, word_embeddings.norm"
     }
 
     fn recognises(&self, checkpoint: &MegatronCheckpoint) -> bool {
-        checkpoint.format() == Format::DeepSpeed
-            && checkpoint.get("word_embeddings.norm.weight").is_some()
+        checkpoint.get("word_embeddings.norm.weight").is_some()
     }
 
     fn recipe(&self, checkpoint: &MegatronCheckpoint, vocabulary: Option<usize>) -> Result<Recipe> {

@@ -2,7 +2,7 @@
 
 mod convert;
 
-use super::megatron_core::{FINAL_NORM_BIAS, POSITIONS};
+use super::megatron_core::{FINAL_NORM_BIAS, FORMATS, POSITIONS};
 use super::{Architecture, Recipe, Runnable};
 use crate::checkpoint::megatron::{Format, MegatronCheckpoint};
 use crate::error::Result;
@@ -22,14 +22,16 @@ impl Architecture for Gpt2 {
         "transformer."
     }
 
+    fn formats(&self) -> &'static [Format] {
+        FORMATS
+    }
+
     fn shown_by(&self) -> &'static str {
-        "of megatron-core, with position embeddings and norms with biases"
+        "position embeddings and norms with biases"
     }
 
     fn recognises(&self, checkpoint: &MegatronCheckpoint) -> bool {
-        checkpoint.format() != Format::DeepSpeed
-            && checkpoint.get(POSITIONS).is_some()
-            && checkpoint.get(FINAL_NORM_BIAS).is_some()
+        checkpoint.get(POSITIONS).is_some() && checkpoint.get(FINAL_NORM_BIAS).is_some()
     }
 
     fn recipe(&self, checkpoint: &MegatronCheckpoint, vocabulary: Option<usize>) -> Result<Recipe> {

@@ -2,7 +2,7 @@
 
 mod convert;
 
-use super::megatron_core::{FINAL_NORM_BIAS, POSITIONS};
+use super::megatron_core::{FINAL_NORM_BIAS, FORMATS, POSITIONS};
 use super::{Architecture, Recipe, Runnable};
 use crate::checkpoint::megatron::{Format, MegatronCheckpoint};
 use crate::error::Result;
@@ -22,14 +22,16 @@ impl Architecture for Llama {
         "model."
     }
 
+    fn formats(&self) -> &'static [Format] {
+        FORMATS
+    }
+
     fn shown_by(&self) -> &'static str {
-        "of megatron-core, without position embeddings and norms without biases"
+        "no position embeddings and norms without biases"
     }
 
     fn recognises(&self, checkpoint: &MegatronCheckpoint) -> bool {
-        checkpoint.format() != Format::DeepSpeed
-            && checkpoint.get(POSITIONS).is_none()
-            && checkpoint.get(FINAL_NORM_BIAS).is_none()
+        checkpoint.get(POSITIONS).is_none() && checkpoint.get(FINAL_NORM_BIAS).is_none()
     }
 
     fn recipe(&self, checkpoint: &MegatronCheckpoint, vocabulary: Option<usize>) -> Result<Recipe> {

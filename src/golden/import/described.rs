@@ -13,5 +13,8 @@ pub(super) struct Described {
     pub(super) arithmetic: Arithmetic,
     pub(super) ranks: usize,
     /// A hook's name as that table has it, made of a dumped one; `None` if there cannot be one.
-    pub(super) hook: Box<dyn Fn(&str) -> Option<String>>,
+    pub(super) hook: Renaming,
 }
+
+/// From one name to another.
+pub(super) type Renaming = Box<dyn Fn(&str) -> Option<String>>;
