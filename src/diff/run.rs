@@ -73,14 +73,13 @@ impl<'a, B: Measure> Run<'a, B> {
 
     /// Runs the steps, and judges what is selected.
     pub(super) fn finish(mut self, on: &mut dyn FnMut(Event<'_>)) -> Result<Vec<StageResult>> {
-        let steps = self.plan.steps().iter();
-        let steps = steps.filter(|step| {
-            self.modes
-                .iter()
-                .any(|mode| mode.execution.visits(&step.id))
-        });
-        let steps: Vec<&Step> = steps.collect();
+        let visits = |step: &&Step| {
+            let mut modes = self.modes.iter();
+            modes.any(|mode| mode.execution.visits(&step.id))
+        };
+        let steps: Vec<&Step> = self.plan.steps().iter().filter(visits).collect();
         let fail_fast = self.prepared.options.fail_fast;
+        let most = if fail_fast { 0 } else { IN_FLIGHT };
         on(Event::Started {
             case: &self.prepared.case.name,
             steps: steps.len(),
@@ -89,14 +88,11 @@ impl<'a, B: Measure> Run<'a, B> {
             let id = step.id.as_str();
             on(Event::Step { id });
             self.visit(step).map_err(|e| e.at_step(id))?;
-            if self
-                .drain(if fail_fast { 0 } else { IN_FLIGHT }, on)?
-                .is_break()
-            {
+            if self.drain(most, on)?.is_break() {
                 return Ok(self.results);
             }
         }
-        // What is left is judged to the end or to the first failure.
+        // The first failure ends this as well as the last comparison.
         let _ = self.drain(0, on)?;
         Ok(self.results)
     }
