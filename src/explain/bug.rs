@@ -117,11 +117,13 @@ pub(super) struct Edits {
     steps: Vec<StepEdit>,
 }
 
+type TensorEdit = Box<dyn Fn(&Tensor) -> Result<Tensor>>;
+
 struct WeightEdit {
     name: String,
     /// The parameter whose value it is made from.
     from: String,
-    value: Box<dyn Fn(&Tensor) -> Result<Tensor>>,
+    value: TensorEdit,
 }
 
 impl Edits {

@@ -65,17 +65,13 @@ impl Rule for AttentionScale {
         vec![
             Bug::new("attention scores not scaled", |modules| {
                 let root = (modules.fused().next()?.head_dim as f32).sqrt();
-                let edits = Edits::named_by("products are over the root of the head dimension");
-                Some(edits.steps(move |step| scale(step, root, false)))
+                let words = "products are over the root of the head dimension";
+                Some(with_products(words, move |scale| *scale *= root))
             }),
             Bug::new("attention scores scaled twice", |modules| {
                 let root = (modules.fused().next()?.head_dim as f32).sqrt();
-                let edits = Edits::named_by("products are times the root of the head dimension");
-                Some(edits.steps(move |step| {
-                    if let Op::AttentionScores(scores) = &mut step.op {
-                        scores.product_scale /= root;
-                    }
-                }))
+                let words = "products are times the root of the head dimension";
+                Some(with_products(words, move |scale| *scale /= root))
             }),
             Bug::new("scores divided by the layer's number from 1", |modules| {
                 let scores = |step: &&Step| matches!(step.op, Op::AttentionScores(_));
@@ -86,6 +82,15 @@ impl Rule for AttentionScale {
             }),
         ]
     }
+}
+
+/// Another factor of all products of queries and keys.
+fn with_products(words: &str, edit: impl Fn(&mut f32) + Send + Sync + 'static) -> Edits {
+    Edits::named_by(words).steps(move |step| {
+        if let Op::AttentionScores(op::AttentionScores { product_scale, .. }) = &mut step.op {
+            edit(product_scale);
+        }
+    })
 }
 
 fn scale(step: &mut Step, factor: f32, alibi_too: bool) {

@@ -34,28 +34,21 @@ impl Rule for OtherWeights {
                     .iter()
                     .map(|name| (name.clone(), format!("{other}{}", &name[module.len()..])))
                     .collect();
-                let whole = pairs.len() > 1;
-                let mut groups = vec![(pairs.clone(), "its parameters are")];
-                if whole {
-                    groups.extend(pairs.into_iter().map(|pair| {
-                        let what = match pair.0.ends_with("bias") {
-                            true => "its bias is",
-                            false => "its weight is",
-                        };
-                        (vec![pair], what)
-                    }));
-                } else if let Some((group, what)) = groups.first_mut() {
-                    *what = if group[0].0.ends_with("bias") {
-                        "its bias is"
-                    } else {
-                        "its weight is"
-                    };
+                let mut groups = vec![pairs.clone()];
+                if pairs.len() > 1 {
+                    groups.extend(pairs.into_iter().map(|pair| vec![pair]));
                 }
-                for (pairs, what) in groups {
+                for pairs in groups {
+                    let (what, is) = match pairs.as_slice() {
+                        [(name, _)] if name.ends_with("bias") => ("bias", "is"),
+                        [_] => ("weight", "is"),
+                        _ => ("parameters", "are"),
+                    };
                     let place = relative(&module, &other);
-                    let finding =
-                        format!("{what} not the reference's: the reference has those of {place}");
-                    let remedy = format!("with the parameters of {place}");
+                    let finding = format!(
+                        "its {what} {is} not the reference's: the reference has those of {place}"
+                    );
+                    let remedy = format!("with the {what} of {place}");
                     let rewrite = Rewrite::new(finding, remedy, move |subgraph| {
                         for (name, other) in &pairs {
                             subgraph
