@@ -317,8 +317,8 @@ impl Manifest {
             let found = self.tensor_parallel().to_string();
             return bad("tensor_parallel", "1 to 4096 ranks", found);
         }
-        let slopes = self.provenance.alibi_slopes.iter().flatten();
-        if let Some(slope) = slopes.into_iter().find(|slope| !slope.is_finite()) {
+        let mut slopes = self.provenance.alibi_slopes.iter().flatten();
+        if let Some(slope) = slopes.find(|slope| !slope.is_finite()) {
             return bad("alibi_slopes", "finite numbers", slope.to_string());
         }
         let mut seen = BTreeSet::new();
