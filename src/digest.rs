@@ -160,7 +160,7 @@ mod tests {
 
     #[test]
     fn several_threads_give_the_digest_that_one_gives() {
-        let bytes: Vec<u8> = (0..PARALLEL + 1).map(|i| (i * i >> 7) as u8).collect();
+        let bytes: Vec<u8> = (0..PARALLEL + 1).map(|i| ((i * i) >> 7) as u8).collect();
         let alone: [u8; 32] = blake3::hash(&bytes).into();
         assert_eq!(Algorithm::Blake3.digest(&bytes).hex(), hex(&alone));
     }

@@ -71,6 +71,32 @@ fn objects_are_kept_as_data_and_shared_storages_show() {
     }
 }
 
+#[test]
+fn fp8_is_read_and_widened_exactly() {
+    let bits = vec![0x38, 0x7b, 0x81, 0x00];
+    let saved = |dtype| Py::Tensor(Saved::new(dtype, &[2, 2], bits.clone()));
+    let root = dict([
+        ("e4m3".to_owned(), saved("float8_e4m3fn")),
+        ("e5m2".to_owned(), saved("float8_e5m2")),
+    ]);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("fp8.pt");
+    std::fs::write(&path, file(&root)).unwrap();
+    let opened = TorchFile::open(&path).unwrap();
+    let values = |name: &str, dtype: DType| {
+        let tensor = tensor(&opened, name);
+        assert_eq!(tensor.dtype(), dtype);
+        let wide = tensor.widened().unwrap();
+        wide.as_slice::<f64>().unwrap().to_vec()
+    };
+    let least = [2_f64.powi(-9), 2_f64.powi(-16)];
+    assert_eq!(values("e4m3", DType::F8E4M3), [1.0, 352.0, -least[0], 0.0]);
+    assert_eq!(
+        values("e5m2", DType::F8E5M2),
+        [0.5, 57344.0, -least[1], 0.0]
+    );
+}
+
 /// Compares all tensors that the other reader finds below `key`.
 fn assert_same(path: &Path, key: Option<&str>) -> usize {
     let theirs = match key {

@@ -263,6 +263,27 @@ mod tests {
     }
 
     #[test]
+    fn fp8_is_read_and_what_has_no_values_of_its_own_is_not() {
+        let file = |dtype: &str| {
+            let header =
+                format!(r#"{{"w":{{"dtype":"{dtype}","shape":[2],"data_offsets":[0,2]}}}}"#);
+            let length = (header.len() as u64).to_le_bytes();
+            [&length[..], header.as_bytes(), &[0x38, 0x7b]].concat()
+        };
+        for (dtype, values) in [("F8_E4M3", [1.0, 352.0]), ("F8_E5M2", [0.5, 57344.0])] {
+            let folder = folder(&[(SINGLE, &file(dtype))]);
+            let weights = SafetensorsFiles::open(folder.path()).unwrap();
+            let tensor = weights.load("w").unwrap();
+            assert_eq!(tensor.dtype(), dtype.parse().unwrap());
+            assert_eq!(tensor.widened().unwrap().as_slice::<f64>().unwrap(), values);
+        }
+        insta::assert_snapshot!(
+            error(&[(SINGLE, &file("F8_E8M0"))]),
+            @"MODEL/model.safetensors: w: expected a floating type, found F8_E8M0"
+        );
+    }
+
+    #[test]
     fn a_shard_must_hold_what_the_index_places_in_it() {
         let index = br#"{"weight_map": {"a": "1.safetensors"}}"#;
         insta::assert_snapshot!(

@@ -98,7 +98,7 @@ impl Golden {
         let types = [DType::I64, DType::I32];
         self.beside_tokens(
             self.manifest.positions.as_ref(),
-            "positions",
+            "positions from 0 up",
             &types,
             |at| at >= 0,
         )

@@ -128,6 +128,10 @@ fn is_plain(variant: &Variant) -> bool {
 /// What is kept of a stage.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "one a stage: a box would be in every match and save little"
+)]
 pub enum Content {
     /// All values, in one file or one a tensor-parallel rank.
     Full {
@@ -290,6 +294,10 @@ impl Manifest {
         if !(1..=4096).contains(&self.tensor_parallel()) {
             let found = self.tensor_parallel().to_string();
             return bad("tensor_parallel", "1 to 4096 ranks", found);
+        }
+        let mut slopes = self.provenance.alibi_slopes.iter().flatten();
+        if let Some(slope) = slopes.find(|slope| !slope.is_finite()) {
+            return bad("alibi_slopes", "finite numbers", slope.to_string());
         }
         let mut seen = BTreeSet::new();
         for record in &self.stages {

@@ -145,11 +145,14 @@ pub fn parse_header(
     }
     check_text(text).map_err(|(expected, found)| fault(&expected, found))?;
     let offset = start + length;
-    let header = NpyHeader::from_reader(&bytes[..offset])
+    let renamed = without_f1(&bytes[..offset]);
+    let declared = renamed.as_ref().map_or(declared, |_| Some(DType::F8E5M2));
+    let header = NpyHeader::from_reader(renamed.as_deref().unwrap_or(&bytes[..offset]))
         // The parser's message goes on with a drawing of the text.
         .map_err(|e| e.to_string().lines().next().unwrap_or_default().to_owned())
         .map_err(|e| fault("a dictionary with descr, fortran_order and shape", e))?;
     let (dtype, spelled, big_endian) = element_type(path, &header.dtype(), declared)?;
+    let spelled = renamed.map_or(spelled, |_| descr(dtype));
     let shape = header
         .shape()
         .iter()
@@ -184,6 +187,16 @@ pub fn parse_header(
         big_endian,
         offset,
     })
+}
+
+/// The header of an array of e5m2 as one of bytes without a meaning: npyz knows no float of one byte.
+/// `None` of any other.
+fn without_f1(header: &[u8]) -> Option<Vec<u8>> {
+    let is_f1 = |word: &[u8]| matches!(word, b"'<f1'" | b"'|f1'");
+    let start = header.windows(5).position(is_f1)?;
+    let mut header = header.to_vec();
+    header[start..start + 5].copy_from_slice(b"'|V1'");
+    Some(header)
 }
 
 impl Header {
@@ -304,11 +317,10 @@ fn float_of(spelled: &str) -> Option<DType> {
     floats.map(|float| float.dtype)
 }
 
-/// Whether numpy knows only the size of a type.
+/// Whether numpy lacks the type, so that arrays may hold its bits as bytes or integers.
 fn is_raw(dtype: DType) -> bool {
-    dtype
-        .float()
-        .is_some_and(|float| float.numpy.starts_with('V'))
+    let is_numpys = |numpy| matches!(numpy, "f8" | "f4" | "f2");
+    dtype.float().is_some_and(|float| !is_numpys(float.numpy))
 }
 
 /// The type as a header spells it.

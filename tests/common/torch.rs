@@ -29,7 +29,7 @@ pub enum Py {
 /// A tensor on a storage of its own.
 #[derive(Clone)]
 pub struct Tensor {
-    /// `FloatStorage`, `BFloat16Storage`, …
+    /// `FloatStorage`, `BFloat16Storage`, …, or `float8_e4m3fn` and `float8_e5m2`.
     pub storage: &'static str,
     /// Elements the pickle says the storage has.
     pub elements: i64,
@@ -150,11 +150,19 @@ impl Writer {
     fn tensor(&mut self, tensor: &Tensor) {
         let key = self.storages.len().to_string();
         self.storages.push(tensor.data.clone());
-        self.global("torch._utils _rebuild_tensor_v2");
+        // Types without a storage class of their own lie in bytes, and are named behind the rest.
+        let untyped = tensor.storage.starts_with("float8");
+        self.global(match untyped {
+            true => "torch._utils _rebuild_tensor_v3",
+            false => "torch._utils _rebuild_tensor_v2",
+        });
         self.out.push(b'(');
         self.out.push(b'(');
         self.object(&text("storage"));
-        self.global(&format!("torch {}", tensor.storage));
+        match untyped {
+            true => self.global("torch.storage UntypedStorage"),
+            false => self.global(&format!("torch {}", tensor.storage)),
+        }
         for part in [text(&key), text("cpu"), Py::Int(tensor.elements)] {
             self.object(&part);
         }
@@ -168,6 +176,9 @@ impl Writer {
             Py::Call("collections OrderedDict", Vec::new()),
         ] {
             self.object(&part);
+        }
+        if untyped {
+            self.global(&format!("torch {}", tensor.storage));
         }
         self.out.extend(b"tR");
     }
