@@ -1,7 +1,7 @@
 //! The architectures, a folder each: how Megatron's checkpoints of it convert, what its config says,
 //! its plan in either framework's arithmetic, and the table of its stages.
 //!
-//! An architecture is added by a folder with [`Architecture`] on a struct of its name, [`Model`] on
+//! An architecture is added by a folder with `Architecture` on a struct of its name, `Model` on
 //! its config, and its name in the list below. Nothing outside knows a stage or a config's key by its
 //! name: what a stage is for is its [`Role`], and everything else is asked here.
 
