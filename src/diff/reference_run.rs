@@ -17,6 +17,7 @@ use crate::plan::{StageId, Step};
 use crate::tensor::Tensor;
 use std::collections::{HashSet, VecDeque};
 
+/// The run, which goes along with the candidate's.
 pub(super) struct ReferenceRun<'a> {
     prepared: &'a Prepared<'a>,
     execution: Execution<'a, Cpu>,
