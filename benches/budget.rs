@@ -1,8 +1,8 @@
 //! What rounding budgets and explanations cost.
 //!
 //! A synthetic BLOOM is written to a temporary folder with the values that Megatron's arithmetic
-//! gives it here, and held against them in transformers' arithmetic, so that every linear layer
-//! rounds elsewhere: the worst case, in which the witness runs, too.
+//! gives it here, and held against them in transformers' arithmetic, so that every linear layer has
+//! different rounding points: the worst case, in which the reference's arithmetic runs, too.
 
 mod common;
 

@@ -8,7 +8,6 @@
 //! In another crate's tests: [`assert_parity`].
 
 pub mod backend;
-pub mod budget;
 pub mod case;
 pub mod checkpoint;
 pub mod cli;

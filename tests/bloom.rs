@@ -4,10 +4,10 @@
 mod common;
 
 use common::{Copy, case, goldens, raw_dump, run};
-use parity::budget::Confidence;
 use parity::case::{ArithmeticName, Mode};
 use parity::diff::{CaseOutcome, Modes, Options, StageResult, Verdict, diff};
 use parity::golden::{Golden, Source, import};
+use parity::op::Confidence;
 
 const MEGATRON: [&str; 5] = [
     "bloom_fp32_tp1",

@@ -6,9 +6,11 @@
 
 use half::{bf16, f16};
 use parity::backend::{Backend, Cpu};
-use parity::budget::{Budget, Confidence, Flips, Operand, error_bound};
-use parity::compare::{Spec, compare};
-use parity::op::{self, Activation, AlibiForm, Mask, Numerics, Op, Rotary, RotaryPairs, Rounding};
+use parity::compare::{Budget, Flips, Spec, compare};
+use parity::op::{
+    self, Activation, AlibiForm, Confidence, Mask, Numerics, Op, Operand, Rotary, RotaryPairs,
+    Rounding,
+};
 use parity::plan::{Param, Step, Variant};
 use parity::tensor::{DType, Tensor};
 use proptest::prelude::*;
@@ -388,8 +390,11 @@ fn ratios(example: &Example, confidence: Confidence) -> (Vec<f64>, Option<Flips>
     let plain = tensor(ours.shape(), &example.plain, ours.dtype());
     let [inputs, params] = [&example.inputs, &example.params]
         .map(|all| all.iter().map(Operand::given).collect::<Vec<_>>());
-    let own = error_bound(&example.step, &inputs, &params, &ours, confidence).unwrap();
-    let budget = Budget::of(&own, &own, confidence);
+    let own = example
+        .step
+        .error_bound(&inputs, &params, &ours, confidence)
+        .unwrap();
+    let budget = Budget::new(&own, &own, confidence);
     let [a, b] = [&ours, &plain].map(|x| x.widened().unwrap());
     let [a, b] = [&a, &b].map(|x| x.as_slice::<f64>().unwrap());
     let pairs = a.iter().zip(b).zip(budget.allowed());
@@ -398,7 +403,7 @@ fn ratios(example: &Example, confidence: Confidence) -> (Vec<f64>, Option<Flips>
         false => (a - b).abs() / f64::from(*allowed),
     });
     let unequal = compare(&plain, &ours, &Spec::default()).unwrap().unequal;
-    let flips = Flips::of(unequal, &ours, &own, &own).unwrap();
+    let flips = Flips::new(unequal, &ours, &own, &own).unwrap();
     (ratios.collect(), flips)
 }
 

@@ -3,14 +3,13 @@
 mod cpu;
 pub(crate) mod cuda;
 mod device;
-pub(crate) mod formula;
-mod functions;
+mod features;
+mod fp64;
 mod gpu;
-mod oracle;
 
-pub use cpu::{Cpu, cpu_features};
-pub(crate) use cpu::{gather, split_heads};
+pub use cpu::Cpu;
 pub use cuda::{Compiler, Cuda, CudaArray, CudaSettings, Found, GpuStats, Probe, Product};
 pub use device::{AnyBackend, Backend, Device, HostBackend, open};
+pub use features::cpu_features;
+pub use fp64::Fp64;
 pub use gpu::{Gpu, GpuFlags};
-pub use oracle::Oracle;

@@ -9,7 +9,7 @@
 //!   were measured up to 8.6e-6 apart in bf16. There the bound is in proportion to the type's unit
 //!   roundoff, and below 2e-5.
 //! * In between, and on top of the two named figures, a stage that ran on the reference's own values
-//!   is held to its [rounding budget](crate::budget), and a half-precision one to the number of
+//!   is held to its [rounding budget](crate::compare::Budget), and a half-precision one to the number of
 //!   elements that may differ at all.
 //! * Where there is no budget (chained, or against statistics) the relative Frobenius norm is
 //!   bounded by what correct conversions were measured to need (see the constants).

@@ -1,13 +1,13 @@
 //! The arguments, as typed.
 
 use crate::backend::CudaSettings;
-use crate::budget::Confidence;
 use crate::case::{ArithmeticName, Pattern};
 use crate::checkpoint::megatron::Arg;
 use crate::compare::Bound;
 use crate::convert::{Architecture, ByteSize};
 use crate::diff::Modes;
 use crate::golden::Source;
+use crate::op::Confidence;
 use crate::report::Format;
 use crate::tensor::DType;
 use clap::{Parser, Subcommand};

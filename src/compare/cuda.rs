@@ -56,7 +56,7 @@ impl Measure for Cuda {
                     candidate: found.candidate,
                 }
             });
-            Metrics::gather(elements, &cut, &parts, extreme, None)
+            Metrics::merge(elements, &cut, &parts, extreme, None)
         })))
     }
 }

@@ -1,9 +1,9 @@
 //! What is measured of two arrays.
 
+use super::Flips;
 use super::kernel::{Segment, first_at, per_segment, place, segment, segments, worst_of};
 use super::statistics::shard_count;
 use super::{Close, Statistics, StatisticsDifference};
-use crate::budget::Flips;
 use crate::error::{Error, Result};
 use crate::tensor::{Element, Tensor, with_element};
 use rayon::prelude::*;
@@ -15,7 +15,7 @@ pub struct Spec<'a> {
     /// Count the elements outside this.
     pub close: Option<Close>,
     /// The largest difference that each element is allowed; see
-    /// [`Budget`](crate::budget::Budget).
+    /// [`Budget`](crate::compare::Budget).
     pub budget: Option<&'a [f32]>,
     /// Slices of the last axis whose means are compared.
     pub vocab_shards: Option<NonZeroUsize>,
@@ -254,7 +254,7 @@ fn compare_slices<T: Element>(shape: &Tensor, candidate: &[T], spec: &Spec<'_>) 
         pieces: pieces.len(),
         shards: spec.vocab_shards,
     };
-    Metrics::gather(reference.len(), &cut, &parts, extreme, worst_ratio)
+    Metrics::merge(reference.len(), &cut, &parts, extreme, worst_ratio)
 }
 
 /// How an array was cut into segments.
@@ -287,7 +287,7 @@ impl Worst {
 
 impl Metrics {
     /// What the segments of an array of `elements` say together, in their order.
-    pub(super) fn gather(
+    pub(super) fn merge(
         elements: usize,
         cut: &Cut,
         parts: &[Segment],
@@ -301,7 +301,7 @@ impl Metrics {
         let distance = total(|s| s.squares).sqrt();
         let sides = |of: fn(&Segment) -> super::kernel::Side| {
             let sides: Vec<_> = parts.iter().map(of).collect();
-            Statistics::gather(&sides, cut.row, cut.pieces, cut.shards)
+            Statistics::merge(&sides, cut.row, cut.pieces, cut.shards)
         };
         Ok(Self {
             elements,

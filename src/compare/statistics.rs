@@ -49,7 +49,7 @@ impl Statistics {
             let values = tensor.as_slice::<T>()?;
             per_segment(values, values, tensor.row_len(), &pieces, |r, c| segment(r, c, None).reference)
         });
-        Ok(Self::gather(
+        Ok(Self::merge(
             &sides,
             tensor.row_len(),
             pieces.len(),
@@ -58,7 +58,7 @@ impl Statistics {
     }
 
     /// Statistics from those of segments, `pieces` to a row of `row` elements.
-    pub(super) fn gather(
+    pub(super) fn merge(
         sides: &[Side],
         row: usize,
         pieces: usize,

@@ -28,10 +28,10 @@ pub enum Bound {
     /// Largest difference of a statistic, see
     /// [`StatisticsDifference::judged`](super::StatisticsDifference::judged).
     Stat(f64),
-    /// Every difference within the [`Budget`](crate::budget::Budget) of its element.
+    /// Every difference within the [`Budget`](super::Budget) of its element.
     Rounding,
     /// Least probability that as many half-precision elements differ by chance; holds of other
-    /// types. See [`Flips`](crate::budget::Flips).
+    /// types. See [`Flips`](super::Flips).
     Flips(f64),
 }
 

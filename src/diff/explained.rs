@@ -4,7 +4,6 @@
 use super::reference::Recordings;
 use super::{Event, StageResult, Verdict};
 use crate::backend::Cpu;
-use crate::budget::Confidence;
 use crate::case::Mode;
 use crate::checkpoint::Weights;
 use crate::error::Result;
@@ -12,6 +11,7 @@ use crate::explain::{
     Context, Evidence, Explanation, OwnArithmetic, Subgraph, explain, hypotheses,
 };
 use crate::golden::Reference;
+use crate::op::Confidence;
 use crate::plan::{Plan, PlanDifference, StageId};
 use crate::tensor::Tensor;
 use std::collections::{BTreeMap, BTreeSet, HashMap};

@@ -1,8 +1,8 @@
 //! A plan being run step by step, and the values that its later steps still need.
 
 use crate::backend::Backend;
-use crate::budget::{self, Confidence, ErrorBound, Operand};
 use crate::error::Result;
+use crate::op::{Confidence, ErrorBound, Operand};
 use crate::plan::{Plan, Schedule, StageId, Step};
 use crate::tensor::Tensor;
 use std::collections::{BTreeSet, HashMap};
@@ -103,7 +103,8 @@ impl<'a, B: Backend> Lane<'a, B> {
             return Ok(None);
         }
         let params: Vec<Operand<'_>> = params.iter().map(Operand::given).collect();
-        budget::error_bound(step, &inputs, &params, output, confidence).map(Some)
+        step.error_bound(&inputs, &params, output, confidence)
+            .map(Some)
     }
 
     /// Takes the value of a step that later steps are to see, if any, and drops those that none

@@ -1,8 +1,8 @@
 //! What to run of a case.
 
 use crate::backend::AnyBackend;
-use crate::budget::Confidence;
 use crate::case::{Mode, Pattern};
+use crate::op::Confidence;
 
 /// What to run of a case.
 #[derive(Clone, Debug)]

@@ -2,11 +2,10 @@
 
 use super::records::Records;
 use crate::backend::{Backend, Cpu};
-use crate::budget::{self, Confidence, ErrorBound, Operand};
 use crate::checkpoint::Weights;
 use crate::error::{BadInput, Result};
 use crate::golden::{Content, Manifest, Reference, StageRecord};
-use crate::op::{self, Numerics, Op, Rounding};
+use crate::op::{self, Confidence, ErrorBound, Numerics, Op, Operand, Rounding};
 use crate::plan::{Param, Plan, StageId, Step, Variant};
 use crate::tensor::{Element, Tensor, with_element};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -128,7 +127,7 @@ impl<'a> Recordings<'a> {
                 value: &value,
                 error_bound: Some(&error_bound),
             };
-            error_bound = budget::error_bound(step, &[input], &given, &completed, confidence)?;
+            error_bound = step.error_bound(&[input], &given, &completed, confidence)?;
             value = completed;
         }
         Ok(error_bound)

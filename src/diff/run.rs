@@ -6,14 +6,15 @@ use super::outcome::{OracleErrors, StageResult, Verdict};
 use super::reference::Recordings;
 use super::witness::{Testimony, Witness};
 use super::{Event, Options};
-use crate::backend::{Backend, Device, Oracle};
-use crate::budget::{Budget, ErrorBound, Flips};
+use crate::backend::{Backend, Device, Fp64};
 use crate::case::{Case, Mode, ResolvedTolerance, ToleranceContext};
 use crate::compare::{
-    Measure, Measuring, Metrics, Spec, Statistics, compare, compare_statistics, unequal,
+    Budget, Flips, Measure, Measuring, Metrics, Spec, Statistics, compare, compare_statistics,
+    unequal,
 };
 use crate::error::Result;
 use crate::golden::{Golden, Reference};
+use crate::op::ErrorBound;
 use crate::plan::{Plan, PlanDifference, StageId};
 use crate::tensor::Tensor;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -50,7 +51,7 @@ struct ModeLane<'a, B: Backend> {
     mode: Mode,
     lane: Lane<'a, B>,
     /// The same in fp64.
-    oracle: Option<Lane<'a, Oracle>>,
+    oracle: Option<Lane<'a, Fp64>>,
 }
 
 /// A step's result in one mode.
@@ -175,7 +176,7 @@ impl<'a> Run<'a> {
             Mode::Isolated => self.recordings.full(),
             Mode::Chained | Mode::Recorded => BTreeSet::new(),
         };
-        let oracle = || Lane::new(plan, &Oracle, tokens.clone(), self.selected, &known);
+        let oracle = || Lane::new(plan, &Fp64, tokens.clone(), self.selected, &known);
         let tokens = backend.upload(tokens)?;
         Ok(ModeLane {
             mode,
@@ -402,7 +403,7 @@ impl<'a> Run<'a> {
         });
         let theirs = theirs.transpose()?;
         let theirs = theirs.as_ref().unwrap_or(sides.ours);
-        let budget = Budget::of(sides.ours, theirs, confidence);
+        let budget = Budget::new(sides.ours, theirs, confidence);
         let spec = Spec {
             budget: Some(budget.allowed()),
             ..spec
@@ -417,9 +418,9 @@ impl<'a> Run<'a> {
                     error_bound,
                 }) => {
                     let unequal = unequal(&recorded, &value)?;
-                    Flips::of(unequal, &recorded, &error_bound, &error_bound)?
+                    Flips::new(unequal, &recorded, &error_bound, &error_bound)?
                 }
-                _ => Flips::of(metrics.unequal, sides.reference, sides.ours, theirs)?,
+                _ => Flips::new(metrics.unequal, sides.reference, sides.ours, theirs)?,
             };
         }
         Ok(metrics)

@@ -8,9 +8,9 @@
 use super::lane::{Lane, Value};
 use super::reference::Recordings;
 use crate::backend::Cpu;
-use crate::budget::{Confidence, ErrorBound};
 use crate::error::Result;
 use crate::golden::Reference;
+use crate::op::{Confidence, ErrorBound};
 use crate::plan::{Plan, StageId};
 use crate::tensor::Tensor;
 use std::collections::{BTreeMap, BTreeSet};

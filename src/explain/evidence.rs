@@ -1,6 +1,6 @@
 //! How far a subgraph's result is from what was recorded.
 
-use crate::budget::Flips;
+use crate::compare::Flips;
 use crate::compare::Metrics;
 use std::fmt;
 

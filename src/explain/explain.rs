@@ -4,8 +4,8 @@ use super::catalogue::{HYPOTHESES, OBSERVATIONS};
 use super::rewrite::{Certainty, Rewrite};
 use super::{Cause, Context, Evidence, Explanation, Subgraph, hints};
 use crate::backend::HostBackend;
-use crate::budget::Confidence;
 use crate::error::Result;
+use crate::op::Confidence;
 use crate::plan::{PlanDifference, StageId};
 
 /// Most causes that are looked for at one stage.

@@ -2,7 +2,7 @@
 
 use super::Subgraph;
 use super::steps::split;
-use crate::backend::Oracle;
+use crate::backend::Fp64;
 use crate::error::{Error, Result};
 use crate::op::{self, Op};
 use crate::plan::Step;
@@ -32,7 +32,7 @@ pub(super) fn fit(subgraph: &mut Subgraph, name: &str) -> Result<()> {
         let mut trial = behind.clone();
         let param = Tensor::from_vec(&[values.len()], values.to_vec())?;
         trial.params.insert(name.to_owned(), param);
-        let result = trial.result(&Oracle)?;
+        let result = trial.result(&Fp64)?;
         Ok(result.as_slice::<f64>()?.to_vec())
     };
     let mut std = vec![0.0_f32; width];
@@ -87,7 +87,7 @@ pub(super) fn fit_line(subgraph: &mut Subgraph, weight: &str, bias: &str) -> Res
         let constant = Tensor::from_vec(&[width], vec![value; width])?;
         plain.params.insert(name.to_owned(), constant);
     }
-    let normalised = plain.result(&Oracle)?;
+    let normalised = plain.result(&Fp64)?;
     let reference = subgraph.reference.widened()?;
     let (x, y) = (normalised.as_slice::<f64>()?, reference.as_slice::<f64>()?);
     let rows = (y.len() / width) as f64;
@@ -161,7 +161,7 @@ fn behind(subgraph: &Subgraph, name: &str) -> Result<Subgraph> {
     for step in std::mem::replace(&mut behind.steps, steps) {
         let mut before = behind.clone();
         before.steps = vec![step.clone()];
-        let value = before.result(&Oracle)?;
+        let value = before.result(&Fp64)?;
         behind.given.insert(step.id, value);
     }
     Ok(behind)

@@ -2,10 +2,9 @@
 
 use super::{Evidence, rearrange};
 use crate::backend::HostBackend;
-use crate::budget::{Budget, Confidence, ErrorBound, Flips, Operand, error_bound};
-use crate::compare::{Spec, compare};
+use crate::compare::{Budget, Flips, Spec, compare};
 use crate::error::{Error, Result};
-use crate::op::Op;
+use crate::op::{Confidence, ErrorBound, Op, Operand};
 use crate::plan::{StageId, Step};
 use crate::tensor::{Tensor, with_element};
 use std::borrow::Cow;
@@ -118,7 +117,7 @@ impl Subgraph {
                         error_bound: self.uncertain.get(&param.name).filter(|_| uncertain),
                     })
                     .collect();
-                error_bound(step, &inputs, &params, &value, confidence)
+                step.error_bound(&inputs, &params, &value, confidence)
             };
             let read = |id: &StageId| ours.contains_key(id);
             if !step.op.locality().is_copy() || step.inputs.iter().any(read) {
@@ -137,14 +136,14 @@ impl Subgraph {
         let (Some(ours), Some(theirs)) = (ours.get(last), theirs.get(last)) else {
             return Err(missing("computed value"));
         };
-        let budget = Budget::of(ours, theirs, confidence);
+        let budget = Budget::new(ours, theirs, confidence);
         let spec = Spec {
             budget: Some(budget.allowed()),
             ..Spec::default()
         };
         let result = &values[last];
         let mut metrics = compare(&self.reference, result, &spec)?;
-        metrics.flips = Flips::of(metrics.unequal, result, ours, theirs)?;
+        metrics.flips = Flips::new(metrics.unequal, result, ours, theirs)?;
         Ok(Evidence::of(&metrics))
     }
 

@@ -1,7 +1,7 @@
 //! Formulas of one number as CUDA source: evaluated on names instead of numbers, with every operation
 //! written down.
 
-use crate::backend::formula::Real;
+use super::formula::Real;
 use std::cell::RefCell;
 use std::ops::{Add, Div, Mul};
 

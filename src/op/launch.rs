@@ -9,10 +9,7 @@ use crate::tensor::DType;
 /// compile.
 pub(crate) trait Launch {
     /// Whether its kernels compute in these numerics, to the letter.
-    fn gpu_implements(&self, numerics: &Numerics) -> bool;
-
-    /// What its inputs hold. Parameters hold stored values.
-    fn gpu_inputs(&self) -> Holds;
+    fn gpu_implements(&self, numerics: Numerics) -> bool;
 
     /// Sends the computation of its result to the GPU.
     fn launch(&self, gpu: &Cuda, call: &Call<'_>) -> Result<CudaArray>;
@@ -21,15 +18,6 @@ pub(crate) trait Launch {
     fn kernel_source() -> String
     where
         Self: Sized;
-}
-
-/// What an array holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Holds {
-    /// Values in the step's storage type.
-    Stored,
-    /// Token ids: integers of 32 or 64 bits.
-    Tokens,
 }
 
 /// A step to be computed, on arrays that were checked to fit it.

@@ -4,22 +4,34 @@
 //! Shapes: `b` batch, `s` positions, `h` hidden, `n` heads, `d` head dimension. All operands are in
 //! C order. Formulas say what is evaluated; a step's [`Numerics`] say in what types.
 //!
-//! An operation is added by a folder with its struct, [`Operation`] on it, and its name in the list
-//! below.
+//! An operation is added by a folder and its name in the list below. In the folder, `mod.rs` has the
+//! struct and what `Operation` asks of it, `cpu.rs` its `CpuKernel`, `fp64.rs` its `Fp64Kernel`,
+//! `bound.rs` how far a result may be off, and `cuda.rs` its `Launch`, with the kernels beside it.
+//! On the CPU, an operation that is a `Formula` of one number needs the formula alone: the rest follows
+//! from it (`element.rs`).
 
 mod activation;
 mod add;
 mod add_bias;
+mod arguments;
 mod attention_scores;
+mod bound;
 mod context;
+mod cpu;
+mod element;
 mod embedding;
+pub(crate) mod formula;
 mod formula_source;
+mod fp64;
+mod functions;
 mod gate;
 pub(crate) mod launch;
 mod layer_norm;
 mod linear;
 mod locality;
+mod norm;
 mod numerics;
+mod product;
 mod rms_norm;
 mod rotary;
 mod scale;
@@ -30,9 +42,14 @@ pub(crate) mod split_heads;
 pub use activation::Activation;
 pub use add::Add;
 pub use add_bias::AddBias;
+pub(crate) use arguments::Arguments;
 pub use attention_scores::{AlibiForm, AttentionScores};
+pub(crate) use bound::U as FP32_ROUNDOFF;
+pub use bound::{Confidence, ErrorBound, Operand};
 pub use context::Context;
+pub(crate) use cpu::CpuKernel;
 pub use embedding::Embedding;
+pub(crate) use fp64::Fp64Kernel;
 pub use gate::Gate;
 pub use layer_norm::LayerNorm;
 pub use linear::Linear;
@@ -45,18 +62,51 @@ pub use soft_cap::SoftCap;
 pub use softmax::{Mask, Softmax};
 pub use split_heads::{HeadPart, QkvLayout, SplitHeads};
 
+use crate::error::Result;
+use crate::tensor::{Float, Tensor};
+use bound::{Bounded, Evaluation};
 use launch::Launch;
 use serde::Serialize;
 use std::fmt;
 
 /// What every operation says of itself. Nothing has a default: what is forgotten does not compile.
-pub(crate) trait Operation: fmt::Display + Launch {
+pub(crate) trait Operation:
+    CpuKernel + Fp64Kernel + Bounded + Launch + fmt::Display
+{
     /// Shape of the result on inputs and parameters of these shapes; `None` if it does not apply to
     /// them.
     fn shape(&self, inputs: &[&[usize]], params: &[&[usize]]) -> Option<Vec<usize>>;
 
     /// Which elements of the inputs an element of the result depends on.
     fn locality(&self) -> Locality;
+
+    /// Whether its input is token ids, which are never widened.
+    fn reads_tokens(&self) -> bool;
+
+    /// What it computes, apart from roundings: steps with the same formulas in a row have the same
+    /// exact result.
+    fn formula(&self, divided_by: DividedBy) -> String;
+
+    /// What it is on a GPU with these kernels, and in which numerics.
+    fn on_cuda(&self, numerics: Numerics, kernels: CudaKernels) -> (Op, Numerics);
+}
+
+/// By what values are divided, against the plain ones that `transformers` shows.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct DividedBy {
+    /// The first input.
+    pub(crate) input: f32,
+    /// The result.
+    pub(crate) result: f32,
+}
+
+/// What a framework's run on a GPU has of its own.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct CudaKernels {
+    /// The order in which norms and softmax are summed.
+    pub(crate) summation: Summation,
+    /// Whether keys and values went through a key-value cache.
+    pub(crate) use_cache: bool,
 }
 
 /// The closed list of operations: an enum of their structs, and what can be asked of any of them.
@@ -77,6 +127,17 @@ macro_rules! operations {
             pub(crate) fn operation(&self) -> &dyn Operation {
                 match self {
                     $(Self::$name(operation) => operation,)*
+                }
+            }
+
+            /// The CPU's result; see [`CpuKernel::cpu`].
+            pub(crate) fn cpu<T: Float>(
+                &self,
+                arguments: &Arguments<'_>,
+                rounding: Rounding,
+            ) -> Result<Vec<T>> {
+                match self {
+                    $(Self::$name(operation) => operation.cpu(arguments, rounding),)*
                 }
             }
         }
@@ -125,6 +186,20 @@ impl Op {
     pub fn locality(&self) -> Locality {
         self.operation().locality()
     }
+
+    /// How far a correct result may be from the exact one, element by element. `output` is any correct
+    /// result; shapes were checked.
+    pub(crate) fn error_bound(
+        &self,
+        numerics: Numerics,
+        inputs: &[Operand<'_>],
+        params: &[Operand<'_>],
+        output: &Tensor,
+        confidence: Confidence,
+    ) -> Result<ErrorBound> {
+        let evaluation = Evaluation::new(numerics, inputs, params, output, confidence)?;
+        self.operation().error_bound(&evaluation)
+    }
 }
 
 impl fmt::Display for Op {
@@ -136,4 +211,10 @@ impl fmt::Display for Op {
 /// A shape with one more axis of this extent.
 fn extended(shape: &[usize], last: usize) -> Vec<usize> {
     [shape, &[last]].concat()
+}
+
+/// A scale or slope as far as frameworks agree on it, who round them on different ways: the leading
+/// digits of single precision.
+fn leading_digits(value: f32) -> String {
+    format!("{value:.4e}")
 }

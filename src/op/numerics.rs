@@ -112,6 +112,22 @@ impl Numerics {
     }
 }
 
+impl Numerics {
+    /// The same, rounded here.
+    pub(crate) fn with_rounding(self, rounding: Rounding) -> Self {
+        Self { rounding, ..self }
+    }
+
+    /// What a norm or softmax of these numerics is on a GPU, whose kernels sum in this order. One that
+    /// rounds in between is a composition of eager operations, not one kernel: it stays.
+    pub(crate) fn on_cuda(self, summation: Summation) -> Self {
+        match self.rounding {
+            Rounding::Once => Self::cuda_kernel(self.out, summation),
+            Rounding::EachOperation => self,
+        }
+    }
+}
+
 impl fmt::Display for Numerics {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let rounding = match self.rounding {

@@ -1,7 +1,7 @@
 //! A plan as a GPU's kernels compute it.
 
 use super::{Arithmetic, Plan, Step};
-use crate::op::{self, HeadPart, Numerics, Op, Rounding};
+use crate::op::CudaKernels;
 
 impl Plan {
     /// The same steps with the numerics of CUDA kernels: norms and softmax in fp32, summed in the
@@ -9,22 +9,17 @@ impl Plan {
     /// a CPU can afford; heads lie where they lay. What is rounded, and where, stays.
     #[must_use]
     pub fn on_cuda(&self, arithmetic: &Arithmetic) -> Self {
-        self.map(|step| step.on_cuda(arithmetic))
-    }
-}
-
-impl Step {
-    fn on_cuda(&self, arithmetic: &Arithmetic) -> Self {
-        let reduces = matches!(self.op, Op::LayerNorm(_) | Op::RmsNorm(_) | Op::Softmax(_));
-        let mut step = self.clone();
-        // A norm or softmax that rounds in between is a composition of eager operations, not one
-        // kernel.
-        if reduces && self.numerics.rounding == Rounding::Once {
-            step.numerics = Numerics::cuda_kernel(self.numerics.out, arithmetic.summation());
-        }
-        if let Op::SplitHeads(op::SplitHeads { part, cached, .. }) = &mut step.op {
-            *cached = arithmetic.uses_cache() && *part != HeadPart::Query;
-        }
-        step
+        let kernels = CudaKernels {
+            summation: arithmetic.summation(),
+            use_cache: arithmetic.uses_cache(),
+        };
+        self.map(|step| {
+            let (op, numerics) = step.op.operation().on_cuda(step.numerics, kernels);
+            Step {
+                op,
+                numerics,
+                ..step.clone()
+            }
+        })
     }
 }

@@ -1,9 +1,10 @@
 //! A model as plain data: the list of steps that computes it, every numeric choice spelled out.
 //!
 //! A [`Plan`] knows no device, no file and no tolerance. That two frameworks round at different
-//! places is *two plans*, and [`Plan::plan differences`] reads the differences off them.
+//! places is *two plans*, and [`Plan::differences`] reads the differences off them.
 
 mod arithmetic;
+mod error_bound;
 mod kernels;
 #[expect(clippy::module_inception, reason = "the noun of the module")]
 mod plan;

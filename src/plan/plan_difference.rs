@@ -1,7 +1,7 @@
 //! Where two plans of one model compute a stage differently.
 
 use super::{Plan, StageId, Step, Variant};
-use crate::op::{self, Op};
+use crate::op::DividedBy;
 use std::collections::{BTreeMap, HashMap};
 
 /// Two ways of computing one stage from the stages before it.
@@ -20,11 +20,12 @@ pub struct PlanDifference {
 }
 
 impl PlanDifference {
-    /// What it is, in two words.
+    /// What it is, in a few words.
     pub fn name(&self) -> &'static str {
-        match self.formula {
-            true => "computes otherwise",
-            false => "rounds elsewhere",
+        if self.formula {
+            "different formula"
+        } else {
+            "different rounding points"
         }
     }
 }
@@ -117,30 +118,10 @@ fn identity(step: &Step) -> String {
 }
 
 /// What a step computes, apart from roundings: biases are added in a step of their own, sums are
-/// whole, and scaled values are those that are scaled back. Scales and slopes are compared in single
-/// precision's leading digits, since frameworks round them on different ways.
+/// whole, and scaled values are those that are scaled back.
 fn formula(step: &Step, input_divided_by: f32) -> String {
-    let figure = |value: f32| format!("{value:.4e}");
-    match &step.op {
-        Op::Linear(op::Linear { bias, .. }) => match bias {
-            true => "product;bias;".into(),
-            false => "product;".into(),
-        },
-        Op::AddBias(op::AddBias) => "bias;".into(),
-        Op::AttentionScores(op::AttentionScores {
-            product_scale,
-            alibi_scale,
-            alibi_slopes,
-            alibi_form,
-        }) => {
-            let divided_by = step.variant.divided_by;
-            let scales = [product_scale, alibi_scale].map(|scale| figure(scale * divided_by));
-            let slopes: Vec<String> = alibi_slopes.iter().copied().map(figure).collect();
-            format!("scores {scales:?} {slopes:?} {alibi_form:?};")
-        }
-        Op::Softmax(op::Softmax { scale, mask }) => {
-            format!("softmax {} {mask:?};", figure(scale / input_divided_by))
-        }
-        op => format!("{op:?};"),
-    }
+    step.op.operation().formula(DividedBy {
+        input: input_divided_by,
+        result: step.variant.divided_by,
+    })
 }

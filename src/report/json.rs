@@ -2,7 +2,6 @@
 
 use super::summary::overall;
 use crate::backend::{Device, Gpu, Product};
-use crate::budget;
 use crate::case::Mode;
 use crate::compare::{self, Bound, StatisticsDifference};
 use crate::diff::{CaseOutcome, StageResult, Verdict};
@@ -273,7 +272,7 @@ fn evidence(evidence: &explain::Evidence) -> Evidence {
     }
 }
 
-fn flips(flips: &budget::Flips) -> Flips {
+fn flips(flips: &compare::Flips) -> Flips {
     Flips {
         observed: flips.observed,
         expected: Number(flips.expected),

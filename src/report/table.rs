@@ -1,7 +1,7 @@
 //! The table of stages that terminal and Markdown share, with its footnotes.
 
 use super::summary::{figure, short};
-use crate::budget::Flips;
+use crate::compare::Flips;
 use crate::diff::{CaseOutcome, StageResult, Verdict};
 
 /// Column headings, their cells and the footnotes they refer to.

@@ -5,7 +5,7 @@ use super::cuda::Cuda;
 use super::failure::driver;
 use crate::backend::{Backend, Device};
 use crate::error::{Error, Result};
-use crate::op::launch::{Call, Holds};
+use crate::op::launch::Call;
 use crate::plan::Step;
 use crate::tensor::{DType, Tensor, with_element};
 use bytemuck::Zeroable;
@@ -52,7 +52,7 @@ impl Backend for Cuda {
         let operation = step.op.operation();
         let dtype = step.numerics.out;
         let stored = matches!(dtype, DType::F32 | DType::F16 | DType::Bf16);
-        if !stored || !operation.gpu_implements(&step.numerics) {
+        if !stored || !operation.gpu_implements(step.numerics) {
             return Err(Error::Unsupported {
                 step: step.id.to_string(),
                 backend: "cuda",
@@ -62,8 +62,8 @@ impl Backend for Cuda {
         step.check_params(params.iter().map(|param| param.shape()))?;
         let shapes: Vec<&[usize]> = inputs.iter().map(|input| input.shape()).collect();
         let shape = step.output_shape(&shapes)?;
-        check_types(step, inputs, operation.gpu_inputs())?;
-        check_types(step, params, Holds::Stored)?;
+        check_types(step, inputs, operation.reads_tokens())?;
+        check_types(step, params, false)?;
         let call = Call {
             step: &step.id.to_string(),
             numerics: &step.numerics,
@@ -76,19 +76,23 @@ impl Backend for Cuda {
 }
 
 /// Refuses arrays of other types than the step's: kernels read what they are told to.
-fn check_types(step: &Step, arrays: &[&CudaArray], wanted: Holds) -> Result<()> {
+fn check_types(step: &Step, arrays: &[&CudaArray], tokens: bool) -> Result<()> {
     let stored = step.numerics.out;
-    let fits = |dtype| match wanted {
-        Holds::Tokens => matches!(dtype, DType::I64 | DType::I32),
-        Holds::Stored => dtype == stored,
+    let fits = |dtype| {
+        if tokens {
+            matches!(dtype, DType::I64 | DType::I32)
+        } else {
+            dtype == stored
+        }
     };
     match arrays.iter().find(|array| !fits(array.dtype)) {
         None => Ok(()),
         Some(wrong) => Err(Error::Mismatch {
             at: step.id.to_string(),
-            expected: match wanted {
-                Holds::Tokens => "token ids of int64 or int32".into(),
-                Holds::Stored => format!("{stored} elements"),
+            expected: if tokens {
+                "token ids of int64 or int32".into()
+            } else {
+                format!("{stored} elements")
             },
             found: wrong.dtype.to_string(),
         }),

@@ -1,6 +1,6 @@
 //! A factor that the reference's values have and the candidate's have not.
 
-use crate::backend::Oracle;
+use crate::backend::Fp64;
 use crate::error::Result;
 use crate::explain::context::Context;
 use crate::explain::rewrite::{Certainty, Rewrite};
@@ -21,7 +21,7 @@ pub(super) fn rewrites<'a>(context: &Context<'a>) -> Result<Vec<Rewrite<'a>>> {
         "the reference's values are the model's times one factor",
         "with that factor, fitted to the reference",
         |subgraph| {
-            let found = subgraph.result(&Oracle)?.widened()?;
+            let found = subgraph.result(&Fp64)?.widened()?;
             let reference = subgraph.reference.widened()?;
             let pairs = found
                 .as_slice::<f64>()?

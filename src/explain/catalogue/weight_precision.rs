@@ -1,11 +1,11 @@
 //! Weights that went through a narrower type: the candidate's, which then hold few different
 //! values, or the reference's.
 
-use crate::budget::ErrorBound;
 use crate::error::Result;
 use crate::explain::context::Context;
 use crate::explain::rearrange::cast;
 use crate::explain::rewrite::{Certainty, Rewrite};
+use crate::op::ErrorBound;
 use crate::tensor::{DType, Tensor};
 use std::collections::BTreeSet;
 

@@ -2,22 +2,18 @@
 
 use super::Activation;
 use crate::backend::cuda::{Arg, Cuda, CudaArray, Kernel, Source};
-use crate::backend::formula;
 use crate::error::Result;
 use crate::op::Numerics;
+use crate::op::formula::Formula;
 use crate::op::formula_source::formula_source;
-use crate::op::launch::{Call, Holds, Launch};
+use crate::op::launch::{Call, Launch};
 
 const SOURCE: Source = Source::new(include_str!("activation.cu"));
 const KERNEL: Kernel = SOURCE.kernel("activation");
 
 impl Launch for Activation {
-    fn gpu_implements(&self, numerics: &Numerics) -> bool {
-        *numerics == Numerics::elementwise(numerics.out, numerics.rounding)
-    }
-
-    fn gpu_inputs(&self) -> Holds {
-        Holds::Stored
+    fn gpu_implements(&self, numerics: Numerics) -> bool {
+        numerics == Numerics::elementwise(numerics.out, numerics.rounding)
     }
 
     fn launch(&self, gpu: &Cuda, call: &Call<'_>) -> Result<CudaArray> {
@@ -28,7 +24,7 @@ impl Launch for Activation {
     fn kernel_source() -> String {
         let functions = Activation::ALL.map(|activation| {
             let name = format!("{activation:?}");
-            formula_source(&name, ["x"], |[x]| formula::activation(activation, x))
+            formula_source(&name, ["x"], |[x]| activation.evaluate(x))
         });
         let cases = Activation::ALL.map(|activation| {
             let number = activation as i32;

@@ -2,7 +2,8 @@
 
 mod cuda;
 
-use super::{Locality, Operation};
+use super::formula::{Formula, Real};
+use super::{CudaKernels, DividedBy, Locality, Numerics, Op, Operation};
 use serde::Serialize;
 use std::fmt;
 
@@ -38,6 +39,40 @@ impl Activation {
     ];
 }
 
+impl Formula for Activation {
+    #[inline(always)]
+    #[expect(
+        clippy::excessive_precision,
+        reason = "the constant as the frameworks write it"
+    )]
+    fn evaluate<R: Real>(&self, x: R) -> R {
+        let constant = R::constant;
+        match self {
+            Self::BloomGelu => {
+                let half = x * constant(0.5);
+                let scaled = constant(0.797_884_56) * x;
+                let cubic = constant(0.044_715) * x * x;
+                let inner = scaled * (constant(1.0) + cubic);
+                half * (constant(1.0) + inner.tanh())
+            }
+            Self::Gelu => {
+                let inner = x * constant(std::f32::consts::FRAC_1_SQRT_2);
+                x * constant(0.5) * (constant(1.0) + inner.erf())
+            }
+            Self::QuickGelu => x * sigmoid(constant(1.702) * x),
+            // One division, as torch's kernel has it.
+            Self::Silu => x / (constant(1.0) + (constant(-1.0) * x).exp()),
+            Self::Relu => x.positive(),
+            Self::ReluSquared => x.positive() * x.positive(),
+        }
+    }
+}
+
+#[inline(always)]
+fn sigmoid<R: Real>(x: R) -> R {
+    R::constant(1.0) / (R::constant(1.0) + (R::constant(-1.0) * x).exp())
+}
+
 impl Operation for Activation {
     fn shape(&self, inputs: &[&[usize]], params: &[&[usize]]) -> Option<Vec<usize>> {
         match (inputs, params) {
@@ -48,6 +83,18 @@ impl Operation for Activation {
 
     fn locality(&self) -> Locality {
         Locality::Element
+    }
+
+    fn reads_tokens(&self) -> bool {
+        false
+    }
+
+    fn formula(&self, _: DividedBy) -> String {
+        format!("activation {self:?};")
+    }
+
+    fn on_cuda(&self, numerics: Numerics, _: CudaKernels) -> (Op, Numerics) {
+        ((*self).into(), numerics)
     }
 }
 
@@ -61,5 +108,29 @@ impl fmt::Display for Activation {
             Self::Relu => "relu",
             Self::ReluSquared => "relu²",
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn activations_have_their_known_values() {
+        // At 1 and −1; erf(1/√2) = 0.682689, σ(1) = 0.731059, σ(1.702) = 0.845796.
+        for (function, at_one, at_minus_one) in [
+            (Activation::BloomGelu, 0.841_192, -0.158_808),
+            (Activation::Gelu, 0.841_345, -0.158_655),
+            (Activation::QuickGelu, 0.845_796, -0.154_204),
+            (Activation::Silu, 0.731_059, -0.268_941),
+            (Activation::Relu, 1.0, 0.0),
+            (Activation::ReluSquared, 1.0, 0.0),
+        ] {
+            approx::assert_abs_diff_eq!(function.evaluate(1.0_f64), at_one, epsilon = 1e-6);
+            let found = function.evaluate(-1.0_f64);
+            approx::assert_abs_diff_eq!(found, at_minus_one, epsilon = 1e-6);
+            let narrow = f64::from(function.evaluate(-1.0_f32));
+            approx::assert_abs_diff_eq!(narrow, found, epsilon = 1e-7);
+        }
     }
 }

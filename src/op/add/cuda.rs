@@ -4,18 +4,14 @@ use super::Add;
 use crate::backend::cuda::{Cuda, CudaArray, Kernel, Source};
 use crate::error::Result;
 use crate::op::Numerics;
-use crate::op::launch::{Call, Holds, Launch};
+use crate::op::launch::{Call, Launch};
 
 const SOURCE: Source = Source::new(include_str!("add.cu"));
 const KERNEL: Kernel = SOURCE.kernel("add");
 
 impl Launch for Add {
-    fn gpu_implements(&self, numerics: &Numerics) -> bool {
-        *numerics == Numerics::elementwise(numerics.out, numerics.rounding)
-    }
-
-    fn gpu_inputs(&self) -> Holds {
-        Holds::Stored
+    fn gpu_implements(&self, numerics: Numerics) -> bool {
+        numerics == Numerics::elementwise(numerics.out, numerics.rounding)
     }
 
     fn launch(&self, gpu: &Cuda, call: &Call<'_>) -> Result<CudaArray> {

@@ -1,10 +1,13 @@
 //! Sums of two values.
 
+mod bound;
+mod cpu;
 mod cuda;
+mod fp64;
 
-pub(crate) use cuda::add;
+pub(super) use cuda::add;
 
-use super::{Locality, Operation};
+use super::{CudaKernels, DividedBy, Locality, Numerics, Op, Operation};
 use serde::Serialize;
 use std::fmt;
 
@@ -22,6 +25,18 @@ impl Operation for Add {
 
     fn locality(&self) -> Locality {
         Locality::Element
+    }
+
+    fn reads_tokens(&self) -> bool {
+        false
+    }
+
+    fn formula(&self, _: DividedBy) -> String {
+        format!("{self:?};")
+    }
+
+    fn on_cuda(&self, numerics: Numerics, _: CudaKernels) -> (Op, Numerics) {
+        ((*self).into(), numerics)
     }
 }
 

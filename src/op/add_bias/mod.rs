@@ -1,8 +1,11 @@
 //! Biases that are added by a step of their own.
 
+mod bound;
+mod cpu;
 mod cuda;
+mod fp64;
 
-use super::{Locality, Operation};
+use super::{CudaKernels, DividedBy, Locality, Numerics, Op, Operation};
 use serde::Serialize;
 use std::fmt;
 
@@ -20,6 +23,18 @@ impl Operation for AddBias {
 
     fn locality(&self) -> Locality {
         Locality::Column
+    }
+
+    fn reads_tokens(&self) -> bool {
+        false
+    }
+
+    fn formula(&self, _: DividedBy) -> String {
+        "bias;".into()
+    }
+
+    fn on_cuda(&self, numerics: Numerics, _: CudaKernels) -> (Op, Numerics) {
+        ((*self).into(), numerics)
     }
 }
 

@@ -4,18 +4,14 @@ use super::{AlibiForm, AttentionScores};
 use crate::backend::cuda::{Arg, Cuda, CudaArray, Gemm, Grid, Kernel, Operand, Source};
 use crate::error::Result;
 use crate::op::Numerics;
-use crate::op::launch::{Call, Holds, Launch};
+use crate::op::launch::{Call, Launch};
 
 const SOURCE: Source = Source::new(include_str!("alibi.cu"));
 const ALIBI: Kernel = SOURCE.kernel("alibi");
 
 impl Launch for AttentionScores {
-    fn gpu_implements(&self, numerics: &Numerics) -> bool {
-        *numerics == Numerics::product(numerics.out)
-    }
-
-    fn gpu_inputs(&self) -> Holds {
-        Holds::Stored
+    fn gpu_implements(&self, numerics: Numerics) -> bool {
+        numerics == Numerics::product(numerics.out)
     }
 
     /// PyTorch's `baddbmm`: the ALiBi bias is the result that the product is added to.

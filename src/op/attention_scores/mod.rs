@@ -1,8 +1,11 @@
 //! Attention scores.
 
+mod bound;
+mod cpu;
 mod cuda;
+mod fp64;
 
-use super::{Locality, Operation};
+use super::{CudaKernels, DividedBy, Locality, Numerics, Op, Operation, leading_digits};
 use serde::Serialize;
 use std::fmt;
 
@@ -52,6 +55,22 @@ impl Operation for AttentionScores {
 
     fn locality(&self) -> Locality {
         Locality::Sequence
+    }
+
+    fn reads_tokens(&self) -> bool {
+        false
+    }
+
+    fn formula(&self, divided_by: DividedBy) -> String {
+        let scales = [self.product_scale, self.alibi_scale];
+        let scales = scales.map(|scale| leading_digits(scale * divided_by.result));
+        let slopes = self.alibi_slopes.iter().copied().map(leading_digits);
+        let slopes: Vec<String> = slopes.collect();
+        format!("scores {scales:?} {slopes:?} {:?};", self.alibi_form)
+    }
+
+    fn on_cuda(&self, numerics: Numerics, _: CudaKernels) -> (Op, Numerics) {
+        (self.clone().into(), numerics)
     }
 }
 

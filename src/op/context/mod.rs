@@ -1,8 +1,11 @@
 //! Values weighted by probabilities.
 
+mod bound;
+mod cpu;
 mod cuda;
+mod fp64;
 
-use super::{Locality, Operation};
+use super::{CudaKernels, DividedBy, Locality, Numerics, Op, Operation};
 use serde::Serialize;
 use std::fmt;
 
@@ -23,6 +26,18 @@ impl Operation for Context {
 
     fn locality(&self) -> Locality {
         Locality::Sequence
+    }
+
+    fn reads_tokens(&self) -> bool {
+        false
+    }
+
+    fn formula(&self, _: DividedBy) -> String {
+        format!("{self:?};")
+    }
+
+    fn on_cuda(&self, numerics: Numerics, _: CudaKernels) -> (Op, Numerics) {
+        ((*self).into(), numerics)
     }
 }
 

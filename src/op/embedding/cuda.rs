@@ -5,19 +5,15 @@ use crate::backend::Backend;
 use crate::backend::cuda::{Arg, Cuda, CudaArray, Grid, Kernel, Source};
 use crate::error::{Error, Result};
 use crate::op::Numerics;
-use crate::op::launch::{Call, Holds, Launch};
+use crate::op::launch::{Call, Launch};
 use crate::tensor::{Element, Tensor, with_element};
 
 const SOURCE: Source = Source::new(include_str!("embedding.cu"));
 const KERNEL: Kernel = SOURCE.kernel("embedding");
 
 impl Launch for Embedding {
-    fn gpu_implements(&self, _: &Numerics) -> bool {
+    fn gpu_implements(&self, _: Numerics) -> bool {
         true
-    }
-
-    fn gpu_inputs(&self) -> Holds {
-        Holds::Tokens
     }
 
     fn launch(&self, gpu: &Cuda, call: &Call<'_>) -> Result<CudaArray> {

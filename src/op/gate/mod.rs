@@ -1,9 +1,11 @@
 //! Gated layers.
 
+mod bound;
+mod cpu;
 mod cuda;
+mod fp64;
 
-use super::Activation;
-use super::{Locality, Operation};
+use super::{Activation, CudaKernels, DividedBy, Locality, Numerics, Op, Operation};
 use serde::Serialize;
 use std::fmt;
 
@@ -24,6 +26,18 @@ impl Operation for Gate {
 
     fn locality(&self) -> Locality {
         Locality::Element
+    }
+
+    fn reads_tokens(&self) -> bool {
+        false
+    }
+
+    fn formula(&self, _: DividedBy) -> String {
+        format!("{self:?};")
+    }
+
+    fn on_cuda(&self, numerics: Numerics, _: CudaKernels) -> (Op, Numerics) {
+        ((*self).into(), numerics)
     }
 }
 

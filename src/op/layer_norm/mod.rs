@@ -1,10 +1,12 @@
 //! LayerNorm (Ba et al. 2016).
 
+mod bound;
+mod cpu;
 mod cuda;
+mod fp64;
 
-pub(super) use cuda::{MOST_COLUMNS, norm};
-
-use super::{Locality, Operation};
+use super::norm::Norm;
+use super::{CudaKernels, DividedBy, Locality, Numerics, Op, Operation};
 use serde::Serialize;
 use std::fmt;
 
@@ -14,6 +16,15 @@ use std::fmt;
 pub struct LayerNorm {
     /// Added to the variance.
     pub eps: f64,
+}
+
+impl LayerNorm {
+    fn norm(self) -> Norm {
+        Norm {
+            eps: self.eps,
+            centred: true,
+        }
+    }
 }
 
 impl Operation for LayerNorm {
@@ -28,6 +39,18 @@ impl Operation for LayerNorm {
 
     fn locality(&self) -> Locality {
         Locality::Row
+    }
+
+    fn reads_tokens(&self) -> bool {
+        false
+    }
+
+    fn formula(&self, _: DividedBy) -> String {
+        format!("{self:?};")
+    }
+
+    fn on_cuda(&self, numerics: Numerics, kernels: CudaKernels) -> (Op, Numerics) {
+        ((*self).into(), numerics.on_cuda(kernels.summation))
     }
 }
 

@@ -5,18 +5,14 @@ use crate::backend::cuda::{Arg, Cuda, CudaArray, Gemm, Grid, Kernel, Operand, So
 use crate::error::Result;
 use crate::op::Numerics;
 use crate::op::add::add;
-use crate::op::launch::{Call, Holds, Launch};
+use crate::op::launch::{Call, Launch};
 
 const SOURCE: Source = Source::new(include_str!("fill_rows.cu"));
 const FILL_ROWS: Kernel = SOURCE.kernel("fill_rows");
 
 impl Launch for Linear {
-    fn gpu_implements(&self, numerics: &Numerics) -> bool {
-        *numerics == Numerics::product(numerics.out)
-    }
-
-    fn gpu_inputs(&self) -> Holds {
-        Holds::Stored
+    fn gpu_implements(&self, numerics: Numerics) -> bool {
+        numerics == Numerics::product(numerics.out)
     }
 
     fn launch(&self, gpu: &Cuda, call: &Call<'_>) -> Result<CudaArray> {

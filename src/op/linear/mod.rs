@@ -1,9 +1,11 @@
 //! Products with a weight.
 
+mod bound;
+mod cpu;
 mod cuda;
+mod fp64;
 
-use super::extended;
-use super::{Locality, Operation};
+use super::{CudaKernels, DividedBy, Locality, Numerics, Op, Operation, extended};
 use serde::Serialize;
 use std::fmt;
 
@@ -36,6 +38,19 @@ impl Operation for Linear {
 
     fn locality(&self) -> Locality {
         Locality::Row
+    }
+
+    fn reads_tokens(&self) -> bool {
+        false
+    }
+
+    fn formula(&self, _: DividedBy) -> String {
+        let bias = if self.bias { "bias;" } else { "" };
+        format!("product;{bias}")
+    }
+
+    fn on_cuda(&self, numerics: Numerics, _: CudaKernels) -> (Op, Numerics) {
+        ((*self).into(), numerics)
     }
 }
 

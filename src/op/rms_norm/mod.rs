@@ -1,8 +1,12 @@
 //! RMSNorm (Zhang & Sennrich 2019).
 
+mod bound;
+mod cpu;
 mod cuda;
+mod fp64;
 
-use super::{Locality, Operation};
+use super::norm::Norm;
+use super::{CudaKernels, DividedBy, Locality, Numerics, Op, Operation};
 use serde::Serialize;
 use std::fmt;
 
@@ -12,6 +16,15 @@ use std::fmt;
 pub struct RmsNorm {
     /// Added to the mean square.
     pub eps: f64,
+}
+
+impl RmsNorm {
+    fn norm(self) -> Norm {
+        Norm {
+            eps: self.eps,
+            centred: false,
+        }
+    }
 }
 
 impl Operation for RmsNorm {
@@ -27,6 +40,18 @@ impl Operation for RmsNorm {
 
     fn locality(&self) -> Locality {
         Locality::Row
+    }
+
+    fn reads_tokens(&self) -> bool {
+        false
+    }
+
+    fn formula(&self, _: DividedBy) -> String {
+        format!("{self:?};")
+    }
+
+    fn on_cuda(&self, numerics: Numerics, kernels: CudaKernels) -> (Op, Numerics) {
+        ((*self).into(), numerics.on_cuda(kernels.summation))
     }
 }
 

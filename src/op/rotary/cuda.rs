@@ -4,18 +4,14 @@ use super::{Rotary, RotaryPairs};
 use crate::backend::cuda::{Arg, Cuda, CudaArray, Grid, Kernel, Source};
 use crate::error::Result;
 use crate::op::Numerics;
-use crate::op::launch::{Call, Holds, Launch};
+use crate::op::launch::{Call, Launch};
 
 const SOURCE: Source = Source::new(include_str!("rotary.cu"));
 const KERNEL: Kernel = SOURCE.kernel("rotary");
 
 impl Launch for Rotary {
-    fn gpu_implements(&self, numerics: &Numerics) -> bool {
-        *numerics == Numerics::elementwise(numerics.out, numerics.rounding)
-    }
-
-    fn gpu_inputs(&self) -> Holds {
-        Holds::Stored
+    fn gpu_implements(&self, numerics: Numerics) -> bool {
+        numerics == Numerics::elementwise(numerics.out, numerics.rounding)
     }
 
     fn launch(&self, gpu: &Cuda, call: &Call<'_>) -> Result<CudaArray> {

@@ -1,8 +1,11 @@
 //! Rotary position embeddings (Su et al. 2021, "RoFormer").
 
+mod bound;
+mod cpu;
 mod cuda;
+mod fp64;
 
-use super::{Locality, Operation};
+use super::{CudaKernels, DividedBy, Locality, Numerics, Op, Operation};
 use serde::Serialize;
 use std::fmt;
 
@@ -85,6 +88,18 @@ impl Operation for Rotary {
 
     fn locality(&self) -> Locality {
         Locality::Head
+    }
+
+    fn reads_tokens(&self) -> bool {
+        false
+    }
+
+    fn formula(&self, _: DividedBy) -> String {
+        format!("{self:?};")
+    }
+
+    fn on_cuda(&self, numerics: Numerics, _: CudaKernels) -> (Op, Numerics) {
+        ((*self).into(), numerics)
     }
 }
 

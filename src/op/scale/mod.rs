@@ -2,7 +2,8 @@
 
 mod cuda;
 
-use super::{Locality, Operation};
+use super::formula::{Formula, Real};
+use super::{CudaKernels, DividedBy, Locality, Numerics, Op, Operation};
 use serde::Serialize;
 use std::fmt;
 
@@ -11,6 +12,13 @@ use std::fmt;
 pub struct Scale {
     /// What every element is multiplied by.
     pub factor: f32,
+}
+
+impl Formula for Scale {
+    #[inline(always)]
+    fn evaluate<R: Real>(&self, x: R) -> R {
+        R::constant(self.factor) * x
+    }
 }
 
 impl Operation for Scale {
@@ -23,6 +31,18 @@ impl Operation for Scale {
 
     fn locality(&self) -> Locality {
         Locality::Element
+    }
+
+    fn reads_tokens(&self) -> bool {
+        false
+    }
+
+    fn formula(&self, _: DividedBy) -> String {
+        format!("{self:?};")
+    }
+
+    fn on_cuda(&self, numerics: Numerics, _: CudaKernels) -> (Op, Numerics) {
+        ((*self).into(), numerics)
     }
 }
 

@@ -1,23 +1,18 @@
 //! Soft caps on a GPU.
 
-use super::SoftCap;
+use super::{SoftCap, soft_cap};
 use crate::backend::cuda::{Cuda, CudaArray, Kernel, Source};
-use crate::backend::formula;
 use crate::error::Result;
 use crate::op::Numerics;
 use crate::op::formula_source::formula_source;
-use crate::op::launch::{Call, Holds, Launch};
+use crate::op::launch::{Call, Launch};
 
 const SOURCE: Source = Source::new(include_str!("soft_cap.cu"));
 const KERNEL: Kernel = SOURCE.kernel("soft_cap");
 
 impl Launch for SoftCap {
-    fn gpu_implements(&self, numerics: &Numerics) -> bool {
-        *numerics == Numerics::elementwise(numerics.out, numerics.rounding)
-    }
-
-    fn gpu_inputs(&self) -> Holds {
-        Holds::Stored
+    fn gpu_implements(&self, numerics: Numerics) -> bool {
+        numerics == Numerics::elementwise(numerics.out, numerics.rounding)
     }
 
     fn launch(&self, gpu: &Cuda, call: &Call<'_>) -> Result<CudaArray> {
@@ -25,9 +20,7 @@ impl Launch for SoftCap {
     }
 
     fn kernel_source() -> String {
-        let formula = formula_source("soft_cap", ["cap", "x"], |[cap, x]| {
-            formula::soft_cap(cap, x)
-        });
+        let formula = formula_source("soft_cap", ["cap", "x"], |[cap, x]| soft_cap(cap, x));
         formula + SOURCE.text()
     }
 }

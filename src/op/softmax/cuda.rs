@@ -3,7 +3,7 @@
 use super::{Mask, Softmax};
 use crate::backend::cuda::{Arg, Cuda, CudaArray, Grid, Kernel, Source};
 use crate::error::Result;
-use crate::op::launch::{Call, Holds, Launch};
+use crate::op::launch::{Call, Launch};
 use crate::op::{Numerics, Summation};
 use crate::tensor::DType;
 
@@ -14,12 +14,8 @@ const MEGATRON: Source = Source::new(include_str!("megatron_softmax.cu"));
 const MEGATRON_WARP: Kernel = MEGATRON.kernel("megatron_softmax");
 
 impl Launch for Softmax {
-    fn gpu_implements(&self, numerics: &Numerics) -> bool {
+    fn gpu_implements(&self, numerics: Numerics) -> bool {
         numerics.is_of_cuda_kernel()
-    }
-
-    fn gpu_inputs(&self) -> Holds {
-        Holds::Stored
     }
 
     fn launch(&self, gpu: &Cuda, call: &Call<'_>) -> Result<CudaArray> {

@@ -1,8 +1,11 @@
 //! Softmax over the keys that a query sees.
 
+mod bound;
+mod cpu;
 mod cuda;
+mod fp64;
 
-use super::{Locality, Operation};
+use super::{CudaKernels, DividedBy, Locality, Numerics, Op, Operation, leading_digits};
 use serde::Serialize;
 use std::fmt;
 
@@ -54,6 +57,19 @@ impl Operation for Softmax {
 
     fn locality(&self) -> Locality {
         Locality::Head
+    }
+
+    fn reads_tokens(&self) -> bool {
+        false
+    }
+
+    fn formula(&self, divided_by: DividedBy) -> String {
+        let scale = leading_digits(self.scale / divided_by.input);
+        format!("softmax {scale} {:?};", self.mask)
+    }
+
+    fn on_cuda(&self, numerics: Numerics, kernels: CudaKernels) -> (Op, Numerics) {
+        ((*self).into(), numerics.on_cuda(kernels.summation))
     }
 }
 

@@ -4,18 +4,14 @@ use super::{HeadPart, QkvLayout, SplitHeads};
 use crate::backend::cuda::{Arg, Cuda, CudaArray, Grid, Kernel, Layout, Source};
 use crate::error::Result;
 use crate::op::Numerics;
-use crate::op::launch::{Call, Holds, Launch};
+use crate::op::launch::{Call, Launch};
 
 const SOURCE: Source = Source::new(include_str!("split_heads.cu"));
 const KERNEL: Kernel = SOURCE.kernel("split_heads");
 
 impl Launch for SplitHeads {
-    fn gpu_implements(&self, _: &Numerics) -> bool {
+    fn gpu_implements(&self, _: Numerics) -> bool {
         true
-    }
-
-    fn gpu_inputs(&self) -> Holds {
-        Holds::Stored
     }
 
     /// The heads of one sequence, or of one position of several, are left where they are, as PyTorch's

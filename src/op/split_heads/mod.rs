@@ -1,10 +1,15 @@
 //! Heads out of a fused projection.
 
+mod bound;
+mod cpu;
 mod cuda;
+mod fp64;
 
 pub(crate) use cuda::copied;
 
-use super::{Locality, Operation};
+use super::{CudaKernels, DividedBy, Locality, Numerics, Op, Operation};
+use crate::tensor::Element;
+use ndarray::{ArrayViewD, Axis};
 use serde::Serialize;
 use std::fmt;
 
@@ -43,6 +48,20 @@ pub enum QkvLayout {
     PerHead,
 }
 
+impl SplitHeads {
+    /// The part of every head, copied.
+    fn split<T: Element>(&self, fused: ArrayViewD<'_, T>) -> Vec<T> {
+        let (batch, positions) = (fused.shape()[0], fused.shape()[1]);
+        let head_dim = fused.shape()[2] / (3 * self.heads);
+        let QkvLayout::PerHead = self.layout;
+        let split = fused
+            .into_shape_with_order((batch, positions, self.heads, 3, head_dim))
+            .expect("the step's shape was checked");
+        let part = split.index_axis_move(Axis(3), self.part as usize);
+        part.permuted_axes([0, 2, 1, 3]).iter().copied().collect()
+    }
+}
+
 impl Operation for SplitHeads {
     fn shape(&self, inputs: &[&[usize]], params: &[&[usize]]) -> Option<Vec<usize>> {
         match (inputs, params) {
@@ -57,6 +76,19 @@ impl Operation for SplitHeads {
 
     fn locality(&self) -> Locality {
         Locality::Copy
+    }
+
+    fn reads_tokens(&self) -> bool {
+        false
+    }
+
+    fn formula(&self, _: DividedBy) -> String {
+        format!("{self:?};")
+    }
+
+    fn on_cuda(&self, numerics: Numerics, kernels: CudaKernels) -> (Op, Numerics) {
+        let cached = kernels.use_cache && self.part != HeadPart::Query;
+        (Self { cached, ..*self }.into(), numerics)
     }
 }
 

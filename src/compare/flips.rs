@@ -1,0 +1,169 @@
+//! Mismatch counts: how many half-precision elements two correct implementations disagree on.
+
+use crate::error::Result;
+use crate::op::{ErrorBound, FP32_ROUNDOFF};
+use crate::tensor::{DType, Float, Tensor, with_float};
+use rayon::prelude::*;
+
+/// Elements a thread takes at a time.
+const CHUNK: usize = 1 << 14;
+
+/// The elements of a half-precision value on which two sides that round at the same places
+/// disagree, against how many that would be by chance.
+///
+/// Before the rounding the sides differ by `d`, normally distributed with the standard deviations `s₁`
+/// and `s₂` of both; a rounding boundary lies between them with the probability `E|d| / ulp`,
+/// `E|d| = √(2/π)·√(s₁² + s₂²)`. A rounding keeps the mean of `|d|`, so that this holds behind
+/// several roundings, too. Standard deviations are upper estimates, and every element is given one
+/// more unit roundoff of fp32: what is expected is more than what is seen of correct implementations.
+/// The probability allows for errors that the elements of a row share.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Flips {
+    /// Elements that differ.
+    pub observed: usize,
+    /// Elements there are.
+    pub elements: usize,
+    /// Elements expected to differ.
+    pub expected: f64,
+    /// Common logarithm of the probability that as many or more differ by chance (Poisson, of a mean
+    /// that allows for rows of one error).
+    pub log10_p: f64,
+}
+
+impl Flips {
+    /// Holds a count against the error bounds of both sides; `None` if the value is not stored in a
+    /// half type.
+    ///
+    /// # Errors
+    /// None for floating values.
+    pub fn new(
+        observed: usize,
+        value: &Tensor,
+        ours: &ErrorBound,
+        theirs: &ErrorBound,
+    ) -> Result<Option<Self>> {
+        let expected = with_float!(value.dtype(), T => {
+            if !value.dtype().is_half() {
+                return Ok(None);
+            }
+            let chunks = value.as_slice::<T>()?.par_chunks(CHUNK);
+            let stds = ours.std.par_chunks(CHUNK).zip(theirs.std.par_chunks(CHUNK));
+            let sums: Vec<f64> = chunks
+                .zip(stds)
+                .map(|(values, (ours, theirs))| {
+                    let each = values.iter().zip(ours.iter().zip(theirs));
+                    each.map(|(value, (a, b))| chance::<T>(*value, (*a).into(), (*b).into())).sum()
+                })
+                .collect();
+            sums.iter().sum::<f64>()
+        }, else return Ok(None));
+        Ok(Some(Self {
+            observed,
+            elements: value.len(),
+            expected,
+            log10_p: poisson_tail(observed, expected * dispersion(value)),
+        }))
+    }
+
+    /// Share of the elements that differ.
+    pub fn fraction(&self) -> f64 {
+        self.observed as f64 / self.elements.max(1) as f64
+    }
+
+    /// Share of the elements expected to differ.
+    pub fn expected_fraction(&self) -> f64 {
+        self.expected / self.elements.max(1) as f64
+    }
+}
+
+fn chance<T: Float>(value: T, ours: f64, theirs: f64) -> f64 {
+    let magnitude = f64::from(value.to_f32().abs());
+    let distance = (std::f64::consts::FRAC_2_PI * (ours * ours + theirs * theirs)).sqrt();
+    let chance = (distance + FP32_ROUNDOFF * magnitude) / ulp(T::DTYPE, magnitude);
+    // What is not finite is judged elsewhere.
+    if chance.is_finite() {
+        chance.min(1.0)
+    } else {
+        0.0
+    }
+}
+
+/// Spacing of the numbers of a half type around a magnitude.
+fn ulp(dtype: DType, magnitude: f64) -> f64 {
+    let (unit, least) = match dtype {
+        DType::F16 => (2_f64.powi(-10), 2_f64.powi(-14)),
+        _ => (2_f64.powi(-7), f64::from(f32::MIN_POSITIVE)),
+    };
+    // The power of two at or below: the number without its mantissa.
+    let power = f64::from_bits(magnitude.max(least).to_bits() & (0x7ff << 52));
+    unit * power
+}
+
+/// By how much more than expected may differ because errors of a row have one source (a norm's scale,
+/// a softmax's sum): a row's mismatches go with the magnitude of one normally distributed error, whose
+/// 1e-6 quantile is 6 times its mean; over independent rows that evens out.
+fn dispersion(value: &Tensor) -> f64 {
+    let rows = value.len().checked_div(value.row_len()).unwrap_or(1);
+    1.0 + 5.0 / (rows.max(1) as f64).sqrt()
+}
+
+/// Common logarithm of `P(X ≥ count)` for a Poisson variable with this mean.
+fn poisson_tail(count: usize, mean: f64) -> f64 {
+    let n = count as f64;
+    if count == 0 {
+        return 0.0;
+    }
+    if mean <= 0.0 {
+        return f64::NEG_INFINITY;
+    }
+    if n <= mean {
+        // At or below the mean nothing is improbable: at least about a half.
+        return 0.0;
+    }
+    // P(count) times 1 + mean/(count+1) + …, which falls at least geometrically.
+    let (mut term, mut sum, mut next) = (1.0, 1.0, n + 1.0);
+    while term > 1e-16 * sum {
+        term *= mean / next;
+        sum += term;
+        next += 1.0;
+    }
+    let log = n * mean.ln() - mean - libm::lgamma(n + 1.0) + f64::ln(sum);
+    (log / std::f64::consts::LN_10).min(0.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use half::{bf16, f16};
+
+    #[test]
+    fn tails_are_those_of_the_tables() {
+        // P(X ≥ 1 | 0.5) = 1 − e^−0.5; P(X ≥ 10 | 3) = 0.00110249; P(X ≥ 1 | 1e-9) = 1e-9.
+        for (count, mean, p) in [
+            (1, 0.5, 0.393_469),
+            (10, 3.0, 0.001_102_49),
+            (1, 1e-9, 1e-9),
+        ] {
+            let expected = f64::log10(p);
+            approx::assert_abs_diff_eq!(poisson_tail(count, mean), expected, epsilon = 1e-5);
+        }
+        assert_eq!(poisson_tail(0, 0.0), 0.0);
+        assert_eq!(poisson_tail(3, 7.0), 0.0);
+        assert_eq!(poisson_tail(1, 0.0), f64::NEG_INFINITY);
+        assert!(poisson_tail(1_000_000, 10.0) < -4e6);
+    }
+
+    #[test]
+    fn spacings_are_the_distance_to_the_next_number() {
+        for value in [1.0_f32, 1.5, 2.0, 3e-3, 60000.0, 1e-6] {
+            let half = f16::from_f32(value);
+            let next = f16::from_bits(half.to_bits() + 1);
+            let expected = f64::from(next) - f64::from(half);
+            assert_eq!(ulp(DType::F16, half.into()), expected, "{value}");
+            let brain = bf16::from_f32(value);
+            let next = bf16::from_bits(brain.to_bits() + 1);
+            let expected = f64::from(next) - f64::from(brain);
+            assert_eq!(ulp(DType::Bf16, brain.into()), expected, "{value}");
+        }
+    }
+}

@@ -1,0 +1,29 @@
+//! What an operation is applied to.
+
+use crate::error::Result;
+use crate::tensor::{Element, Tensor};
+
+/// Inputs and parameters, in the order the operation names them. Their shapes were checked.
+#[derive(Clone, Copy)]
+pub(crate) struct Arguments<'a> {
+    pub(crate) inputs: &'a [&'a Tensor],
+    pub(crate) params: &'a [&'a Tensor],
+}
+
+impl<'a> Arguments<'a> {
+    /// The elements of an input.
+    pub(crate) fn input<T: Element>(&self, index: usize) -> Result<&'a [T]> {
+        self.inputs[index].as_slice()
+    }
+
+    /// The elements of a parameter.
+    pub(crate) fn param<T: Element>(&self, index: usize) -> Result<&'a [T]> {
+        self.params[index].as_slice()
+    }
+
+    /// The elements of a parameter that there may be: a bias.
+    pub(crate) fn optional_param<T: Element>(&self, index: usize) -> Result<Option<&'a [T]>> {
+        let param = self.params.get(index);
+        param.map(|param| param.as_slice()).transpose()
+    }
+}

@@ -1,0 +1,93 @@
+//! How far a value may be off.
+
+use crate::error::Result;
+use crate::tensor::DType;
+
+/// How far a correct implementation's value may be from the exact one, element by element.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ErrorBound {
+    /// Largest effect of roundings to a storage type: the same for all implementations that round
+    /// at the same places.
+    pub(crate) rounding: Vec<f32>,
+    /// Effect of everything that implementations may do differently, order of summation above all:
+    /// a standard deviation, or a bound, as the confidence has it.
+    pub(crate) std: Vec<f32>,
+}
+
+impl ErrorBound {
+    /// Of values that are exact.
+    pub(in crate::op) fn zero(elements: usize) -> Self {
+        Self {
+            rounding: vec![0.0; elements],
+            std: vec![0.0; elements],
+        }
+    }
+
+    /// Of values that are known up to these standard deviations: weights that went through a
+    /// narrower type.
+    pub fn from_std(amounts: Vec<f32>) -> Self {
+        Self {
+            rounding: vec![0.0; amounts.len()],
+            std: amounts,
+        }
+    }
+
+    /// Of values that are moved elsewhere.
+    pub(in crate::op) fn moved(&self, to: impl Fn(&[f32]) -> Result<Vec<f32>>) -> Result<Self> {
+        Ok(Self {
+            rounding: to(&self.rounding)?,
+            std: to(&self.std)?,
+        })
+    }
+
+    /// The rows (first axis) at these places of `count`.
+    pub(crate) fn rows(&self, places: &[usize], count: usize) -> Self {
+        let cut = |all: &[f32]| -> Vec<f32> {
+            let width = all.len().checked_div(count).unwrap_or(0);
+            let rows = places.iter();
+            rows.flat_map(|row| &all[row * width..(row + 1) * width])
+                .copied()
+                .collect()
+        };
+        Self {
+            rounding: cut(&self.rounding),
+            std: cut(&self.std),
+        }
+    }
+
+    /// Number of elements.
+    pub fn len(&self) -> usize {
+        self.std.len()
+    }
+
+    /// Whether there are no elements.
+    pub fn is_empty(&self) -> bool {
+        self.std.is_empty()
+    }
+}
+
+/// A storage type, as far as it rounds.
+#[derive(Clone, Copy)]
+pub(super) struct Storage {
+    unit: f64,
+    underflow: f64,
+}
+
+impl Storage {
+    pub(super) fn new(dtype: DType) -> Self {
+        Self {
+            unit: dtype.unit_roundoff().unwrap_or(0.0),
+            underflow: match dtype {
+                DType::F16 => 1.0 / f64::from(1 << 24),
+                _ => f64::from(f32::MIN_POSITIVE),
+            },
+        }
+    }
+
+    /// Largest error of one rounding of `value`: the unit roundoff of its magnitude, and what is
+    /// lost where it underflows (a GPU may flush to zero).
+    #[inline(always)]
+    pub(super) fn rounding(self, value: f64) -> f64 {
+        self.unit * value.abs() + self.underflow
+    }
+}

@@ -1,0 +1,115 @@
+//! Values that a step reads, with what they may be off by.
+
+use super::ErrorBound;
+use crate::error::Result;
+use crate::tensor::{Float, Tensor, with_float};
+use ndarray::ArrayView2;
+use std::borrow::Cow;
+
+/// A value that a step reads, and how far it may be from exact; `None` if it is given.
+#[derive(Clone, Copy)]
+pub struct Operand<'a> {
+    /// The value.
+    pub value: &'a Tensor,
+    /// Its error bound.
+    pub error_bound: Option<&'a ErrorBound>,
+}
+
+impl<'a> Operand<'a> {
+    /// A value that is the same on both sides.
+    pub fn given(value: &'a Tensor) -> Self {
+        Self {
+            value,
+            error_bound: None,
+        }
+    }
+
+    /// Whether it is.
+    pub fn is_given(&self) -> bool {
+        self.error_bound.is_none()
+    }
+}
+
+/// Rounding and standard deviation of the elements of a row; `None` if they are given.
+pub(in crate::op) type RowBound<'a> = Option<(&'a [f32], &'a [f32])>;
+
+/// An operand in fp32.
+pub(in crate::op) struct Wide<'a> {
+    pub(in crate::op) tensor: &'a Tensor,
+    pub(in crate::op) values: Cow<'a, [f32]>,
+    pub(in crate::op) shape: &'a [usize],
+    pub(in crate::op) error_bound: Option<&'a ErrorBound>,
+}
+
+impl<'a> Wide<'a> {
+    /// Empty for what is no floating value: token ids have no error bound.
+    pub(super) fn new(operand: &Operand<'a>) -> Result<Self> {
+        let value = operand.value;
+        let values = with_float!(value.dtype(), T => T::widened(value.as_slice::<T>()?), else Cow::default());
+        Ok(Self {
+            tensor: value,
+            values,
+            shape: value.shape(),
+            error_bound: operand.error_bound,
+        })
+    }
+
+    /// Elements `index·len..` of the error bound.
+    pub(in crate::op) fn row_bound(&self, index: usize, len: usize) -> RowBound<'a> {
+        let range = index * len..(index + 1) * len;
+        self.error_bound
+            .map(|all| (&all.rounding[range.clone()], &all.std[range]))
+    }
+
+    /// Elements `index·len..` of the value.
+    pub(in crate::op) fn row(&self, index: usize, len: usize) -> &[f32] {
+        &self.values[index * len..(index + 1) * len]
+    }
+
+    /// An element with its rounding and standard deviation.
+    #[inline(always)]
+    pub(in crate::op) fn element(&self, index: usize) -> (f64, [f64; 2]) {
+        let error_bound = self.error_bound.map_or([0.0; 2], |all| {
+            [all.rounding[index].into(), all.std[index].into()]
+        });
+        (self.values[index].into(), error_bound)
+    }
+
+    /// One of the matrices of this shape that the value is made of.
+    pub(in crate::op) fn matrix(&self, index: usize, shape: [usize; 2]) -> Matrix<'_> {
+        let len = shape[0] * shape[1];
+        let view = |data| ArrayView2::from_shape(shape, data).expect("cut to one matrix");
+        Matrix {
+            values: view(self.row(index, len)),
+            error_bound: self
+                .row_bound(index, len)
+                .map(|(rounding, std)| [view(rounding), view(std)]),
+        }
+    }
+}
+
+/// A matrix of an operand and of its error bounds.
+#[derive(Clone, Copy)]
+pub(in crate::op) struct Matrix<'a> {
+    pub(in crate::op) values: ArrayView2<'a, f32>,
+    error_bound: Option<[ArrayView2<'a, f32>; 2]>,
+}
+
+impl<'a> Matrix<'a> {
+    pub(in crate::op) fn transposed(self) -> Self {
+        Self {
+            values: self.values.reversed_axes(),
+            error_bound: self
+                .error_bound
+                .map(|all| all.map(ArrayView2::reversed_axes)),
+        }
+    }
+
+    pub(super) fn rounding(self) -> Option<ArrayView2<'a, f32>> {
+        self.error_bound.map(|[rounding, _]| rounding)
+    }
+
+    pub(super) fn std(self) -> Option<ArrayView2<'a, f32>> {
+        self.error_bound.map(|[_, std]| std)
+    }
+}

@@ -1,0 +1,171 @@
+//! Products with a weight on the CPU.
+
+use super::Linear;
+use crate::error::Result;
+use crate::op::product::matrix;
+use crate::op::{Arguments, CpuKernel, Numerics, Rounding};
+use crate::tensor::Float;
+use ndarray::linalg::general_mat_mul;
+use ndarray::{Array2, Axis, s};
+use rayon::prelude::*;
+
+impl CpuKernel for Linear {
+    fn cpu_implements(&self, numerics: Numerics) -> bool {
+        numerics == Numerics::product(numerics.out)
+    }
+
+    fn cpu<T: Float>(&self, arguments: &Arguments<'_>, _: Rounding) -> Result<Vec<T>> {
+        let bias = self.bias.then(|| arguments.param(1)).transpose()?;
+        let [x, weight] = [arguments.input(0)?, arguments.param(0)?];
+        let k = arguments.inputs[0].row_len();
+        Ok(linear(x, weight, bias, k, self.partials))
+    }
+}
+
+/// Rows of the weight that one thread multiplies at a time: as fp32 they stay in its cache.
+const PANEL: usize = 64;
+
+/// `x [r, k] · weight [m, k]ᵀ + bias [m]` → `[r, m]`.
+///
+/// Half weights are widened a panel at a time, never as a whole. Products are exact in fp32, sums
+/// are fp32 in `matrixmultiply`'s order over `k`, which depends on `k` alone. With `partials > 1`
+/// the sum over each equal range of `k` is rounded, and the rounded sums are added in order with a
+/// rounding each. The bias, if any, is added in fp32 before the (last) rounding.
+fn linear<T: Float>(
+    x: &[T],
+    weight: &[T],
+    bias: Option<&[T]>,
+    k: usize,
+    partials: usize,
+) -> Vec<T> {
+    if k == 0 {
+        // Nothing to sum; and no row length to divide by.
+        return Vec::new();
+    }
+    let (rows, width) = (x.len() / k, weight.len() / k);
+    let x = T::widened(x);
+    let x = matrix(&x, rows, k);
+    let mut out = Array2::from_elem((rows, width), T::zeroed());
+    out.axis_chunks_iter_mut(Axis(1), PANEL)
+        .into_par_iter()
+        .enumerate()
+        .for_each(|(number, mut out)| {
+            let columns = out.ncols();
+            let first = number * PANEL;
+            let panel = T::widened(&weight[first * k..(first + columns) * k]);
+            let panel = matrix(&panel, columns, k);
+            let mut sums = Array2::<f32>::zeros((rows, columns));
+            for part in 0..partials {
+                let range = s![.., part * (k / partials)..(part + 1) * (k / partials)];
+                general_mat_mul(
+                    1.0,
+                    &x.slice(range),
+                    &panel.slice(range).t(),
+                    0.0,
+                    &mut sums,
+                );
+                for (row, out) in out.outer_iter_mut().enumerate() {
+                    for (column, out) in out.into_iter().enumerate() {
+                        let mut sum = sums[[row, column]];
+                        if part > 0 {
+                            sum = out.to_f32() + T::from_f32(sum).to_f32();
+                        }
+                        if part + 1 == partials
+                            && let Some(bias) = bias
+                        {
+                            sum += bias[first + column].to_f32();
+                        }
+                        *out = T::from_f32(sum);
+                    }
+                }
+            }
+        });
+    out.into_raw_vec_and_offset().0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use half::bf16;
+    use proptest::prelude::*;
+
+    fn bf16s(values: &[f32]) -> Vec<bf16> {
+        values.iter().map(|v| bf16::from_f32(*v)).collect()
+    }
+
+    #[test]
+    fn the_bias_is_in_the_sum_before_the_rounding() {
+        // 1 + 2^-9 is no bf16: the product alone rounds to 1, and half an ulp more to 1 + 2^-7.
+        let x = bf16s(&[1.0, 0.5_f32.powi(9)]);
+        let ones = bf16s(&[1.0, 1.0]);
+        let bias = bf16s(&[0.5_f32.powi(8)]);
+        assert_eq!(linear(&x, &ones, None, 2, 1), bf16s(&[1.0]));
+        assert_eq!(
+            linear(&x, &ones, Some(&bias), 2, 1),
+            bf16s(&[1.0 + 0.5_f32.powi(7)])
+        );
+    }
+
+    #[test]
+    fn partial_sums_are_rounded_before_they_are_added() {
+        // 1 + 2^-9 rounds to 1 as the sum of a rank; in one sum the two small terms add up to half
+        // an ulp, and with the third to more.
+        let small = 0.5_f32.powi(9);
+        let x = bf16s(&[1.0, small, small, small]);
+        let ones = bf16s(&[1.0; 4]);
+        assert_eq!(
+            linear(&x, &ones, None, 4, 1),
+            bf16s(&[1.0 + 0.5_f32.powi(7)])
+        );
+        assert_eq!(linear(&x, &ones, None, 4, 2), bf16s(&[1.0]));
+    }
+
+    proptest! {
+        /// Integers small enough that every sum is exact in fp32, so any order gives these bits;
+        /// widths and rows cross the panel and the kernel's edges.
+        #[test]
+        fn products_are_right_at_every_edge(
+            rows in 1_usize..9,
+            width in prop_oneof![1_usize..9, 60_usize..70, 120_usize..140],
+            half in 1_usize..40,
+            seed in any::<u32>(),
+        ) {
+            let k = 2 * half;
+            let mut state = seed;
+            let mut draw = || {
+                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                (state >> 28) as f32 - 8.0
+            };
+            let x: Vec<f32> = (0..rows * k).map(|_| draw()).collect();
+            let weight: Vec<f32> = (0..width * k).map(|_| draw()).collect();
+            let bias: Vec<f32> = (0..width).map(|_| draw()).collect();
+            let expected: Vec<f32> = (0..rows * width)
+                .map(|i| {
+                    let (row, column) = (i / width, i % width);
+                    let terms = (0..k).map(|j| x[row * k + j] * weight[column * k + j]);
+                    terms.sum::<f32>() + bias[column]
+                })
+                .collect();
+            prop_assert_eq!(&linear(&x, &weight, Some(&bias), k, 1), &expected);
+            prop_assert_eq!(&linear(&x, &weight, Some(&bias), k, 2), &expected);
+        }
+
+        /// A row's result does not depend on the rows beside it.
+        #[test]
+        fn rows_are_independent_of_the_batch(rows in 2_usize..40, seed in any::<u32>()) {
+            let (k, width) = (96, 70);
+            let mut state = seed;
+            let mut draw = || {
+                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                state as f32 / u32::MAX as f32 - 0.5
+            };
+            let x: Vec<f32> = (0..rows * k).map(|_| draw()).collect();
+            let weight: Vec<f32> = (0..width * k).map(|_| draw()).collect();
+            let batch = linear(&x, &weight, None, k, 1);
+            for row in 0..rows {
+                let alone = linear(&x[row * k..(row + 1) * k], &weight, None, k, 1);
+                prop_assert_eq!(&alone, &batch[row * width..(row + 1) * width]);
+            }
+        }
+    }
+}

@@ -1,0 +1,17 @@
+//! Heads on the CPU.
+
+use super::SplitHeads;
+use crate::error::Result;
+use crate::op::{Arguments, CpuKernel, Numerics, Rounding};
+use crate::tensor::Float;
+
+impl CpuKernel for SplitHeads {
+    /// In any: nothing is computed.
+    fn cpu_implements(&self, _: Numerics) -> bool {
+        true
+    }
+
+    fn cpu<T: Float>(&self, arguments: &Arguments<'_>, _: Rounding) -> Result<Vec<T>> {
+        Ok(self.split(arguments.inputs[0].view()?))
+    }
+}
