@@ -9,7 +9,7 @@ use crate::tensor::DType;
 /// compile.
 pub(crate) trait Launch {
     /// Whether its kernels compute in these numerics, to the letter.
-    fn gpu_implements(&self, numerics: &Numerics) -> bool;
+    fn gpu_implements(&self, numerics: Numerics) -> bool;
 
     /// Sends the computation of its result to the GPU.
     fn launch(&self, gpu: &Cuda, call: &Call<'_>) -> Result<CudaArray>;

@@ -5,9 +5,10 @@
 //! C order. Formulas say what is evaluated; a step's [`Numerics`] say in what types.
 //!
 //! An operation is added by a folder and its name in the list below. In the folder, `mod.rs` has the
-//! struct and what `Operation` asks of it, `cpu.rs` its `CpuKernel`, `fp64.rs` its `Fp64Kernel`, and
-//! `bound.rs` how far a result may be off. An operation that is a `Formula` of one number needs the
-//! formula alone: the rest follows from it (`element.rs`).
+//! struct and what `Operation` asks of it, `cpu.rs` its `CpuKernel`, `fp64.rs` its `Fp64Kernel`,
+//! `bound.rs` how far a result may be off, and `cuda.rs` its `Launch`, with the kernels beside it.
+//! On the CPU, an operation that is a `Formula` of one number needs the formula alone: the rest follows
+//! from it (`element.rs`).
 
 mod activation;
 mod add;

@@ -52,7 +52,7 @@ impl Backend for Cuda {
         let operation = step.op.operation();
         let dtype = step.numerics.out;
         let stored = dtype.is_runnable();
-        if !stored || !operation.gpu_implements(&step.numerics) {
+        if !stored || !operation.gpu_implements(step.numerics) {
             return Err(Error::Unsupported {
                 step: step.id.to_string(),
                 backend: "cuda",
@@ -85,16 +85,16 @@ fn check_types(step: &Step, arrays: &[&CudaArray], tokens: bool) -> Result<()> {
             dtype == stored
         }
     };
-    let Some(wrong) = arrays.iter().find(|array| !fits(array.dtype)) else {
-        return Ok(());
-    };
-    Err(Error::Mismatch {
-        at: step.id.to_string(),
-        expected: if tokens {
-            "token ids of int64 or int32".into()
-        } else {
-            format!("{stored} elements")
-        },
-        found: wrong.dtype.to_string(),
-    })
+    match arrays.iter().find(|array| !fits(array.dtype)) {
+        None => Ok(()),
+        Some(wrong) => Err(Error::Mismatch {
+            at: step.id.to_string(),
+            expected: if tokens {
+                "token ids of int64 or int32".into()
+            } else {
+                format!("{stored} elements")
+            },
+            found: wrong.dtype.to_string(),
+        }),
+    }
 }

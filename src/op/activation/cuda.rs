@@ -12,8 +12,8 @@ const SOURCE: Source = Source::new(include_str!("activation.cu"));
 const KERNEL: Kernel = SOURCE.kernel("activation");
 
 impl Launch for Activation {
-    fn gpu_implements(&self, numerics: &Numerics) -> bool {
-        *numerics == Numerics::elementwise(numerics.out, numerics.rounding)
+    fn gpu_implements(&self, numerics: Numerics) -> bool {
+        numerics == Numerics::elementwise(numerics.out, numerics.rounding)
     }
 
     fn launch(&self, gpu: &Cuda, call: &Call<'_>) -> Result<CudaArray> {

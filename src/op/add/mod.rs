@@ -5,7 +5,7 @@ mod cpu;
 mod cuda;
 mod fp64;
 
-pub(crate) use cuda::add;
+pub(super) use cuda::add;
 
 use super::{CudaKernels, DividedBy, Locality, Numerics, Op, Operation};
 use serde::Serialize;

@@ -10,8 +10,8 @@ const SOURCE: Source = Source::new(include_str!("add_bias.cu"));
 const ADD_ROW: Kernel = SOURCE.kernel("add_row");
 
 impl Launch for AddBias {
-    fn gpu_implements(&self, numerics: &Numerics) -> bool {
-        *numerics == Numerics::elementwise(numerics.out, numerics.rounding)
+    fn gpu_implements(&self, numerics: Numerics) -> bool {
+        numerics == Numerics::elementwise(numerics.out, numerics.rounding)
     }
 
     fn launch(&self, gpu: &Cuda, call: &Call<'_>) -> Result<CudaArray> {

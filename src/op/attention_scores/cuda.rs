@@ -10,8 +10,8 @@ const SOURCE: Source = Source::new(include_str!("alibi.cu"));
 const ALIBI: Kernel = SOURCE.kernel("alibi");
 
 impl Launch for AttentionScores {
-    fn gpu_implements(&self, numerics: &Numerics) -> bool {
-        *numerics == Numerics::product(numerics.out)
+    fn gpu_implements(&self, numerics: Numerics) -> bool {
+        numerics == Numerics::product(numerics.out)
     }
 
     /// PyTorch's `baddbmm`: the ALiBi bias is the result that the product is added to.

@@ -10,8 +10,8 @@ const SOURCE: Source = Source::new(include_str!("context.cu"));
 const MERGE_HEADS: Kernel = SOURCE.kernel("merge_heads");
 
 impl Launch for Context {
-    fn gpu_implements(&self, numerics: &Numerics) -> bool {
-        *numerics == Numerics::product(numerics.out)
+    fn gpu_implements(&self, numerics: Numerics) -> bool {
+        numerics == Numerics::product(numerics.out)
     }
 
     fn launch(&self, gpu: &Cuda, call: &Call<'_>) -> Result<CudaArray> {

@@ -12,7 +12,7 @@ const SOURCE: Source = Source::new(include_str!("embedding.cu"));
 const KERNEL: Kernel = SOURCE.kernel("embedding");
 
 impl Launch for Embedding {
-    fn gpu_implements(&self, _: &Numerics) -> bool {
+    fn gpu_implements(&self, _: Numerics) -> bool {
         true
     }
 

@@ -10,8 +10,8 @@ const SOURCE: Source = Source::new(include_str!("gate.cu"));
 const KERNEL: Kernel = SOURCE.kernel("gate");
 
 impl Launch for Gate {
-    fn gpu_implements(&self, numerics: &Numerics) -> bool {
-        *numerics == Numerics::elementwise(numerics.out, numerics.rounding)
+    fn gpu_implements(&self, numerics: Numerics) -> bool {
+        numerics == Numerics::elementwise(numerics.out, numerics.rounding)
     }
 
     fn launch(&self, gpu: &Cuda, call: &Call<'_>) -> Result<CudaArray> {

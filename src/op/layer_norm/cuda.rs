@@ -1,9 +1,10 @@
 //! LayerNorm on a GPU, by the kernel that the framework would use.
 
 use super::LayerNorm;
-use crate::backend::cuda::{Arg, Cuda, CudaArray, Grid, Kernel, Source};
+use crate::backend::cuda::{Cuda, CudaArray, Kernel, Source};
 use crate::error::Result;
 use crate::op::launch::{Call, Launch};
+use crate::op::norm::{MOST_COLUMNS, launch_norm};
 use crate::op::{Numerics, Summation};
 
 const TORCH: Source = Source::new(include_str!("layer_norm.cu"));
@@ -12,11 +13,8 @@ const SCALAR: Kernel = TORCH.kernel("layer_norm_scalar");
 const MEGATRON: Source = Source::new(include_str!("megatron_layer_norm.cu"));
 const MEGATRON_VECTORS: Kernel = MEGATRON.kernel("megatron_layer_norm");
 
-/// Longer rows are not exact in an fp32 count.
-pub(crate) const MOST_COLUMNS: usize = 1 << 24;
-
 impl Launch for LayerNorm {
-    fn gpu_implements(&self, numerics: &Numerics) -> bool {
+    fn gpu_implements(&self, numerics: Numerics) -> bool {
         numerics.is_of_cuda_kernel()
     }
 
@@ -28,26 +26,10 @@ impl Launch for LayerNorm {
             (_, true) => (VECTORS, (32, 4)),
             (_, false) => (SCALAR, (512, 1)),
         };
-        norm(gpu, call, kernel, threads, self.eps)
+        launch_norm(gpu, call, kernel, threads, self.eps)
     }
 
     fn kernel_source() -> String {
         [TORCH, MEGATRON].map(Source::text).concat()
     }
-}
-
-/// A norm of every row, by a block of threads each.
-pub(crate) fn norm(
-    gpu: &Cuda,
-    call: &Call<'_>,
-    kernel: Kernel,
-    threads: (u32, u32),
-    eps: f64,
-) -> Result<CudaArray> {
-    let x = gpu.contiguous(call.inputs[0])?;
-    let mut args = vec![Arg::Array(&x)];
-    args.extend(call.params.iter().copied().map(Arg::Array));
-    args.extend([Arg::Result, x.row_len().into(), Arg::F32(eps as f32)]);
-    let grid = Grid::blocks(x.rows(), threads);
-    gpu.compute(call.dtype(), call.shape.clone(), kernel, grid, &args)
 }

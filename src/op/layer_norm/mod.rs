@@ -5,8 +5,6 @@ mod cpu;
 mod cuda;
 mod fp64;
 
-pub(super) use cuda::{MOST_COLUMNS, norm};
-
 use super::norm::Norm;
 use super::{CudaKernels, DividedBy, Locality, Numerics, Op, Operation};
 use serde::Serialize;

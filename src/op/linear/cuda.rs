@@ -11,8 +11,8 @@ const SOURCE: Source = Source::new(include_str!("fill_rows.cu"));
 const FILL_ROWS: Kernel = SOURCE.kernel("fill_rows");
 
 impl Launch for Linear {
-    fn gpu_implements(&self, numerics: &Numerics) -> bool {
-        *numerics == Numerics::product(numerics.out)
+    fn gpu_implements(&self, numerics: Numerics) -> bool {
+        numerics == Numerics::product(numerics.out)
     }
 
     fn launch(&self, gpu: &Cuda, call: &Call<'_>) -> Result<CudaArray> {

@@ -2,7 +2,10 @@
 
 mod bound;
 mod cpu;
+mod cuda;
 mod fp64;
+
+pub(super) use cuda::{MOST_COLUMNS, launch_norm};
 
 /// `(x − mean) / sqrt(var + eps) · weight + bias` of rows as long as the weight.
 #[derive(Clone, Copy)]

@@ -4,14 +4,14 @@ use super::RmsNorm;
 use crate::backend::cuda::{Cuda, CudaArray, Kernel, Source};
 use crate::error::Result;
 use crate::op::launch::{Call, Launch};
-use crate::op::layer_norm::{MOST_COLUMNS, norm};
+use crate::op::norm::{MOST_COLUMNS, launch_norm};
 use crate::op::{Numerics, Summation};
 
 const SOURCE: Source = Source::new(include_str!("rms_norm.cu"));
 const KERNEL: Kernel = SOURCE.kernel("rms_norm");
 
 impl Launch for RmsNorm {
-    fn gpu_implements(&self, numerics: &Numerics) -> bool {
+    fn gpu_implements(&self, numerics: Numerics) -> bool {
         numerics.is_of_cuda_kernel()
     }
 
@@ -27,7 +27,7 @@ impl Launch for RmsNorm {
             let what = format!("an RMS norm of rows of {columns}: multiples of 4 up to 2^24");
             return Err(call.unsupported(what));
         }
-        norm(gpu, call, KERNEL, (32, 4), self.eps)
+        launch_norm(gpu, call, KERNEL, (32, 4), self.eps)
     }
 
     fn kernel_source() -> String {

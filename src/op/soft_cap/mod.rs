@@ -17,12 +17,13 @@ pub struct SoftCap {
 impl Formula for SoftCap {
     #[inline(always)]
     fn evaluate<R: Real>(&self, x: R) -> R {
-        capped(R::constant(self.cap), x)
+        soft_cap(R::constant(self.cap), x)
     }
 }
 
+/// The formula, of a bound that need not be a constant.
 #[inline(always)]
-fn capped<R: Real>(cap: R, x: R) -> R {
+fn soft_cap<R: Real>(cap: R, x: R) -> R {
     cap * (x / cap).tanh()
 }
 

@@ -14,7 +14,7 @@ const MEGATRON: Source = Source::new(include_str!("megatron_softmax.cu"));
 const MEGATRON_WARP: Kernel = MEGATRON.kernel("megatron_softmax");
 
 impl Launch for Softmax {
-    fn gpu_implements(&self, numerics: &Numerics) -> bool {
+    fn gpu_implements(&self, numerics: Numerics) -> bool {
         numerics.is_of_cuda_kernel()
     }
 

@@ -10,7 +10,7 @@ const SOURCE: Source = Source::new(include_str!("split_heads.cu"));
 const KERNEL: Kernel = SOURCE.kernel("split_heads");
 
 impl Launch for SplitHeads {
-    fn gpu_implements(&self, _: &Numerics) -> bool {
+    fn gpu_implements(&self, _: Numerics) -> bool {
         true
     }
 
