@@ -118,7 +118,7 @@ macro_rules! operations {
         #[non_exhaustive]
         pub enum Op {
             $(
-                #[doc = concat!("See [`struct@", stringify!($name), "`].")]
+                #[doc = concat!("See [`type@", stringify!($name), "`].")]
                 $name($name),
             )*
         }
