@@ -45,7 +45,8 @@ pub struct Metrics {
     pub non_finite: NonFinite,
     /// Elements outside [`Spec::close`].
     pub outside_close: usize,
-    /// How [`Spec::budget`] is worst ratio; `None` if none was given or no element is finite on both
+    /// The element that comes closest to [`Spec::budget`], or exceeds it most; `None` if none was given
+    /// or no element is finite on both
     /// sides.
     pub worst_ratio: Option<WorstRatio>,
     /// How many half-precision elements differ against how many may, where both sides round at the
