@@ -124,7 +124,7 @@ fn stages(
         let inputs: Vec<&Tensor> = step.inputs.iter().map(|id| &values[id]).collect();
         let params: Vec<&Tensor> = step.params.iter().map(|p| &weights[&p.name]).collect();
         let value = Cpu.run(step, &inputs, &params).expect("a step of the plan");
-        // The first form of a stage is the one that Megatron shows.
+        // The first variant of a stage is the one that Megatron shows.
         if !step.op.locality().is_copy() && !stages.iter().any(|known| known.stage == step.stage) {
             stages.push(StageRecord {
                 stage: step.stage.clone(),

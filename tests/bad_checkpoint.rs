@@ -16,9 +16,10 @@ fn copy(from: &Path, to: &Path) {
     for entry in from.read_dir().unwrap() {
         let path = entry.unwrap().path();
         let to = to.join(path.file_name().unwrap());
-        match path.is_dir() {
-            true => copy(&path, &to),
-            false => drop(fs::copy(path, to).unwrap()),
+        if path.is_dir() {
+            copy(&path, &to);
+        } else {
+            fs::copy(path, to).unwrap();
         }
     }
 }
@@ -32,14 +33,17 @@ fn refusal(folder: &Path, checkpoint: &Path) -> String {
         force: false,
         verify: true,
     };
-    let begun = Instant::now();
+    let started = Instant::now();
     let run = MegatronCheckpoint::open(checkpoint, &[])
         .and_then(|checkpoint| Converted::of(checkpoint, None, None))
         .and_then(|model| convert(&model, &output, &options, &|_| {}));
-    assert!(begun.elapsed() < Duration::from_secs(20), "refused in time");
+    assert!(
+        started.elapsed() < Duration::from_secs(20),
+        "refused in time"
+    );
     let error = run.expect_err("refused").to_string();
     assert!(!output.exists(), "nothing half-written");
-    assert!(!folder.join("model.incomplete").exists(), "nothing begun");
+    assert!(!folder.join("model.incomplete").exists(), "nothing started");
     error.replace(&folder.display().to_string(), "DIR")
 }
 

@@ -322,7 +322,8 @@ fn one_wrong_bias_is_found_though_the_reference_has_none_there() {
         let start = place("transformer.h.0.self_attention.dense.bias").start;
         bytes[start..start + 4].copy_from_slice(&1.0_f32.to_le_bytes());
     });
-    // The recorded product is completed with the model's own bias: the sum after it shows it.
+    // The recorded product is compared with the model's own bias added to it, so the wrong bias shows at
+    // the sum after it.
     assert_first_failure(&copy, "h.0.self_attention");
 }
 

@@ -398,9 +398,12 @@ fn ratios(example: &Example, confidence: Confidence) -> (Vec<f64>, Option<Flips>
     let [a, b] = [&ours, &plain].map(|x| x.widened().unwrap());
     let [a, b] = [&a, &b].map(|x| x.as_slice::<f64>().unwrap());
     let pairs = a.iter().zip(b).zip(budget.allowed());
-    let ratios = pairs.map(|((a, b), allowed)| match a == b {
-        true => 0.0,
-        false => (a - b).abs() / f64::from(*allowed),
+    let ratios = pairs.map(|((a, b), allowed)| {
+        if a == b {
+            0.0
+        } else {
+            (a - b).abs() / f64::from(*allowed)
+        }
     });
     let unequal = compare(&plain, &ours, &Spec::default()).unwrap().unequal;
     let flips = Flips::new(unequal, &ours, &own, &own).unwrap();

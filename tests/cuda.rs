@@ -453,7 +453,7 @@ fn the_workspace_is_what_pytorch_gives_this_gpu() {
 }
 
 /// A golden of the first positions of a reference's one sequence, `batch` times: rows do not depend on
-/// those behind them or beside them.
+/// those after them or beside them.
 fn resized(name: &str, positions: usize, batch: usize) -> Copy {
     let copy = Copy::of(name);
     let path = copy.golden().join("golden.json");

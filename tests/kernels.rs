@@ -244,9 +244,10 @@ fn log2_ceiling(keys: usize) -> i32 {
 
 /// As `Mask::seen`.
 fn seen(row: usize, keys: usize, shift: i32, full: bool) -> usize {
-    match full {
-        true => keys,
-        false => ((row % keys) as i64 + i64::from(shift) + 1).clamp(1, keys as i64) as usize,
+    if full {
+        keys
+    } else {
+        ((row % keys) as i64 + i64::from(shift) + 1).clamp(1, keys as i64) as usize
     }
 }
 
@@ -323,13 +324,14 @@ fn check_softmax_block<T: Bits>(shim: &Shim, keys: usize, vector: usize, generic
         );
         let expected: Vec<T> = (0..rows)
             .flat_map(|row| {
-                let order = match generic {
-                    false => Order::Vectors { threads, vector },
-                    true => Order::Generic {
+                let order = if generic {
+                    Order::Generic {
                         threads,
                         vector,
                         head: row * keys % vector,
-                    },
+                    }
+                } else {
+                    Order::Vectors { threads, vector }
                 };
                 let seen = seen(row, keys, shift, full);
                 model::softmax(&scores[row * keys..][..keys], seen, 0.3, &order)
@@ -900,9 +902,10 @@ fn check_compare<T: Bits>(shim: &Shim, reference: &[T], candidate: &[T]) {
         let statistics = Statistics::of(tensor, None).unwrap();
         let at = |column: &Option<Vec<f64>>| column.as_ref().unwrap()[0];
         // Where anything is not finite, on either side, sums go from element to element.
-        let sum = match finite.len() == count {
-            true => at(&statistics.token_sum),
-            false => wide.iter().fold(0.0, |sum, value| sum + value),
+        let sum = if finite.len() == count {
+            at(&statistics.token_sum)
+        } else {
+            wide.iter().fold(0.0, |sum, value| sum + value)
         };
         for (word, expected) in [
             (0, at(&statistics.token_min)),

@@ -63,8 +63,8 @@ fn damaged(bug: &Bug, golden: &Golden, candidate: Candidate) -> Option<Damaged> 
     })
 }
 
-/// A config with an epsilon that the reference's arithmetic goes by nowhere in the first norm: no
-/// change of the steps of both.
+/// A config with another epsilon, which only the candidate's arithmetic uses in the first norm: a
+/// change of the candidate's steps, not of the reference's.
 fn with_epsilon_of_config(_: &Golden, mut candidate: Candidate) -> Option<Damaged> {
     let ModelConfig::Bloom(bloom) = &mut candidate.model else {
         return None;
@@ -117,9 +117,10 @@ fn trial(name: &'static str, golden: &str, damage: Damage<'_>) -> Option<Trial> 
     let [cosine, mean_difference] = usual_gates(&golden, &candidate);
     Some(Trial {
         name,
-        dtype: match golden.manifest().dtype.is_half() {
-            true => "bf16",
-            false => "fp32",
+        dtype: if golden.manifest().dtype.is_half() {
+            "bf16"
+        } else {
+            "fp32"
         },
         caught: outcome.verdict() == Verdict::Fail,
         right_stage: stage == right_stage,

@@ -13,7 +13,7 @@ pub struct Case {
     pub golden: PathBuf,
     /// The converted model's folder, or a Megatron checkpoint's.
     pub model: PathBuf,
-    /// Whose places of rounding the model is run with; if `None`, those of the framework whose
+    /// Whose arithmetic (rounding points) the model is run in; if `None`, that of the framework whose
     /// format it is in.
     pub arithmetic: Option<ArithmeticName>,
     /// Over how many tensor-parallel ranks Megatron's arithmetic sums row-parallel products; as the

@@ -1,4 +1,4 @@
-//! What is judged, and by what.
+//! What a tolerance is chosen by, and the tolerance that was chosen.
 
 use super::Mode;
 use crate::arch::Role;
@@ -7,7 +7,7 @@ use crate::compare::Tolerance;
 use crate::plan::StageId;
 use crate::tensor::DType;
 
-/// What is being judged.
+/// What a tolerance is chosen by: the comparison that it is to judge.
 #[derive(Clone, Copy, Debug)]
 pub struct ToleranceContext<'a> {
     /// The stage.
@@ -29,7 +29,7 @@ pub struct ToleranceContext<'a> {
     pub layers: usize,
 }
 
-/// The tolerance in force and where it came from.
+/// The tolerance that applies, and where it came from.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ResolvedTolerance {
     /// What must hold.

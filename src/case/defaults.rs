@@ -28,11 +28,11 @@ const LOGITS: f64 = 1e-6;
 const LOGITS_CHAINED_HALF: f64 = 1.0 / 256.0;
 /// Probability of a stage's flips: a false alarm in a thousand models of a thousand stages.
 const FLIPS: f64 = 1e-6;
-/// fp32, isolated, without a budget: ten times what correct conversions needed (1.6e-7), a seventh of the smallest
-/// real bug tried (a wrong LayerNorm eps, 1.4e-5).
+/// fp32, isolated, without a budget: ten times what correct conversions needed (1.6e-7), a seventh of
+/// the smallest real bug tried (a wrong LayerNorm eps, 1.4e-5).
 const ISOLATED_FP32: f64 = 2e-6;
-/// Half types, isolated, without a budget, in unit roundoffs: a stage with other rounding points than the reference
-/// is off by up to about half of one.
+/// Half types, isolated, without a budget, in unit roundoffs: a stage with other rounding points than
+/// the reference is off by up to about half of one.
 const ISOLATED_HALF: f64 = 1.0;
 /// Chained, in isolated tolerances times the square root of the number of blocks, as independent
 /// errors grow: bf16 needed up to 1e-2 after three blocks, fp32 8e-7.
@@ -44,7 +44,7 @@ pub(super) fn tolerance(context: &ToleranceContext<'_>) -> ResolvedTolerance {
     let resolved = |bounds: Vec<Bound>, origin: &str| ResolvedTolerance {
         tolerance: Tolerance { bounds },
         origin: if on_cuda && !context.same_kernels {
-            format!("built-in, not comparable exactly, {origin}")
+            format!("built-in, bit-exact comparison impossible, {origin}")
         } else {
             format!("built-in, {origin}")
         },
@@ -103,7 +103,7 @@ fn half_roundoff(context: &ToleranceContext<'_>) -> Option<f64> {
     context.dtype.unit_roundoff().filter(|_| half)
 }
 
-/// The figure that is printed is the figure in force.
+/// The figure that is printed is the figure that applies.
 fn two_digits(value: f64) -> f64 {
     format!("{value:.1e}").parse().unwrap_or(value)
 }
@@ -174,7 +174,7 @@ mod tests {
             layers: 2,
         });
         assert_eq!(resolved.tolerance.to_string(), "rounding, flips 1e-6");
-        let origin = "built-in, not comparable exactly, bf16 isolated";
+        let origin = "built-in, bit-exact comparison impossible, bf16 isolated";
         assert_eq!(resolved.origin, origin);
     }
 

@@ -1,4 +1,4 @@
-//! Which tolerance is in force where.
+//! Which tolerance applies where.
 
 use super::{Mode, Pattern, ResolvedTolerance, ToleranceContext, defaults};
 use crate::backend::Device;
@@ -29,7 +29,7 @@ pub struct Rules {
 }
 
 impl Rules {
-    /// The tolerance in force.
+    /// The tolerance that applies.
     pub fn resolve(&self, context: &ToleranceContext<'_>) -> ResolvedTolerance {
         let applying = self.rules.iter().filter(|rule| rule.applies(context));
         // `max_by_key` takes the last of equals: the later rule.

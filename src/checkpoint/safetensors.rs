@@ -187,7 +187,7 @@ fn read_header(file: &MappedFile, number: usize) -> Result<BTreeMap<String, Entr
         |found: String| -> Error { BadInput::new(file.path(), "a safetensors file", found).into() };
     let (header, metadata) =
         SafeTensors::read_metadata(file).map_err(|e| malformed(e.to_string()))?;
-    // Behind the length of the header and the header.
+    // After the length of the header and the header itself.
     let start = header + size_of::<u64>();
     let name = file.path().file_name().unwrap_or_default();
     let tensors = metadata.tensors().into_iter().map(|(tensor, info)| {

@@ -114,7 +114,7 @@ pub(super) struct CaseArgs {
 
     #[command(flatten)]
     pub(super) device: DeviceArgs,
-    /// Whose places of rounding to run it with [default: the case file's, else those of the
+    /// Whose arithmetic (rounding points) to run it in [default: the case file's, else those of the
     /// framework whose format the model is in]
     #[arg(long, value_enum)]
     pub(super) arithmetic: Option<ArithmeticName>,
@@ -201,7 +201,7 @@ pub(super) struct ConvertArgs {
     /// Largest file of weights
     #[arg(long, value_name = "SIZE", default_value = "5GB")]
     pub(super) max_shard_size: ByteSize,
-    /// Keep this many tokens; the padding behind them is cut [default: keep all rows]
+    /// Keep this many tokens; the padding after them is cut [default: keep all rows]
     #[arg(long, value_name = "N")]
     pub(super) vocab_size: Option<usize>,
     /// What the model is [default: what its tensors show]

@@ -191,9 +191,10 @@ fn checkpoint(checkpoint: &MegatronCheckpoint) -> String {
         ]
     });
     text += &table(&["tensor", "dtype", "shape", "pieces", "file"], rows);
-    text += &match args.is_empty() {
-        true => "no arguments\n".to_owned(),
-        false => "arguments\n".to_owned(),
+    text += if args.is_empty() {
+        "no arguments\n"
+    } else {
+        "arguments\n"
     };
     for (name, value) in args.iter() {
         text += &format!("  {name}: {value}\n");

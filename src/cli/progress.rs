@@ -46,7 +46,7 @@ impl Progress {
 
 impl Drop for Progress {
     fn drop(&mut self) {
-        // An error in mid-run must not be printed behind half a bar.
+        // An error in mid-run must not be printed after half a bar.
         self.bar.finish_and_clear();
     }
 }

@@ -3,9 +3,9 @@
 use crate::op::{Confidence, ErrorBound};
 use rayon::prelude::*;
 
-/// How many standard deviations a correct implementation may be off. They take every rounding at its
-/// largest, where the root mean square is 0.41 of it, so that 3 on each side are some ten standard
-/// deviations of the difference of two results.
+/// How many of its estimated standard deviations a correct implementation may be off. The estimates take
+/// every rounding at its largest, where its root mean square is 0.41 of that, so that 3 on each side are
+/// some ten true standard deviations of the difference of two results.
 const STDS: f64 = 3.0;
 
 /// What the values of two correct implementations may differ by, element by element: the error bounds

@@ -13,7 +13,7 @@ const CHUNK: usize = 1 << 14;
 ///
 /// Before the rounding the sides differ by `d`, normally distributed with the standard deviations `s₁`
 /// and `s₂` of both; a rounding boundary lies between them with the probability `E|d| / ulp`,
-/// `E|d| = √(2/π)·√(s₁² + s₂²)`. A rounding keeps the mean of `|d|`, so that this holds behind
+/// `E|d| = √(2/π)·√(s₁² + s₂²)`. A rounding keeps the mean of `|d|`, so that this holds after
 /// several roundings, too. Standard deviations are upper estimates, and every element is given one
 /// more unit roundoff of fp32: what is expected is more than what is seen of correct implementations.
 /// The probability allows for errors that the elements of a row share.

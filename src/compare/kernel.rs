@@ -99,9 +99,10 @@ pub(super) fn segment<T: Element>(
 ) -> Segment {
     let fast = finite_segment(reference, candidate);
     // A sum of finite differences of finite numbers is finite: anything else shows here.
-    let mut segment = match fast.sum_abs.is_finite() {
-        true => fast,
-        false => any_segment(reference, candidate),
+    let mut segment = if fast.sum_abs.is_finite() {
+        fast
+    } else {
+        any_segment(reference, candidate)
     };
     segment.elements = reference.len();
     if let Some(close) = close {
@@ -124,8 +125,9 @@ pub(super) fn first_at<T: Element>(
         .position(|found| found == difference)
 }
 
-/// The element that spends most of what it is allowed, and how much: the first of several. Elements
-/// that are not finite on both sides are judged elsewhere. `None` if there is no other.
+/// The index of the element whose difference is largest in units of what it is allowed, the first of
+/// several, and that ratio. Elements that are not finite on both sides are judged elsewhere; `None` if
+/// there are no others.
 pub(super) fn worst_of<T: Element>(
     reference: &[T],
     candidate: &[T],
@@ -171,11 +173,14 @@ fn largest_ratio<T: Element>(reference: &[T], candidate: &[T], allowed: &[f32]) 
 fn ratio<T: Element>(reference: T, candidate: T, allowed: f32) -> f64 {
     let (r, c) = (reference.to_f64(), candidate.to_f64());
     let difference = (r - c).abs();
-    match difference == 0.0 {
-        true => 0.0,
-        false if difference == f64::INFINITY => f64::NAN,
-        false if !allowed.is_finite() => f64::INFINITY,
-        false => difference / f64::from(allowed),
+    if difference == 0.0 {
+        0.0
+    } else if difference == f64::INFINITY {
+        f64::NAN
+    } else if !allowed.is_finite() {
+        f64::INFINITY
+    } else {
+        difference / f64::from(allowed)
     }
 }
 

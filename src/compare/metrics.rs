@@ -45,9 +45,8 @@ pub struct Metrics {
     pub non_finite: NonFinite,
     /// Elements outside [`Spec::close`].
     pub outside_close: usize,
-    /// The element that comes closest to [`Spec::budget`], or exceeds it most; `None` if none was given
-    /// or no element is finite on both
-    /// sides.
+    /// The element that comes closest to [`Spec::budget`], or exceeds it most; `None` if none was
+    /// given or no element is finite on both sides.
     pub worst_ratio: Option<WorstRatio>,
     /// How many half-precision elements differ against how many may, where both sides round at the
     /// same places. Not measured by [`compare`], which knows no error bounds.
@@ -69,7 +68,7 @@ pub struct Extreme {
     pub candidate: f64,
 }
 
-/// The element that spends most of its budget.
+/// The element whose difference is largest in units of its budget.
 #[derive(Clone, Debug, PartialEq)]
 pub struct WorstRatio {
     /// Its difference in units of what it is allowed: `diff / budget`.
@@ -312,9 +311,10 @@ impl Metrics {
                 0 => 0.0,
                 n => total(|s| s.sum_abs) / n as f64,
             },
-            relative_frobenius: match distance == 0.0 {
-                true => 0.0,
-                false => distance / norm,
+            relative_frobenius: if distance == 0.0 {
+                0.0
+            } else {
+                distance / norm
             },
             max_ulp: Some(parts.iter().map(|part| part.max_ulp).max().unwrap_or(0)),
             non_finite: NonFinite {
@@ -494,7 +494,7 @@ mod tests {
     }
 
     #[test]
-    fn the_element_that_spends_most_of_its_budget_is_named() {
+    fn the_element_with_the_worst_ratio_is_named() {
         let reference = Tensor::from_vec(&[2, 2], vec![1.0_f32, 2.0, 3.0, f32::NAN]).unwrap();
         let candidate = Tensor::from_vec(&[2, 2], vec![1.5_f32, 2.0, 3.25, f32::NAN]).unwrap();
         let worst_ratio = |budget: &[f32]| {
@@ -516,7 +516,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_spent_where_nothing_can_differ() {
+    fn the_ratio_is_0_where_nothing_can_differ() {
         use crate::compare::{Bound, Tolerance};
         let rounding = Tolerance {
             bounds: vec![Bound::Rounding],

@@ -114,8 +114,8 @@ impl Bound {
                 let measured = metrics.statistics.judged().unwrap_or(f64::INFINITY);
                 (measured, allowed)
             }
-            // Where there is nothing to compare nothing is worst ratio; where no budget was computed the
-            // bound cannot hold.
+            // Nothing to compare differs by nothing; where no budget was computed the bound cannot
+            // hold.
             Self::Rounding => match (&metrics.worst_ratio, &metrics.max_abs) {
                 (Some(worst_ratio), _) => (worst_ratio.ratio, 1.0),
                 (None, None) => (0.0, 1.0),

@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 use std::io::Write;
 use std::path::Path;
 
-/// Bytes that are gathered before they are written.
+/// Bytes that are buffered before they are written.
 const PIECE: usize = 4 << 20;
 
 /// The beginning of a shard's file: everything before the data.

@@ -22,7 +22,7 @@ pub(super) fn differences(manifest: &Manifest, ours: &Arithmetic, here: &Gpu) ->
     let theirs = &manifest.arithmetic;
     let mut differences = gpu.differences(here);
     match theirs {
-        // Its operands lie otherwise, and its fused GELU and residual adds round once.
+        // Its operands have other layouts, and its fused GELU and residual adds round once.
         Arithmetic::Megatron(_) => differences.push(format!(
             "{theirs} arithmetic, whose products and fused operations on a GPU are not reproduced"
         )),
@@ -35,7 +35,7 @@ pub(super) fn differences(manifest: &Manifest, ours: &Arithmetic, here: &Gpu) ->
     differences
 }
 
-/// What the run itself was that none here is.
+/// What about the recorded run itself cannot be reproduced here.
 fn of_run(provenance: &Provenance) -> Vec<String> {
     let mut differences = Vec::new();
     let torch = provenance

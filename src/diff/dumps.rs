@@ -134,7 +134,7 @@ fn values(
     Ok(Some((expected.into(), found)))
 }
 
-/// Where two runs part, within tolerance or not.
+/// The first stage at which two runs differ, within tolerance or not.
 fn first_difference(stages: &[StageResult]) -> String {
     match stages.iter().find(|result| result.metrics.unequal > 0) {
         None => "no stage differs".into(),

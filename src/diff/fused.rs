@@ -3,7 +3,7 @@
 //! `MixedFusedLayerNorm` and `ScaledUpperTriangMaskedSoftmax` compute what torch's LayerNorm and
 //! softmax compute, in another order and with approximate quotients, exponentials and roots. Whether
 //! a checkpoint that was trained with the one is the same model with the other comes down to how often
-//! they round apart.
+//! they round differently.
 
 use crate::backend::{Backend, Cuda};
 use crate::compare::{Measure, Metrics, Spec};

@@ -77,7 +77,7 @@ impl<'a> OnCuda<'a> {
         let on_gpu = OnGpu {
             gpu: self.gpu.clone(),
             not_comparable: self.not_comparable.clone(),
-            ran: session.finish()?,
+            stats: session.finish()?,
         };
         Ok((results, on_gpu))
     }

@@ -78,7 +78,7 @@ pub struct OnGpu {
     /// Why results cannot be held to the bit against the reference; nothing if they can.
     pub not_comparable: Vec<String>,
     /// What the run took and did.
-    pub ran: GpuStats,
+    pub stats: GpuStats,
 }
 
 /// All of one case.

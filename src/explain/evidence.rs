@@ -32,9 +32,10 @@ impl Evidence {
             .map_or(0.0, |worst_ratio| worst_ratio.ratio);
         Self {
             ratio: if disagree { f64::INFINITY } else { ratio },
-            relative_frobenius: match disagree {
-                true => f64::INFINITY,
-                false => metrics.relative_frobenius,
+            relative_frobenius: if disagree {
+                f64::INFINITY
+            } else {
+                metrics.relative_frobenius
             },
             unequal: metrics.unequal,
             elements: metrics.elements,

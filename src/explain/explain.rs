@@ -116,22 +116,23 @@ impl OwnArithmetic<'_> {
                     .iter()
                     .map(|name| StageId::from(name.as_str()).kind())
                     .collect();
-                match lacks.is_empty() {
-                    true => format!(
+                if lacks.is_empty() {
+                    format!(
                         "{} is computed as {}, by the reference as {}",
                         stage.kind(),
                         plan_difference.ours,
                         plan_difference.theirs
-                    ),
-                    false => format!("the model lacks {}", lacks.join(", ")),
+                    )
+                } else {
+                    format!("the model lacks {}", lacks.join(", "))
                 }
             });
-        let finding = match self.evidence.holds() {
-            true => "noise: within rounding, where the bound in force allows less".into(),
-            false if self.plan_differences.is_empty() => {
-                "the difference is gone on a second run".into()
-            }
-            false => plan_differences.collect::<Vec<_>>().join("; "),
+        let finding = if self.evidence.holds() {
+            "noise: within rounding, but the tolerance allows less".into()
+        } else if self.plan_differences.is_empty() {
+            "the difference is gone on a second run".into()
+        } else {
+            plan_differences.collect::<Vec<_>>().join("; ")
         };
         Cause {
             rule: None,
@@ -359,9 +360,10 @@ mod tests {
                     shape: shape.to_vec(),
                 })
                 .collect(),
-            numerics: match product {
-                true => Numerics::product(DType::F32),
-                false => Numerics::elementwise(DType::F32, Rounding::EachOperation),
+            numerics: if product {
+                Numerics::product(DType::F32)
+            } else {
+                Numerics::elementwise(DType::F32, Rounding::EachOperation)
             },
         }
     }

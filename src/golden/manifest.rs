@@ -31,7 +31,7 @@ const MAX_BYTES: usize = 64 << 20;
 pub struct Manifest {
     /// Where the activations come from.
     pub provenance: Provenance,
-    /// Whose places of rounding they have.
+    /// Whose arithmetic they were computed in.
     pub arithmetic: Arithmetic,
     /// The reference model.
     pub model: ModelConfig,
@@ -49,7 +49,7 @@ pub struct Manifest {
     pub stages: Vec<StageRecord>,
 }
 
-/// Where activations come from. Facts for the reader; `extra` holds what the dump said besides.
+/// Where activations come from, for the reader; `extra` holds what the dump said besides.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Provenance {
     /// Framework, as the importer names it.
@@ -395,9 +395,10 @@ mod tests {
 
     fn files() -> impl Strategy<Value = FileRecord> {
         ("[a-z0-9.]{1,12}x", any::<[u8; 8]>(), any::<bool>()).prop_map(|(file, bytes, blake3)| {
-            let algorithm = match blake3 {
-                true => Algorithm::Blake3,
-                false => Algorithm::Sha256,
+            let algorithm = if blake3 {
+                Algorithm::Blake3
+            } else {
+                Algorithm::Sha256
             };
             FileRecord {
                 file,

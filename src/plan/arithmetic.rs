@@ -4,7 +4,7 @@ use crate::op::Summation;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// The framework whose places of rounding a plan has.
+/// The framework whose rounding points a plan has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "framework", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Arithmetic {

@@ -6,7 +6,7 @@ use crate::tensor::DType;
 use serde::Serialize;
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-/// A model: steps in execution order, in single-assignment variant.
+/// A model: steps in execution order, in single-assignment form.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Plan {
     dtype: DType,

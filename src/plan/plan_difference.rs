@@ -71,9 +71,8 @@ impl Plan {
         };
         for step in self.steps() {
             // A later variant of a stage continues the recipe of the earlier one.
-            let begun = recipes.remove(&step.stage);
-            let recipe = match begun {
-                Some(begun) if begun.last == step.inputs[0] => begun.then(step),
+            let recipe = match recipes.remove(&step.stage) {
+                Some(earlier) if earlier.last == step.inputs[0] => earlier.then(step),
                 _ => Recipe::start(step, divided_by(step)),
             };
             recipes.insert(&step.stage, recipe);

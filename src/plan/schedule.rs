@@ -8,7 +8,7 @@ use std::collections::{HashMap, HashSet};
 pub struct Schedule {
     /// Steps to run.
     pub run: HashSet<StageId>,
-    /// Steps whose values are had from elsewhere, and read.
+    /// Steps whose values are given and read.
     pub supply: HashSet<StageId>,
     /// For every value that is read, the last step that reads it.
     last_uses: HashMap<StageId, StageId>,

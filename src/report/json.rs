@@ -240,9 +240,9 @@ fn case(outcome: &CaseOutcome) -> Case<'_> {
             exactly_comparable: on_gpu.not_comparable.is_empty(),
             held_exactly: outcome.is_held_exactly(),
             differences: &on_gpu.not_comparable,
-            elapsed_ms: Number(on_gpu.ran.elapsed_ms),
-            peak_memory: on_gpu.ran.peak_memory,
-            products: &on_gpu.ran.products,
+            elapsed_ms: Number(on_gpu.stats.elapsed_ms),
+            peak_memory: on_gpu.stats.peak_memory,
+            products: &on_gpu.stats.products,
         }),
         notes: &outcome.notes,
     }

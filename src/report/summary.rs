@@ -112,8 +112,8 @@ pub(super) fn on_gpu(outcome: &CaseOutcome) -> Option<String> {
     Some(format!(
         "on {}, {held}: {:.1} ms, at most {:.1} MB of its memory",
         on_gpu.gpu,
-        on_gpu.ran.elapsed_ms,
-        on_gpu.ran.peak_memory as f64 / 1e6
+        on_gpu.stats.elapsed_ms,
+        on_gpu.stats.peak_memory as f64 / 1e6
     ))
 }
 

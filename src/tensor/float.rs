@@ -156,10 +156,11 @@ impl FloatFormat {
     /// Greatest finite number.
     pub const fn largest(&self) -> f64 {
         let infinity = ((1 << self.exponent_bits) - 1) << self.mantissa_bits;
-        self.decode(match self.has_infinities {
-            true => infinity - 1,
+        self.decode(if self.has_infinities {
+            infinity - 1
+        } else {
             // The last code is NaN.
-            false => (infinity | ((1 << self.mantissa_bits) - 1)) - 1,
+            (infinity | ((1 << self.mantissa_bits) - 1)) - 1
         })
     }
 

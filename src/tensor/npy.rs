@@ -85,9 +85,10 @@ pub fn from_bytes(path: &Path, bytes: &[u8], declared: Option<DType>) -> Result<
         if header.is_swapped() {
             raw.chunks_exact_mut(size_of::<T>()).for_each(<[u8]>::reverse);
         }
-        let stored: Vec<usize> = match header.fortran_order {
-            true => header.shape.iter().rev().copied().collect(),
-            false => header.shape.clone(),
+        let stored: Vec<usize> = if header.fortran_order {
+            header.shape.iter().rev().copied().collect()
+        } else {
+            header.shape.clone()
         };
         Tensor::from_vec(&stored, elements)?.reinterpret(header.dtype)
     });
@@ -173,9 +174,10 @@ pub fn parse_header(
     if needed != held {
         let expected = format!("{needed} bytes of data for {spelled} {shape:?}");
         let fault = BadInput::new(path, expected, format!("{held} bytes")).at("npy data");
-        let remedy = match needed > held {
-            true => "the file is truncated: copy it again",
-            false => "the file has trailing bytes: write it again",
+        let remedy = if needed > held {
+            "the file is truncated: copy it again"
+        } else {
+            "the file has trailing bytes: write it again"
         };
         return Err(fault.remedy(remedy).into());
     }

@@ -154,13 +154,12 @@ mod tests {
     fn archive(path: &Path, name: &str, data: &[u8], deflated: bool, claimed: u32) {
         let mut crc = Crc::new();
         crc.update(data);
-        let body = match deflated {
-            true => {
-                let mut encoder = DeflateEncoder::new(Vec::new(), Compression::default());
-                encoder.write_all(data).unwrap();
-                encoder.finish().unwrap()
-            }
-            false => data.to_vec(),
+        let body = if deflated {
+            let mut encoder = DeflateEncoder::new(Vec::new(), Compression::default());
+            encoder.write_all(data).unwrap();
+            encoder.finish().unwrap()
+        } else {
+            data.to_vec()
         };
         let method = if deflated { 8_u16 } else { 0 };
         let common = [

@@ -20,8 +20,8 @@ fn kernels() -> String {
     format!("{source}\nstatic const Named KERNELS[] = {{\n{table}}};\n")
 }
 
-/// Compiles a file of tests/simt as a shared library, with the kernels beside it. False, with a word on stderr, where there is no
-/// C++ compiler and the environment does not ask for one.
+/// Compiles a file of tests/simt as a shared library, with the kernels beside it. False, with a word on
+/// stderr, where there is no C++ compiler and the environment does not ask for one.
 ///
 /// # Panics
 /// If the compiler fails: that is a failure of the test.

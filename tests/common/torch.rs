@@ -150,18 +150,20 @@ impl Writer {
     fn tensor(&mut self, tensor: &Tensor) {
         let key = self.storages.len().to_string();
         self.storages.push(tensor.data.clone());
-        // Types without a storage class of their own lie in bytes, and are named behind the rest.
+        // Types without a storage class of their own lie in bytes, and are named after the rest.
         let untyped = tensor.storage.starts_with("float8");
-        self.global(match untyped {
-            true => "torch._utils _rebuild_tensor_v3",
-            false => "torch._utils _rebuild_tensor_v2",
+        self.global(if untyped {
+            "torch._utils _rebuild_tensor_v3"
+        } else {
+            "torch._utils _rebuild_tensor_v2"
         });
         self.out.push(b'(');
         self.out.push(b'(');
         self.object(&text("storage"));
-        match untyped {
-            true => self.global("torch.storage UntypedStorage"),
-            false => self.global(&format!("torch {}", tensor.storage)),
+        if untyped {
+            self.global("torch.storage UntypedStorage");
+        } else {
+            self.global(&format!("torch {}", tensor.storage));
         }
         for part in [text(&key), text("cpu"), Py::Int(tensor.elements)] {
             self.object(&part);

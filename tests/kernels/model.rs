@@ -364,8 +364,11 @@ pub fn activation(activation: Activation, x: f32, round: &dyn Fn(f32) -> f32) ->
 
 /// The rounding of a storage type, or none.
 pub fn rounding<T: Float>(each: bool) -> impl Fn(f32) -> f32 {
-    move |value| match each && T::DTYPE != DType::F32 {
-        true => T::from_f32(value).to_f32(),
-        false => value,
+    move |value| {
+        if each && T::DTYPE != DType::F32 {
+            T::from_f32(value).to_f32()
+        } else {
+            value
+        }
     }
 }

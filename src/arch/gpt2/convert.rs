@@ -1,7 +1,7 @@
 //! GPT-2 from megatron-core.
 //!
 //! transformers' GPT-2 has `Conv1D` layers, whose weight is `[in, out]`, and keeps query, key and
-//! value one behind the other where Megatron has them per head.
+//! value one after the other where Megatron has them per head.
 
 use crate::arch::megatron::{unsupported, vocabulary};
 use crate::arch::megatron_core::{

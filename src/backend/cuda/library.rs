@@ -174,7 +174,7 @@ fn companions(name: &str, file: &Path) -> Vec<libloading::Library> {
     loaded.collect()
 }
 
-/// The files in a folder that are named so, with or without a version behind it: the highest version
+/// The files in a folder that are named so, with or without a version after it: the highest version
 /// first.
 fn named(folder: &Path, name: &str) -> Vec<PathBuf> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();

@@ -10,7 +10,7 @@ use crate::tensor::DType;
 use cudarc::driver::{CudaStream, DevicePtrMut};
 use std::sync::Arc;
 
-/// Words that a kernel writes. Reading them waits for that kernel and for nothing behind it.
+/// Words that a kernel writes. Reading them waits for that kernel and for nothing after it.
 pub(crate) struct CudaWords {
     block: Block,
     words: usize,

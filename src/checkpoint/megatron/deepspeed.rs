@@ -95,7 +95,7 @@ fn named(folder: &Path, layers: &[Layer]) -> Result<BTreeMap<String, Place>> {
             .any(|key| key.starts_with("self_attention."))
         {
             if let Some(last) = blocks.last().filter(|last| **last + 1 != layer.number) {
-                let expected = format!("files of layer {:02} behind layer {last:02}", last + 1);
+                let expected = format!("files of layer {:02} after layer {last:02}", last + 1);
                 let found = format!("layer {:02}", layer.number);
                 return Err(BadInput::new(folder, expected, found)
                     .remedy("copy the files of every layer")

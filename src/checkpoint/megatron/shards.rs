@@ -14,7 +14,7 @@ pub enum Partition {
     Replicated,
     /// Every rank has a range of an axis, in rank order.
     Axis(usize),
-    /// Every rank has its rows of two matrices, one behind the other: the gate's and the up
+    /// Every rank has its rows of two matrices, one after the other: the gate's and the up
     /// projection's. Joined, axis 0 says which of the two it is: `[2, rows, …]`.
     Gated,
 }
@@ -56,9 +56,10 @@ pub(super) fn same_keys(ranks: &[StateDict]) -> Result<()> {
     for other in &ranks[1..] {
         let others = other.keys().collect();
         if let Some(key) = first.symmetric_difference(&others).next() {
-            let found = match first.contains(key) {
-                true => format!("none of the name {key}"),
-                false => format!("{key}, which rank 0 has not"),
+            let found = if first.contains(key) {
+                format!("none of the name {key}")
+            } else {
+                format!("{key}, which rank 0 has not")
             };
             return Err(BadInput::new(other.path(), "the tensors of rank 0", found).into());
         }

@@ -98,9 +98,10 @@ impl TorchFile {
         let (first, elements) = (record.storage.first, record.storage.elements);
         let bytes = |elements: usize| elements.checked_mul(dtype.size());
         // An untyped storage counts bytes.
-        let held = match record.storage.kind == record.kind {
-            true => bytes(elements),
-            false => Some(elements),
+        let held = if record.storage.kind == record.kind {
+            bytes(elements)
+        } else {
+            Some(elements)
         };
         let part = bytes(first).zip(held).and_then(|(first, held)| {
             let start = range.start.checked_add(first)?;

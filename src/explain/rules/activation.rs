@@ -38,14 +38,12 @@ impl Rule for Activation {
                         Rounding::Once => "rounded once (a fused kernel)",
                         Rounding::EachOperation => "rounded after every operation",
                     };
-                    let finding = match theirs == ours {
-                        true => format!("the reference's {theirs} is {how}"),
-                        false if rounding == step.numerics.rounding => {
-                            format!("the reference's activation is {theirs}, not {ours}")
-                        }
-                        false => {
-                            format!("the reference's activation is {theirs} {how}, not {ours}")
-                        }
+                    let finding = if theirs == ours {
+                        format!("the reference's {theirs} is {how}")
+                    } else if rounding == step.numerics.rounding {
+                        format!("the reference's activation is {theirs}, not {ours}")
+                    } else {
+                        format!("the reference's activation is {theirs} {how}, not {ours}")
                     };
                     let edit = move |step: &mut crate::plan::Step| {
                         step.op = Op::Activation(theirs);

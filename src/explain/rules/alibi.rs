@@ -31,9 +31,10 @@ impl Rule for Alibi {
             else {
                 continue;
             };
-            let unscaled = match *alibi_scale == 0.0 {
-                true => "adds an ALiBi bias, the model does not",
-                false => "adds the ALiBi bias unscaled",
+            let unscaled = if *alibi_scale == 0.0 {
+                "adds an ALiBi bias, the model does not"
+            } else {
+                "adds the ALiBi bias unscaled"
             };
             let (product_scale, heads) = (*product_scale, alibi_slopes.len());
             for (scale, what, remedy) in [

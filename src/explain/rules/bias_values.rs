@@ -40,11 +40,12 @@ impl Rule for BiasValues {
                 continue;
             }
             let zeros = bias.widened()?.as_slice::<f64>()?.iter().all(|x| *x == 0.0);
-            let finding = match zeros {
-                true => format!(
+            let finding = if zeros {
+                format!(
                     "{name} is all zeros where the reference has a bias: left out, or left at init"
-                ),
-                false => format!("{} is not the reference's", kind(name)),
+                )
+            } else {
+                format!("{} is not the reference's", kind(name))
             };
             let fitted = name.to_owned();
             let rewrite = Rewrite::new(

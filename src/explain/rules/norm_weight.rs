@@ -46,24 +46,23 @@ impl Rule for NormWeight {
             }
             let weight = context.subgraph.params[name].widened()?;
             let ones = weight.as_slice::<f64>()?.iter().all(|x| *x == 1.0);
-            let finding = match ones {
-                true => "the norm's weight is all ones where the reference's is not: left at init"
-                    .into(),
-                false => format!(
+            let finding = if ones {
+                "the norm's weight is all ones where the reference's is not: left at init".into()
+            } else {
+                format!(
                     "{} is not the reference's",
                     StageId::from(name.as_str()).kind()
-                ),
+                )
             };
             // A line through fewer rows leaves nothing to tell it by.
             let rows = context.subgraph.reference.len() / weight.len().max(1);
             if let ([_, bias], [_], 4..) = (step.params.as_slice(), context.steps(), rows) {
                 let zeros = context.subgraph.params[&bias.name].widened()?;
                 let zeros = zeros.as_slice::<f64>()?.iter().all(|x| *x == 0.0);
-                let finding = match ones && zeros {
-                    true => {
-                        "the norm is all ones and zeros where the reference's is not: left at init"
-                    }
-                    false => "weight and bias of the norm are not the reference's",
+                let finding = if ones && zeros {
+                    "the norm is all ones and zeros where the reference's is not: left at init"
+                } else {
+                    "weight and bias of the norm are not the reference's"
                 };
                 let (weight, bias) = (name.clone(), bias.name.clone());
                 let remedy = "with weight and bias fitted to the reference";

@@ -33,12 +33,12 @@ pub(super) fn describe(dump: &RawDump) -> Result<Described> {
 /// Whether keys and values went through a cache, of a run on a GPU: elsewhere it changes nothing.
 fn used_cache(dump: &RawDump) -> Result<bool> {
     #[derive(serde::Deserialize)]
-    struct GpuStats {
+    struct Numerics {
         use_cache: Option<bool>,
     }
-    let ran =
-        dump.optional::<GpuStats>(&["numerics"], "settings with use_cache of true or false")?;
-    let cached = ran.and_then(|ran| ran.use_cache);
+    let numerics =
+        dump.optional::<Numerics>(&["numerics"], "settings with use_cache of true or false")?;
+    let cached = numerics.and_then(|numerics| numerics.use_cache);
     Ok(dump.is_of_a_gpu() && cached.unwrap_or(false))
 }
 

@@ -14,7 +14,7 @@ const FUNCTION: f64 = 4.0;
 pub(in crate::op) struct RunningError {
     pub(in crate::op) value: f64,
     pub(in crate::op) rounding: f64,
-    /// The standard deviation, or its square where stds join as the roots of sums of squares.
+    /// The standard deviation, or its square (which adds up) where effects are independent.
     std: f64,
     /// Unit roundoff of the type that every result is rounded to; 0 where results stay in fp32.
     unit: f64,
@@ -86,7 +86,7 @@ impl RunningError {
     }
 }
 
-/// What is added up of a standard deviation.
+/// The power of a standard deviation that adds up.
 #[inline(always)]
 fn power(confidence: Confidence, std: f64) -> f64 {
     match confidence {
