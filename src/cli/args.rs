@@ -114,7 +114,7 @@ pub(super) struct CaseArgs {
 
     #[command(flatten)]
     pub(super) device: DeviceArgs,
-    /// Whose arithmetic (rounding points) to run it in [default: the case file's, else those of the
+    /// Whose arithmetic (rounding points) to run it in [default: the case file's, else that of the
     /// framework whose format the model is in]
     #[arg(long, value_enum)]
     pub(super) arithmetic: Option<ArithmeticName>,
