@@ -35,7 +35,7 @@ fn refusal(folder: &Path, checkpoint: &Path) -> String {
     };
     let started = Instant::now();
     let run = MegatronCheckpoint::open(checkpoint, &[])
-        .and_then(|checkpoint| Converted::of(checkpoint, None, None))
+        .and_then(|checkpoint| Converted::new(checkpoint, None, None))
         .and_then(|model| convert(&model, &output, &options, &|_| {}));
     assert!(
         started.elapsed() < Duration::from_secs(20),
@@ -410,7 +410,7 @@ fn a_file_cut_anywhere_is_refused_or_read() {
     let read = |bytes: &[u8]| -> Result<()> {
         fs::write(&path, bytes).unwrap();
         let file = TorchFile::open(&path)?;
-        let record = file.root().get("weight").and_then(TensorRecord::of);
+        let record = file.root().get("weight").and_then(TensorRecord::from_node);
         file.strided("weight", &record.expect("a tensor")).map(drop)
     };
     for whole in [file(&state), legacy(&state, 2)] {
@@ -663,7 +663,7 @@ fn an_output_that_holds_something_is_left_alone() {
     let folder = tempfile::tempdir().unwrap();
     let checkpoint = goldens().join("bloom_bf16_tp2/checkpoint");
     let model = MegatronCheckpoint::open(&checkpoint, &[])
-        .and_then(|checkpoint| Converted::of(checkpoint, None, None))
+        .and_then(|checkpoint| Converted::new(checkpoint, None, None))
         .unwrap();
     let options = Options {
         dtype: None,

@@ -40,7 +40,7 @@ fn options() -> Options {
 
 fn open(checkpoint: &Path, tokens: Option<usize>) -> Converted {
     let checkpoint = MegatronCheckpoint::open(checkpoint, &[]).expect("a checkpoint");
-    Converted::of(checkpoint, None, tokens).expect("a model")
+    Converted::new(checkpoint, None, tokens).expect("a model")
 }
 
 fn write(model: &Converted, output: &Path, options: &Options) -> Report {
@@ -326,7 +326,7 @@ fn arguments_can_be_given_where_a_checkpoint_has_none() {
     fs::remove_file(checkpoint.join("mp_rank_00_model_states.pt")).unwrap();
     let open = |given: &[(String, Arg)]| {
         let checkpoint = MegatronCheckpoint::open(&checkpoint, given)?;
-        Converted::of(checkpoint, None, None)
+        Converted::new(checkpoint, None, None)
     };
     let error = open(&[]).err().expect("refused").to_string();
     assert!(error.contains("--arg hidden_size=VALUE"), "{error}");
@@ -356,7 +356,7 @@ fn the_vocabularys_padding_is_cut_on_request() {
     };
     assert_eq!((rows(None), rows(Some(11))), (16, 11));
     let checkpoint = MegatronCheckpoint::open(&checkpoint, &[]).unwrap();
-    assert!(Converted::of(checkpoint, None, Some(17)).is_err());
+    assert!(Converted::new(checkpoint, None, Some(17)).is_err());
 }
 
 #[test]
@@ -434,7 +434,7 @@ fn legacy_files_and_views_are_read() {
             opened.root().get("name").and_then(|node| node.text()),
             Some("a model")
         );
-        let record = TensorRecord::of(opened.root().get("view").unwrap()).unwrap();
+        let record = TensorRecord::from_node(opened.root().get("view").unwrap()).unwrap();
         let tensor = Tiled::one(opened.strided("view", &record).unwrap())
             .to_tensor()
             .unwrap();

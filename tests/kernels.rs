@@ -899,7 +899,7 @@ fn check_compare<T: Bits>(shim: &Shim, reference: &[T], candidate: &[T]) {
     }
 
     for (first, tensor, wide) in [(14, &r, &wide_r), (17, &c, &wide_c)] {
-        let statistics = Statistics::of(tensor, None).unwrap();
+        let statistics = Statistics::new(tensor, None).unwrap();
         let at = |column: &Option<Vec<f64>>| column.as_ref().unwrap()[0];
         // Where anything is not finite, on either side, sums go from element to element.
         let sum = if finite.len() == count {

@@ -192,7 +192,7 @@ fn a_described_dump_needs_no_more_information() {
 fn weights_seen_in_shards_are_those_written() {
     let checkpoint = goldens().join("megatron_core_llama/checkpoints/torch_dist_tp2");
     let checkpoint = parity::checkpoint::megatron::MegatronCheckpoint::open(&checkpoint, &[]);
-    let model = parity::convert::Converted::of(checkpoint.unwrap(), None, Some(500)).unwrap();
+    let model = parity::convert::Converted::new(checkpoint.unwrap(), None, Some(500)).unwrap();
     let written = SafetensorsFiles::open(goldens().join("megatron_core_llama/hf")).unwrap();
     for name in model.names() {
         let full = [format!("model.{name}"), name.to_owned()];

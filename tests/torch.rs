@@ -16,7 +16,7 @@ fn tensor(file: &TorchFile, name: &str) -> Tensor {
     let record = file
         .root()
         .get(name)
-        .and_then(TensorRecord::of)
+        .and_then(TensorRecord::from_node)
         .expect(name);
     let strided = file.strided(name, &record).expect(name);
     Tiled::one(strided).to_tensor().expect(name)
@@ -63,7 +63,7 @@ fn objects_are_kept_as_data_and_shared_storages_show() {
             "an integer of 9 bytes"
         );
         let storage = |name: &str| {
-            let record = file.root().get(name).and_then(TensorRecord::of);
+            let record = file.root().get(name).and_then(TensorRecord::from_node);
             record.unwrap().storage().to_owned()
         };
         assert_eq!(storage("transposed"), storage("fp32"));
@@ -110,7 +110,7 @@ fn assert_same(path: &Path, key: Option<&str>) -> usize {
         let node = key
             .map_or(Some(root), |key| root.get(key))
             .and_then(|node| node.get(name));
-        let record = node.and_then(TensorRecord::of).expect(name);
+        let record = node.and_then(TensorRecord::from_node).expect(name);
         let ours = Tiled::one(ours.strided(name, &record).unwrap())
             .to_tensor()
             .unwrap();
@@ -183,7 +183,7 @@ proptest! {
             };
             for (name, value) in file.root().entries().into_iter().flatten() {
                 let name = name.text().unwrap_or_default();
-                if let Some(record) = TensorRecord::of(value)
+                if let Some(record) = TensorRecord::from_node(value)
                     && let Ok(strided) = file.strided(name, &record)
                 {
                     let _ = Tiled::one(strided).to_tensor();

@@ -12,7 +12,7 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     let _ = file.root().shown().to_string();
     for (name, value) in file.root().entries().into_iter().flatten() {
         let name = name.text().unwrap_or_default();
-        if let Some(record) = TensorRecord::of(value)
+        if let Some(record) = TensorRecord::from_node(value)
             && let Ok(strided) = file.strided(name, &record)
         {
             let _ = Tiled::one(strided).to_tensor();

@@ -22,7 +22,7 @@ pub(super) fn vocabulary(
     }
 }
 
-/// Says that a checkpoint has what an architecture, by its name, has not.
+/// The error of a checkpoint that has something which the named architecture lacks.
 pub(super) fn unsupported(
     checkpoint: &MegatronCheckpoint,
     architecture: &str,

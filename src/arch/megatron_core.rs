@@ -12,7 +12,7 @@ pub(super) const EMBEDDING: &str = "embedding.word_embeddings.weight";
 pub(super) const HEAD: &str = "output_layer.weight";
 /// The embedding of positions, where they are learned.
 pub(super) const POSITIONS: &str = "embedding.position_embeddings.weight";
-/// The bias of the last norm, which an RMSNorm has not.
+/// The bias of the last norm, which an RMSNorm lacks.
 pub(super) const FINAL_NORM_BIAS: &str = "decoder.final_layernorm.bias";
 
 /// Refuses what an architecture cannot compute: these flags, and experts.

@@ -26,7 +26,7 @@ impl Backend for Cpu {
     }
 
     fn run(&self, step: &Step, inputs: &[&Tensor], params: &[&Tensor]) -> Result<Tensor> {
-        // A plan is never run otherwise than it says.
+        // A plan is run as it says, or not at all.
         if !step.op.operation().cpu_implements(step.numerics) {
             return Err(unsupported(
                 step,

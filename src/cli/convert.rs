@@ -14,7 +14,7 @@ pub(super) fn run(args: &ConvertArgs) -> Result<()> {
         .map(|given| (given.name.clone(), given.value.clone()));
     let given: Vec<_> = given.collect();
     let checkpoint = MegatronCheckpoint::open(&args.checkpoint, &given)?;
-    let model = Converted::of(checkpoint, args.architecture, args.vocab_size)?;
+    let model = Converted::new(checkpoint, args.architecture, args.vocab_size)?;
     let options = Options {
         dtype: args.dtype,
         max_shard_size: args.max_shard_size,

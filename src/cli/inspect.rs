@@ -56,7 +56,7 @@ fn golden(golden: &Golden) -> String {
         provenance.device,
         manifest.arithmetic,
     );
-    let facts = [
+    let fields = [
         ("version", &provenance.framework_version),
         ("commit", &provenance.commit),
         ("torch", &provenance.torch),
@@ -67,9 +67,9 @@ fn golden(golden: &Golden) -> String {
         ),
         ("gpu", &provenance.gpu.as_ref().map(Gpu::to_string)),
     ];
-    for (name, fact) in facts {
-        if let Some(fact) = fact {
-            text += &format!("{name}: {fact}\n");
+    for (name, value) in fields {
+        if let Some(value) = value {
+            text += &format!("{name}: {value}\n");
         }
     }
     text += &format!("model: {:?}\n", manifest.model);
@@ -242,7 +242,7 @@ fn likely<T>(read: impl Fn(Option<DType>) -> crate::Result<T>) -> crate::Result<
 fn figures(tensor: &Tensor) -> Result<String> {
     let Metrics { non_finite, .. } = compare(tensor, tensor, &Spec::default())?;
     let all = tensor.clone().reshaped(&[tensor.len()])?;
-    let whole = crate::compare::Statistics::of(&all, None)?;
+    let whole = crate::compare::Statistics::new(&all, None)?;
     let only = |column: &Option<Vec<f64>>| match column.as_deref() {
         Some([value]) => format!("{value:e}"),
         _ => "-".to_owned(),

@@ -21,14 +21,14 @@ pub trait Measure: Backend {
 
 /// A comparison that may still be in flight.
 pub enum Measuring {
-    /// It is over.
+    /// It is done, with this result.
     Done(Box<Metrics>),
-    /// What waits for it and reads it.
+    /// Waits for it and reads its result.
     InFlight(Box<dyn FnOnce() -> Result<Metrics>>),
 }
 
 impl Measuring {
-    /// Of what has been measured.
+    /// A comparison that is done.
     pub fn done(metrics: Metrics) -> Self {
         Self::Done(Box::new(metrics))
     }

@@ -144,7 +144,7 @@ pub fn compare(reference: &Tensor, candidate: &Tensor, spec: &Spec<'_>) -> Resul
 /// [`Error::Mismatch`] if the statistics are of another number of tokens.
 pub fn compare_statistics(reference: &Statistics, candidate: &Tensor) -> Result<Metrics> {
     let shards = reference.vocab_shard_mean.as_ref().map(Vec::len);
-    let found = Statistics::of(candidate, shards.and_then(NonZeroUsize::new))?;
+    let found = Statistics::new(candidate, shards.and_then(NonZeroUsize::new))?;
     let statistics = found.difference(reference)?;
     let columns = |all: &Statistics| -> Vec<f64> {
         let of = |recorded: &Option<Vec<f64>>, column: &Option<Vec<f64>>| match recorded {
@@ -459,8 +459,8 @@ mod tests {
             let columns = 3 * 2 * 9000;
             let x = tensor(&[2, columns], &values(2 * columns, seed, false), 0);
             let shards_of = NonZeroUsize::new(shards);
-            let cut = Statistics::of(&x, shards_of).unwrap();
-            let whole = Statistics::of(&x, None).unwrap();
+            let cut = Statistics::new(&x, shards_of).unwrap();
+            let whole = Statistics::new(&x, None).unwrap();
             prop_assert_eq!(&cut.token_min, &whole.token_min);
             prop_assert_eq!(&cut.token_max, &whole.token_max);
             let of_shards = cut.vocab_shard_mean.unwrap();

@@ -42,7 +42,7 @@ impl Statistics {
     ///
     /// # Errors
     /// [`Error::Mismatch`] if the last axis cannot be cut so.
-    pub fn of(tensor: &Tensor, vocab_shards: Option<NonZeroUsize>) -> Result<Self> {
+    pub fn new(tensor: &Tensor, vocab_shards: Option<NonZeroUsize>) -> Result<Self> {
         let shards = shard_count(tensor.row_len(), vocab_shards)?;
         let pieces = segments(tensor.row_len(), shards);
         let sides: Vec<Side> = with_element!(tensor.dtype(), T => {

@@ -56,7 +56,7 @@ impl Converted {
     /// # Errors
     /// If the architecture is none that parity converts to, an argument is missing, or tensors are
     /// missing, surplus, misshapen or of different types.
-    pub fn of(
+    pub fn new(
         checkpoint: MegatronCheckpoint,
         architecture: Option<ArchitectureName>,
         vocabulary: Option<usize>,

@@ -254,7 +254,7 @@ impl<'a> AlignedStage<'a> {
         })
     }
 
-    /// As [`Self::read`], of this machine's memory; `None` if only statistics were recorded.
+    /// As [`Self::read`], into this machine's memory; `None` if only statistics were recorded.
     pub(super) fn read_full(&self, weights: &dyn Weights) -> Result<Option<RecordedValue<Tensor>>> {
         Ok(match self.read(weights, &Cpu)? {
             Some(Recorded::Full(value)) => Some(value),

@@ -58,7 +58,7 @@ impl Candidate {
     }
 
     fn from_megatron(path: &Path) -> Result<Self> {
-        let converted = Converted::of(MegatronCheckpoint::open(path, &[])?, None, None)?;
+        let converted = Converted::new(MegatronCheckpoint::open(path, &[])?, None, None)?;
         let config = converted.config()?;
         Ok(Self {
             folder: path.to_owned(),

@@ -78,7 +78,7 @@ fn own_arithmetic<'a>(
     }
     OwnArithmetic {
         plan_differences,
-        evidence: Evidence::of(&result.metrics),
+        evidence: Evidence::new(&result.metrics),
     }
 }
 

@@ -25,7 +25,7 @@ pub(super) struct Judge<'a> {
     pub(super) same_kernels: bool,
     /// The model whose stages they are.
     pub(super) model: &'a ModelConfig,
-    /// Where the candidate's plan is not the reference's.
+    /// Where the candidate's plan differs from the reference's.
     pub(super) differences: BTreeMap<StageId, PlanDifference>,
 }
 
@@ -33,7 +33,7 @@ pub(super) struct Judge<'a> {
 pub(super) struct Computed<A> {
     /// Where the backend computes.
     pub(super) array: A,
-    /// The same, brought here, if a budget or the oracle asks.
+    /// The same in this process's memory, if a budget or the oracle asks.
     pub(super) found: Option<Tensor>,
     /// How far a correct one may be from exact, if it has a budget.
     pub(super) error_bound: Option<ErrorBound>,

@@ -96,7 +96,7 @@ pub struct CaseOutcome {
     pub explanations: Vec<Explanation>,
     /// What ran on a GPU, if one was used.
     pub on_gpu: Option<OnGpu>,
-    /// Facts that a reader should know: settings that differ, modes that could not run.
+    /// What a reader should know: settings that differ, modes that could not run.
     pub notes: Vec<String>,
 }
 

@@ -1,8 +1,8 @@
 //! The candidate's model in the reference's arithmetic.
 //!
-//! Where the candidate has other rounding points than the reference, the reference's own error bound is
-//! that of the reference's steps; and how many half-precision elements may differ at all can only
-//! be said of the same steps. So those are run: on the recorded values, for the stages where the two
+//! Where the candidate's rounding points differ from the reference's, the reference's error bound is that
+//! of its own steps; and how many half-precision elements may differ at all can only be said of the same
+//! steps. So those are run: on the recorded values, for the stages where the two
 //! plans differ. They run on the CPU whatever the candidate runs on: a budget covers both.
 
 use super::align::{AlignedStage, RecordedValue};
@@ -17,7 +17,7 @@ use crate::plan::{StageId, Step};
 use crate::tensor::Tensor;
 use std::collections::{HashSet, VecDeque};
 
-/// The run, which goes along with the candidate's.
+/// The run, step by step beside the candidate's.
 pub(super) struct ReferenceRun<'a> {
     prepared: &'a Prepared<'a>,
     execution: Execution<'a, Cpu>,

@@ -56,7 +56,7 @@ impl Bug {
     /// # Errors
     /// If a weight cannot be read.
     pub fn inject(&self, plan: &Plan, weights: &dyn Weights) -> Result<Option<Injected>> {
-        let Some(edits) = (self.edits)(Modules::of(plan)) else {
+        let Some(edits) = (self.edits)(Modules::new(plan)) else {
             return Ok(None);
         };
         let mut changed = BTreeMap::new();

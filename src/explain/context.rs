@@ -49,7 +49,7 @@ impl<'a> Context<'a> {
     /// What the heads of the subgraph's block are split from.
     pub(super) fn attention(&self) -> Option<Fused<'a>> {
         let layer = self.layer();
-        let mut fused = Modules::of(self.plan).fused();
+        let mut fused = Modules::new(self.plan).fused();
         fused.find(|fused| fused.layer.step.stage.layer() == layer)
     }
 

@@ -24,7 +24,7 @@ pub struct Evidence {
 
 impl Evidence {
     /// From a comparison within a budget.
-    pub fn of(metrics: &Metrics) -> Self {
+    pub fn new(metrics: &Metrics) -> Self {
         let disagree = metrics.non_finite.disagreements > 0;
         let ratio = metrics
             .worst_ratio

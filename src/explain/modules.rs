@@ -32,7 +32,7 @@ pub(super) struct Fused<'a> {
 }
 
 impl<'a> Modules<'a> {
-    pub(super) fn of(plan: &'a Plan) -> Self {
+    pub(super) fn new(plan: &'a Plan) -> Self {
         Self { plan }
     }
 

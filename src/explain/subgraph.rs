@@ -104,7 +104,7 @@ impl Subgraph {
         };
         let mut metrics = compare(&narrowed.reference, &result, &spec)?;
         metrics.flips = Flips::new(metrics.unequal, &result, ours, &theirs)?;
-        Ok(Evidence::of(&metrics))
+        Ok(Evidence::new(&metrics))
     }
 
     /// The value of the last step; with its error bound if a confidence is named.

@@ -21,7 +21,7 @@ impl<'a> Arguments<'a> {
         self.params[index].as_slice()
     }
 
-    /// The elements of a parameter that there may be: a bias.
+    /// The elements of an optional parameter: a bias.
     pub(crate) fn optional_param<T: Element>(&self, index: usize) -> Result<Option<&'a [T]>> {
         let param = self.params.get(index);
         param.map(|param| param.as_slice()).transpose()

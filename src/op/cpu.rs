@@ -14,7 +14,7 @@ pub(crate) trait CpuKernel {
     /// Whether the kernel computes in these numerics, to the letter.
     fn cpu_implements(&self, numerics: Numerics) -> bool;
 
-    /// The result, stored as `T`, in numerics that the kernel implements and that round here.
+    /// The result, stored as `T`, in numerics that the kernel implements, rounded where `rounding` says.
     fn cpu<T: Float>(&self, arguments: &Arguments<'_>, rounding: Rounding) -> Result<Vec<T>>
     where
         Self: Sized;

@@ -213,8 +213,8 @@ fn extended(shape: &[usize], last: usize) -> Vec<usize> {
     [shape, &[last]].concat()
 }
 
-/// A scale or slope as far as frameworks agree on it, who round them on different ways: the leading
-/// digits of single precision.
+/// The leading digits of a scale or slope in single precision: as far as frameworks, which round it in
+/// different places, agree on it.
 fn leading_digits(value: f32) -> String {
     format!("{value:.4e}")
 }

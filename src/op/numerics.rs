@@ -113,7 +113,7 @@ impl Numerics {
 }
 
 impl Numerics {
-    /// The same, rounded here.
+    /// The same, but rounded where `rounding` says.
     pub(crate) fn with_rounding(self, rounding: Rounding) -> Self {
         Self { rounding, ..self }
     }

@@ -71,8 +71,8 @@ fn case(text: &mut String, outcome: &CaseOutcome) {
             line(format!("{lead}{sentence}"));
         }
     }
-    for fact in growth(outcome).into_iter().chain(on_gpu(outcome)) {
-        line(fact);
+    for sentence in growth(outcome).into_iter().chain(on_gpu(outcome)) {
+        line(sentence);
     }
     for note in outcome.notes.iter().chain(&coverage(outcome)) {
         line(note.clone());

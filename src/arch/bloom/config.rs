@@ -113,7 +113,7 @@ pub(super) fn of_dump(
     Ok(Some((ModelConfig::Bloom(config), arithmetic)))
 }
 
-/// Reads the arguments of a checkpoint. Which kernels ran on a GPU they do not tell.
+/// Reads the arguments of a checkpoint. They do not tell which kernels ran on a GPU.
 pub(super) fn of_checkpoint(checkpoint: &MegatronCheckpoint) -> Result<MegatronArithmetic> {
     let default = MegatronArithmetic::default();
     let scaling = default.query_key_layer_scaling;

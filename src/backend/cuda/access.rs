@@ -13,7 +13,7 @@ use cudarc::driver::{CudaStream, DevicePtr, DevicePtrMut, SyncOnDrop};
 use std::sync::Arc;
 
 impl Cuda {
-    /// Figures that many steps read, sent up once.
+    /// Constants that many steps read, uploaded once.
     pub(crate) fn table<T: Element>(&self, shape: &[usize], figures: Vec<T>) -> Result<CudaArray> {
         let figures = Tensor::from_vec(shape, figures)?;
         let mut tables = lock(&self.tables);

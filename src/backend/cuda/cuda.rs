@@ -39,7 +39,7 @@ pub struct Cuda {
     pub(super) uploads: Arc<UploadPool>,
     /// Sends them, on a stream of its own.
     pub(super) transfer: Transfer,
-    /// Figures that many steps read: slopes, angles, bounds of segments.
+    /// Constants that many steps read: slopes, angles, bounds of segments.
     pub(super) tables: Mutex<Vec<CudaArray>>,
     pub(super) kernels: Kernels,
     pub(crate) blas: Blas,

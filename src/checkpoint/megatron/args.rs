@@ -46,11 +46,11 @@ impl Args {
     }
 
     /// The arguments in a `Namespace`, or in a dictionary.
-    pub(super) fn of(origin: &Path, node: Node<'_>) -> Self {
+    pub(super) fn from_node(origin: &Path, node: Node<'_>) -> Self {
         let mut args = Self::none(origin);
         let insert = |(name, value): (Node<'_>, Node<'_>)| {
             if let Some(name) = name.text() {
-                args.values.insert(name.to_owned(), Arg::of(value));
+                args.values.insert(name.to_owned(), Arg::from_node(value));
             }
         };
         match node.fields() {
@@ -186,7 +186,7 @@ impl Args {
 }
 
 impl Arg {
-    fn of(node: Node<'_>) -> Self {
+    fn from_node(node: Node<'_>) -> Self {
         if node.is_none() {
             return Self::None;
         }

@@ -88,7 +88,7 @@ pub(super) fn open(folder: &Path) -> Result<(Classic, usize, Args)> {
     let args = first.root().get("args");
     let args = args.map_or_else(
         || Args::none(first.path()),
-        |args| Args::of(first.path(), args),
+        |args| Args::from_node(first.path(), args),
     );
     Ok((Classic { stages, tensors }, ranks, args))
 }
@@ -165,7 +165,7 @@ impl Source for Classic {
             let record = ranks[0].record(&place.key)?;
             let file = ranks[0].path();
             // All files have one name; the folder says which it is.
-            Some(Listed::of(
+            Some(Listed::new(
                 name,
                 &record,
                 ranks.len(),

@@ -132,7 +132,7 @@ fn args(folder: &Path) -> Result<Args> {
     }
     let file = TorchFile::open(&path)?;
     let args = file.root().get("args");
-    Ok(args.map_or_else(|| Args::none(&path), |args| Args::of(&path, args)))
+    Ok(args.map_or_else(|| Args::none(&path), |args| Args::from_node(&path, args)))
 }
 
 impl Source for DeepSpeed {
@@ -140,7 +140,7 @@ impl Source for DeepSpeed {
         let listed = self.tensors.iter().filter_map(|(name, place)| {
             let ranks = &self.layers[place.layer].ranks;
             let record = ranks[0].record(&place.key)?;
-            Some(Listed::of(name, &record, ranks.len(), ranks[0].path()))
+            Some(Listed::new(name, &record, ranks.len(), ranks[0].path()))
         });
         listed.collect()
     }

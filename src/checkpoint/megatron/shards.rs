@@ -35,7 +35,7 @@ pub struct Listed {
 }
 
 impl Listed {
-    pub(super) fn of(name: &str, record: &TensorRecord<'_>, pieces: usize, file: &Path) -> Self {
+    pub(super) fn new(name: &str, record: &TensorRecord<'_>, pieces: usize, file: &Path) -> Self {
         Self {
             name: name.to_owned(),
             dtype: record.dtype().map_err(str::to_owned),
@@ -59,7 +59,7 @@ pub(super) fn same_keys(ranks: &[StateDict]) -> Result<()> {
             let found = if first.contains(key) {
                 format!("none of the name {key}")
             } else {
-                format!("{key}, which rank 0 has not")
+                format!("{key}, which rank 0 lacks")
             };
             return Err(BadInput::new(other.path(), "the tensors of rank 0", found).into());
         }

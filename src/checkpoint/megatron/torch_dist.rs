@@ -294,7 +294,10 @@ fn args(folder: &Path, files: &BTreeMap<String, MappedFile>, storage: &Storage) 
     if common.exists() {
         let file = TorchFile::open(&common)?;
         let args = file.root().get("args");
-        return Ok(args.map_or_else(|| Args::none(&common), |args| Args::of(&common, args)));
+        return Ok(args.map_or_else(
+            || Args::none(&common),
+            |args| Args::from_node(&common, args),
+        ));
     }
     let items = storage
         .iter()
@@ -305,7 +308,7 @@ fn args(folder: &Path, files: &BTreeMap<String, MappedFile>, storage: &Storage) 
         // The state itself, or a list of the states of all ranks.
         let first = root.elements().and_then(|mut list| list.next());
         if let Some(args) = first.unwrap_or(root).get("args") {
-            return Ok(Args::of(&folder.join(&stored.file), args));
+            return Ok(Args::from_node(&folder.join(&stored.file), args));
         }
     }
     Ok(Args::none(&common))
@@ -390,7 +393,7 @@ impl TorchDist {
             BadInput::new(file.path(), expected, found).at(name).into()
         };
         let held = TorchFile::from_mapped(file.clone(), chunk.part.clone())?;
-        let Some(record) = TensorRecord::of(held.root()) else {
+        let Some(record) = TensorRecord::from_node(held.root()) else {
             return Err(fault("a tensor".into(), held.root().shown().to_string()));
         };
         let part = held.strided(name, &record)?;

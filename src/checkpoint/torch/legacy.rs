@@ -55,7 +55,7 @@ pub(super) fn contents(file: &MappedFile, part: &Range<usize>) -> Result<Content
     let keys = pickle()?;
     let element_sizes: BTreeMap<String, Option<usize>> = object
         .nodes()
-        .filter_map(StorageRecord::of)
+        .filter_map(StorageRecord::from_node)
         .map(|storage| (storage.key.to_owned(), storage.kind.size()))
         .collect();
     let mut storages = BTreeMap::new();

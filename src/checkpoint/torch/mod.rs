@@ -3,7 +3,7 @@
 //! # The formats
 //! * **zip** (torch 1.6 and later): members `NAME/data.pkl` (a pickle), `NAME/byteorder`, and one
 //!   *stored* member `NAME/data/KEY` for each storage, raw and little-endian.
-//! * **legacy**: five pickles in a row (a magic number, a protocol number, facts about the machine,
+//! * **legacy**: five pickles in a row (a magic number, a protocol number, properties of the machine,
 //!   the object, the keys of the storages) and then, for every key, an 8-byte count and the data.
 //!
 //! A tensor in the pickle is a call of `torch._utils._rebuild_tensor_v2` on a reference to a

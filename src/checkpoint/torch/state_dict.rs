@@ -18,7 +18,7 @@ impl StateDict {
     pub fn new(file: TorchFile, find: impl FnOnce(Node<'_>) -> Option<Node<'_>>) -> Self {
         let entries = find(file.root()).and_then(Node::entries);
         let tensors = entries.into_iter().flatten().filter_map(|(key, value)| {
-            TensorRecord::of(value)?;
+            TensorRecord::from_node(value)?;
             Some((key.text()?.to_owned(), value.id))
         });
         let tensors = tensors.collect();
@@ -42,7 +42,7 @@ impl StateDict {
 
     /// What is said of a tensor.
     pub fn record(&self, key: &str) -> Option<TensorRecord<'_>> {
-        TensorRecord::of(self.root().at(*self.tensors.get(key)?))
+        TensorRecord::from_node(self.root().at(*self.tensors.get(key)?))
     }
 
     /// The elements of a tensor, in place; `None` if there is no such tensor.

@@ -15,7 +15,7 @@ pub(super) enum Kind<'a> {
 
 impl<'a> Kind<'a> {
     /// From the name of a storage class (`BFloat16Storage`) or of a dtype (`bfloat16`).
-    fn of(name: &'a str) -> Self {
+    fn from_name(name: &'a str) -> Self {
         let dtype = match name {
             "DoubleStorage" => Some(DType::F64),
             "FloatStorage" => Some(DType::F32),
@@ -44,7 +44,7 @@ pub(super) struct StorageRecord<'a> {
 }
 
 impl<'a> StorageRecord<'a> {
-    pub(super) fn of(node: Node<'a>) -> Option<Self> {
+    pub(super) fn from_node(node: Node<'a>) -> Option<Self> {
         let fields: Vec<_> = node.persistent()?.elements()?.take(6).collect();
         let [tag, class, key, _, elements, rest @ ..] = fields.as_slice() else {
             return None;
@@ -54,7 +54,7 @@ impl<'a> StorageRecord<'a> {
         }
         let size = |node: Node<'_>| usize::try_from(node.int()?).ok();
         let mut record = Self {
-            kind: Kind::of(class.global()?.1),
+            kind: Kind::from_name(class.global()?.1),
             key: key.text()?,
             first: 0,
             elements: size(*elements)?,
@@ -86,7 +86,7 @@ pub struct TensorRecord<'a> {
 impl<'a> TensorRecord<'a> {
     /// The tensor that a call in the pickle would make, if it is one of the functions that make
     /// tensors.
-    pub fn of(node: Node<'a>) -> Option<Self> {
+    pub fn from_node(node: Node<'a>) -> Option<Self> {
         let mut function = node.class()?;
         let mut args: Vec<_> = node.args().take(MOST_ARGS).collect();
         // Parameters and subclasses wrap a tensor; more than a few wrappers is no tensor.
@@ -113,11 +113,11 @@ impl<'a> TensorRecord<'a> {
         let [storage, offset, shape, strides, rest @ ..] = args else {
             return None;
         };
-        let storage = StorageRecord::of(*storage)?;
+        let storage = StorageRecord::from_node(*storage)?;
         let kind = match (function, rest) {
             ("_rebuild_tensor" | "_rebuild_tensor_v2", _) => storage.kind,
             // The storage is untyped; the dtype follows flags and hooks.
-            ("_rebuild_tensor_v3", [_, _, dtype, ..]) => Kind::of(dtype.global()?.1),
+            ("_rebuild_tensor_v3", [_, _, dtype, ..]) => Kind::from_name(dtype.global()?.1),
             _ => return None,
         };
         Some(Self {

@@ -1,4 +1,4 @@
-//! A factor that the reference's values have and the candidate's have not.
+//! A factor that the reference's values have and the candidate's lack.
 
 use super::head::UNTIED;
 use crate::backend::Fp64;

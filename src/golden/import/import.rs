@@ -280,7 +280,7 @@ impl Import<'_> {
         let shards = logits
             .then(|| NonZeroUsize::new(self.described.ranks))
             .flatten();
-        let statistics = Statistics::of(value, shards)?;
+        let statistics = Statistics::new(value, shards)?;
         let keep = |name: &str, column: Option<Vec<f64>>| -> Result<Option<FileRecord>> {
             column
                 .map(|column| {
@@ -342,7 +342,7 @@ impl Import<'_> {
         })
     }
 
-    /// A fact that has a place of its own in a manifest, taken from among those that have none.
+    /// An entry that has a key of its own in a manifest, taken from among those that have none.
     fn taken<T: serde::de::DeserializeOwned>(
         &self,
         extra: &mut BTreeMap<String, Value>,
