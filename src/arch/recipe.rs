@@ -61,7 +61,7 @@ impl Relayout {
     /// Applies the move.
     ///
     /// # Errors
-    /// [`Mismatch`](crate::Error::Mismatch) if the array has not the axes it asks for.
+    /// [`Mismatch`](crate::Error::Mismatch) if the array lacks the axes it asks for.
     pub(crate) fn apply(&self, tiled: Tiled) -> Result<Tiled> {
         match self {
             Self::Split { axis, inner } => tiled.split(*axis, *inner),

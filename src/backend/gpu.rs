@@ -232,7 +232,8 @@ pub(super) fn uses_epilogues(environment: &BTreeMap<String, String>) -> bool {
 }
 
 impl GpuFlags {
-    /// Whether products went the way they go by default. torch prints `_BlasBackend.Cublas`.
+    /// Whether the library that torch preferred is cuBLAS, its default. torch prints
+    /// `_BlasBackend.Cublas`.
     fn prefers_cublas(&self) -> bool {
         let name = self.preferred_blas_library.to_lowercase();
         ["default", "cublas"].contains(&name.rsplit('.').next().unwrap_or(&name))

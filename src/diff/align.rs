@@ -210,7 +210,7 @@ impl<'a> AlignedStage<'a> {
     /// Reads what was recorded, as the step computes it, to where a backend computes.
     ///
     /// # Errors
-    /// If a file is not as recorded, or the value has not the shape of the step's.
+    /// If a file is not as recorded, or the value's shape is not the step's.
     pub(super) fn read<B: Backend>(
         &self,
         weights: &dyn Weights,

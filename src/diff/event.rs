@@ -29,6 +29,6 @@ pub enum Event<'a> {
     Tried,
     /// A stage has been judged.
     Judged(&'a StageResult),
-    /// The case is over.
+    /// The case is done.
     Finished,
 }

@@ -18,7 +18,7 @@ const STEPS: usize = 30;
 /// How far off a fitted entry may be follows from the differences that are left.
 ///
 /// # Errors
-/// If the subgraph cannot be run, or the result has not a column for each entry.
+/// If the subgraph cannot be run, or the result lacks a column for an entry.
 pub(super) fn fit(subgraph: &mut Subgraph, name: &str) -> Result<()> {
     let dtype = subgraph.params[name].dtype();
     let suffix = suffix(subgraph, name)?;

@@ -22,7 +22,7 @@ impl Step {
     /// Checks that tensors have the shapes of the step's parameters.
     ///
     /// # Errors
-    /// [`Error::Mismatch`] if one has not, or there are more or fewer.
+    /// [`Error::Mismatch`] if one has another shape, or there are more or fewer.
     pub fn check_params<'a>(&self, found: impl Iterator<Item = &'a [usize]>) -> Result<()> {
         let wanted = self.params.iter().map(|param| param.shape.as_slice());
         let found: Vec<&[usize]> = found.collect();

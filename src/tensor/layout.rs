@@ -27,7 +27,7 @@ pub enum Join {
 }
 
 impl Layout {
-    /// The array in parity's own layout, or `None` if it has not the axes of this one.
+    /// The array in parity's own layout, or `None` if it lacks the axes of this one.
     pub(crate) fn to_batch_first(self, array: &Tensor) -> Option<Tensor> {
         match (self, array.shape().len()) {
             (Self::Bsh, 3) | (Self::Bnss, 4) => Some(array.clone()),

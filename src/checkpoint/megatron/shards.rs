@@ -89,8 +89,8 @@ pub(super) trait Source: Send + Sync {
 pub struct Joined {
     /// Its elements.
     pub tiled: Tiled,
-    /// If ranks that should have the same have not: by how much they differ at most. The tensor is
-    /// their mean then, taken in fp32.
+    /// By how much ranks that should have the same values differ at most; `None` if they agree. Where
+    /// they differ the tensor is their mean, taken in fp32.
     pub drift: Option<f64>,
 }
 
