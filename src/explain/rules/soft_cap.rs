@@ -19,7 +19,7 @@ impl Rule for SoftCap {
     }
 
     fn what(&self) -> &'static str {
-        "logits or scores are capped softly"
+        "logits or scores have a soft cap that the model lacks"
     }
 
     fn rewrites<'a>(&self, context: &Context<'a>) -> Result<Vec<Rewrite<'a>>> {
