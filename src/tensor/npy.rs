@@ -1,9 +1,10 @@
 //! `.npy` files (NEP 1; versions 1 to 3).
 //!
-//! The header is checked before it is parsed, and the data's length before it is read: npyz's
-//! parser takes time exponential in the depth of brackets, and does not check a shape against the
-//! file. Data is never read element by element: it is mapped, or copied as a whole where its byte
-//! order, its axis order or its alignment ask for it.
+//! Data is never read element by element: it is mapped, or copied as a whole where its byte order,
+//! its axis order or its alignment ask for it, after its length was held against the header's.
+//!
+//! The header is parsed here. To a reader of Python literals it is nested, and `0x10`, `1_000` and
+//! `1--1` are numbers; to numpy, which writes it, it is three keys.
 //!
 //! numpy has no bfloat16. ml_dtypes writes it as `<V2`, others as the bits in `<u2`: both are read
 //! as bf16 where the caller declares that they are, and refused where not.
@@ -11,7 +12,6 @@
 use super::{DType, MappedFile, Tensor, with_element};
 use crate::error::{BadInput, Error, Result};
 use crate::output::OutputFile;
-use npyz::{DType as NpyType, Endianness, NpyHeader, Order, TypeChar};
 use std::io::Write;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -19,8 +19,6 @@ use std::path::{Path, PathBuf};
 const MAGIC: &[u8] = b"\x93NUMPY";
 /// Longest header believed; numpy's own are below 200 bytes.
 const MAX_HEADER: usize = 64 << 10;
-/// Deepest nesting of brackets believed: a plain array's shape is one tuple in one dictionary.
-const MAX_DEPTH: usize = 3;
 /// Most axes, as in numpy.
 const MAX_AXES: usize = 64;
 
@@ -141,29 +139,17 @@ pub fn parse_header(
             format!("{length} bytes"),
         ));
     }
-    check_text(text).map_err(|(expected, found)| fault(&expected, found))?;
     let offset = start + length;
-    let header = NpyHeader::from_reader(&bytes[..offset])
-        // The parser's message goes on with a drawing of the text.
-        .map_err(|e| e.to_string().lines().next().unwrap_or_default().to_owned())
-        .map_err(|e| fault("a dictionary with descr, fortran_order and shape", e))?;
-    let (dtype, spelled, big_endian) = element_type(path, &header.dtype(), declared)?;
-    let shape = header
-        .shape()
-        .iter()
-        .map(|extent| usize::try_from(*extent).ok())
-        .collect::<Option<Vec<_>>>()
-        .filter(|shape| shape.len() <= MAX_AXES);
+    let text = Text::parse(text).map_err(|(expected, found)| fault(expected, found))?;
+    let (dtype, big_endian) = element_type(path, text.descr, declared)?;
+    let (shape, spelled) = (text.shape, text.descr.to_owned());
     // Extents of 1 and more only: an axis of 0 must not hide an overflow beside it.
-    let bytes_needed = shape.as_ref().and_then(|shape| {
-        let product = |size: usize, extent: &usize| size.checked_mul((*extent).max(1));
-        let size = shape.iter().try_fold(dtype.size(), product)?;
-        Some(if shape.contains(&0) { 0 } else { size })
-    });
-    let (Some(shape), Some(needed)) = (shape, bytes_needed) else {
-        let found = format!("shape {:?}", header.shape());
+    let product = |size: usize, extent: &usize| size.checked_mul((*extent).max(1));
+    let Some(size) = shape.iter().try_fold(dtype.size(), product) else {
+        let found = format!("shape {shape:?}");
         return Err(fault("a shape that fits in memory", found));
     };
+    let needed = if shape.contains(&0) { 0 } else { size };
     let held = file_len.saturating_sub(offset);
     if needed != held {
         let expected = format!("{needed} bytes of data for {spelled} {shape:?}");
@@ -178,7 +164,7 @@ pub fn parse_header(
         dtype,
         spelled,
         shape,
-        fortran_order: header.order() == Order::Fortran,
+        fortran_order: text.fortran_order,
         big_endian,
         offset,
     })
@@ -191,106 +177,168 @@ impl Header {
     }
 }
 
-/// Checks that the text of a header is made of what numpy writes for a plain array, before npyz
-/// sees it: quoted words, `True`, `False`, decimal numbers and brackets at most [`MAX_DEPTH`] deep.
-/// npyz takes time exponential in the depth, and multiplies the extents without a check, which
-/// panics where overflow is checked; `0x10`, `1_000` and `1--1` are numbers to it too.
-///
-/// Returns what was expected and what was found.
-fn check_text(text: &[u8]) -> Result<(), (String, String)> {
-    let (mut depth, mut product) = (0_usize, 1_u64);
-    let mut rest = text;
-    while let Some((&byte, after)) = rest.split_first() {
-        rest = after;
-        match byte {
-            b',' | b':' | b' ' | b'\n' => {}
-            // Brackets and digits in quotes are text. Escapes are refused, so that a quoted word
-            // ends here where it ends for the parser.
-            b'\'' | b'"' => {
-                let end = rest.iter().position(|b| *b == byte || *b == b'\\');
-                let Some(end) = end.filter(|end| rest[*end] == byte) else {
-                    return Err(("quoted words without escapes".into(), "another".into()));
-                };
-                rest = &rest[end + 1..];
-            }
-            b'{' | b'[' | b'(' => {
-                depth += 1;
-                if depth > MAX_DEPTH {
-                    let expected = format!("brackets at most {MAX_DEPTH} deep");
-                    return Err((expected, "deeper ones".into()));
-                }
-            }
-            b'}' | b']' | b')' => depth = depth.saturating_sub(1),
-            b'T' if rest.starts_with(b"rue") => rest = &rest[3..],
-            b'F' if rest.starts_with(b"alse") => rest = &rest[4..],
-            b'0'..=b'9' => {
-                let mut number = Some(u64::from(byte - b'0'));
-                while let Some((digit @ b'0'..=b'9', after)) = rest.split_first() {
-                    let digit = u64::from(digit - b'0');
-                    number = number.and_then(|n| n.checked_mul(10)?.checked_add(digit));
-                    rest = after;
-                }
-                // An extent of 0 must not hide an overflow beside it.
-                let Some(next) = number.and_then(|n| product.checked_mul(n.max(1))) else {
-                    return Err(("a shape that fits in memory".into(), "a larger one".into()));
-                };
-                product = next;
-            }
-            b'-' => return Err(("extents of 0 and more".into(), "a negative one".into())),
-            other => {
-                let found = format!("the character '{}'", other.escape_ascii());
-                return Err(("words, decimal numbers and brackets".into(), found));
-            }
-        }
-    }
-    Ok(())
+/// What the text of a header says.
+struct Text<'a> {
+    descr: &'a str,
+    fortran_order: bool,
+    shape: Vec<usize>,
 }
 
-fn element_type(
-    path: &Path,
-    dtype: &NpyType,
-    declared: Option<DType>,
-) -> Result<(DType, String, bool)> {
-    let spelled = dtype.descr();
+/// What was expected of a text, and what was found.
+type Refusal = (&'static str, String);
+
+impl<'a> Text<'a> {
+    /// Reads what numpy writes for a plain array, and no other Python: a dictionary of three keys in
+    /// any order.
+    fn parse(text: &'a [u8]) -> Result<Self, Refusal> {
+        let mut text = Cursor(std::str::from_utf8(text).map_err(|e| refused(e.to_string()))?);
+        let (mut descr, mut fortran_order, mut shape) = (None, None, None);
+        text.expect("{")?;
+        while !text.skips("}") {
+            let key = text.quoted()?;
+            text.expect(":")?;
+            match key {
+                "descr" if text.skips("[") => {
+                    return Err(("an array of numbers", "one of records".into()));
+                }
+                "descr" if descr.is_none() => descr = Some(text.quoted()?),
+                "fortran_order" if fortran_order.is_none() => {
+                    fortran_order = Some(!text.skips("False"));
+                    if fortran_order == Some(true) {
+                        text.expect("True")?;
+                    }
+                }
+                "shape" if shape.is_none() => shape = Some(text.extents()?),
+                _ => return Err(refused("another key, or one twice".into())),
+            }
+            if !text.skips(",") {
+                text.expect("}")?;
+                break;
+            }
+        }
+        match (descr, fortran_order, shape, text.0.trim_ascii()) {
+            (Some(descr), Some(fortran_order), Some(shape), "") => Ok(Self {
+                descr,
+                fortran_order,
+                shape,
+            }),
+            (.., "") => Err(refused("one without them".into())),
+            _ => Err(text.unexpected()),
+        }
+    }
+}
+
+fn refused(found: String) -> Refusal {
+    ("a dictionary with descr, fortran_order and shape", found)
+}
+
+/// What is left of a text.
+struct Cursor<'a>(&'a str);
+
+impl<'a> Cursor<'a> {
+    /// Whether the text went on with this word, which is then behind.
+    fn skips(&mut self, word: &str) -> bool {
+        let rest = self.0.trim_ascii_start();
+        self.0 = rest.strip_prefix(word).unwrap_or(rest);
+        self.0.len() < rest.len()
+    }
+
+    fn expect(&mut self, word: &str) -> Result<(), Refusal> {
+        if self.skips(word) {
+            return Ok(());
+        }
+        Err(self.unexpected())
+    }
+
+    fn unexpected(&self) -> Refusal {
+        refused(match self.0.trim_ascii_start().chars().next() {
+            Some(next) => format!("{next:?} where it does not belong"),
+            None => "its end before that of the dictionary".into(),
+        })
+    }
+
+    /// A word in quotes of either kind. Escapes mean nothing here: no word that is asked for has one.
+    fn quoted(&mut self) -> Result<&'a str, Refusal> {
+        for quote in ["'", "\""] {
+            if self.skips(quote)
+                && let Some((word, rest)) = self.0.split_once(quote)
+            {
+                self.0 = rest;
+                return Ok(word);
+            }
+        }
+        Err(self.unexpected())
+    }
+
+    /// A tuple of decimal numbers.
+    fn extents(&mut self) -> Result<Vec<usize>, Refusal> {
+        let mut extents = Vec::new();
+        self.expect("(")?;
+        while !self.skips(")") {
+            if self.skips("-") {
+                return Err(("extents of 0 and more", "a negative one".into()));
+            }
+            let end = self.0.bytes().take_while(u8::is_ascii_digit).count();
+            let (digits, rest) = self.0.split_at(end);
+            if digits.is_empty() {
+                return Err(self.unexpected());
+            }
+            let too_large = |_| ("a shape that fits in memory", "a larger one".into());
+            extents.push(digits.parse().map_err(too_large)?);
+            if extents.len() > MAX_AXES {
+                return Err(("at most 64 axes", "more".into()));
+            }
+            self.0 = rest;
+            if !self.skips(",") {
+                self.expect(")")?;
+                // In Python as in mathematics, (2) is the number 2.
+                if extents.len() == 1 {
+                    return Err(refused("a number in brackets for a shape".into()));
+                }
+                break;
+            }
+        }
+        Ok(extents)
+    }
+}
+
+/// The storage type that is spelled so, and whether its bytes are in big-endian order.
+fn element_type(path: &Path, descr: &str, declared: Option<DType>) -> Result<(DType, bool)> {
     let fault = |expected: &str, remedy: &str| -> Error {
-        let fault = BadInput::new(path, expected, format!("dtype {spelled}"));
+        let found = format!("dtype '{:.32}'", descr.escape_debug().to_string());
+        let fault = BadInput::new(path, expected, found);
         fault.at("npy header").remedy(remedy).into()
     };
-    let NpyType::Plain(plain) = dtype else {
-        return Err(fault(
-            "an array of numbers",
-            "dump plain arrays, one a file",
-        ));
+    let (big_endian, kind) = match descr.split_at_checked(1) {
+        // ml_dtypes writes `<V2` and `|V2`, both in the machine's order, which is little-endian.
+        Some((">", kind)) => (kind != "V2", kind),
+        Some(("<" | "|", kind)) => (false, kind),
+        _ => (false, ""),
     };
-    let known = match (plain.type_char(), plain.size_field()) {
-        (TypeChar::Float, 8) => Some(DType::F64),
-        (TypeChar::Float, 4) => Some(DType::F32),
-        (TypeChar::Float, 2) => Some(DType::F16),
-        (TypeChar::Int, 8) => Some(DType::I64),
-        (TypeChar::Int, 4) => Some(DType::I32),
-        (TypeChar::Int, 2) => Some(DType::I16),
-        (TypeChar::Int, 1) => Some(DType::I8),
-        (TypeChar::Uint, 1) => Some(DType::U8),
-        (TypeChar::Bool, 1) => Some(DType::Bool),
-        (TypeChar::RawData | TypeChar::Uint, 2) if declared == Some(DType::Bf16) => {
-            Some(DType::Bf16)
-        }
-        (TypeChar::RawData | TypeChar::Uint, 2) => {
+    let known = match kind {
+        "f8" => DType::F64,
+        "f4" => DType::F32,
+        "f2" => DType::F16,
+        "i8" => DType::I64,
+        "i4" => DType::I32,
+        "i2" => DType::I16,
+        "i1" => DType::I8,
+        "u1" => DType::U8,
+        "b1" => DType::Bool,
+        "V2" | "u2" if declared == Some(DType::Bf16) => DType::Bf16,
+        "V2" | "u2" => {
             let remedy = "if these are bf16 bits, say so where the file is described";
             return Err(fault("a type with a meaning of its own", remedy));
         }
-        _ => None,
+        _ => {
+            let remedy = "convert the array with numpy's astype before it is saved";
+            return Err(fault(
+                "fp64, fp32, fp16, bf16, int64, int32, uint8 or bool",
+                remedy,
+            ));
+        }
     };
-    let Some(known) = known else {
-        let remedy = "convert the array with numpy's astype before it is saved";
-        return Err(fault(
-            "fp64, fp32, fp16, bf16, int64, int32, uint8 or bool",
-            remedy,
-        ));
-    };
-    // `<V2` names no byte order that npyz keeps; ml_dtypes writes the machine's, little-endian.
-    let big_endian = plain.endianness() == Endianness::Big;
-    Ok((known, spelled.trim_matches('\'').to_owned(), big_endian))
+    Ok((known, big_endian))
 }
 
 /// Writes an array: version 1.0, little-endian, C order, bf16 as `<V2`. It appears under `path`
@@ -419,19 +467,25 @@ mod tests {
     }
 
     #[test]
-    fn headers_are_made_of_words_decimal_numbers_and_few_brackets() {
-        let header = |shape: &str| {
-            format!("{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}  \n")
-        };
-        for shape in [
-            "()",
-            "(2,)",
-            "(20, 1, 64)",
-            "(0, 5)",
-            "(18446744073709551615,)",
+    fn headers_have_three_keys_and_decimal_extents() {
+        for (shape, extents) in [
+            ("()", &[][..]),
+            ("(2,)", &[2]),
+            ("(20, 1, 64)", &[20, 1, 64]),
+            ("(0,5)", &[0, 5]),
+            ("(18446744073709551615,)", &[usize::MAX]),
         ] {
-            assert_eq!(check_text(header(shape).as_bytes()), Ok(()));
+            let text = format!("{{'shape': {shape}, \"descr\":'<f4','fortran_order': True}}  \n");
+            let text = Text::parse(text.as_bytes()).map_err(|_| shape).unwrap();
+            let read = (text.descr, text.fortran_order, &text.shape[..]);
+            assert_eq!(read, ("<f4", true, extents));
         }
+        let refusal = |text: &str| {
+            let length = (text.len() as u16).to_le_bytes();
+            let bytes = [MAGIC, &[1, 0], &length, text.as_bytes(), &[0; 8]].concat();
+            let error = parse(&bytes, None).expect_err(text).to_string();
+            assert!(error.contains("npy header: expected"), "{text}: {error}");
+        };
         for shape in [
             "(4294967296, 4294967296, 4)",
             "[4294967296, 4294967296, 4]",
@@ -449,11 +503,31 @@ mod tests {
             "b'x'",
             "'\\'((((",
             "None",
+            "(2",
+            "(2)",
+            "2",
+            "(,)",
+            "(2,,)",
         ] {
-            assert!(check_text(header(shape).as_bytes()).is_err(), "{shape}");
+            refusal(&format!(
+                "{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}"
+            ));
         }
-        // A bracket in quotes closes nothing.
-        assert!(check_text("[')',".repeat(40).as_bytes()).is_err());
+        for text in [
+            "",
+            "{",
+            "{}",
+            "{'descr': '<f4', 'fortran_order': False}",
+            "{'descr': '<f4', 'descr': '<f4', 'fortran_order': False, 'shape': (2,)}",
+            "{'descr': '<f4', 'fortran_order': False, 'shape': (2,)} x",
+            "{'descr': '<f4', 'fortran_order': false, 'shape': (2,)}",
+            "{'descr': '<f4' 'fortran_order': False, 'shape': (2,)}",
+            "{'descr': '<f4', 'fortran_order': False, 'shape': (2,), 'more': 1}",
+            "{'descr': [('x', '<f4')], 'fortran_order': False, 'shape': (2,)}",
+            "{'descr': '\u{e9}', 'fortran_order': False, 'shape': (2,)}",
+        ] {
+            refusal(text);
+        }
     }
 
     #[test]
