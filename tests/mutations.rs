@@ -1,7 +1,8 @@
 //! Every conversion bug of the library of mutations: whether it is caught, at the right stage, and
 //! explained; and what the usual gates would have said.
 //!
-//! `PARITY_UPDATE_DOCS=1 cargo test --test main mutations` writes docs/mutations.md.
+//! Every fourth of them by default. `PARITY_FULL=1 PARITY_UPDATE_DOCS=1 cargo test --test main
+//! mutations` runs all and writes docs/mutations.md, to which both are held.
 
 use crate::common;
 use crate::common::mutation::{self, Mutation};
@@ -135,13 +136,12 @@ fn usual_gates(golden: &Golden, candidate: &Candidate) -> [f64; 2] {
 
 #[test]
 fn deliberate_bugs_are_caught_and_named() {
-    let mutations = mutation::all();
     let mut trials: Vec<Trial> = Vec::new();
-    for mutation in &mutations {
+    for mutation in common::sample(mutation::all(), 4) {
         if mutation.in_fp32 {
-            trials.push(trial(mutation, "bloom_fp32_tp1"));
+            trials.push(trial(&mutation, "bloom_fp32_tp1"));
         }
-        trials.push(trial(mutation, "bloom_bf16_tp1"));
+        trials.push(trial(&mutation, "bloom_bf16_tp1"));
     }
     let of = |dtype: &str| {
         trials
@@ -152,7 +152,9 @@ fn deliberate_bugs_are_caught_and_named() {
     let (fp32, bf16) = (of("fp32"), of("bf16"));
     let page = page(&trials);
     println!("{page}");
-    assert!(fp32.len() >= 30 && bf16.len() >= 30);
+    if common::is_full() {
+        assert!(fp32.len() >= 30 && bf16.len() >= 30);
+    }
     for trial in &fp32 {
         assert!(trial.caught, "{} is not caught in fp32", trial.name);
         assert!(
@@ -178,8 +180,9 @@ fn deliberate_bugs_are_caught_and_named() {
         "erf GELU",
         "dense_h_to_4h through fp8 (e4m3)",
     ] {
+        let of_name = bf16.iter().find(|t| t.name == name);
         assert!(
-            bf16.iter().any(|t| t.name == name && t.caught),
+            of_name.map_or(!common::is_full(), |t| t.caught),
             "{name} in bf16"
         );
     }
@@ -190,7 +193,7 @@ fn deliberate_bugs_are_caught_and_named() {
 /// processors.
 fn check(page: &str) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/mutations.md");
-    if std::env::var_os("PARITY_UPDATE_DOCS").is_some() {
+    if common::is_full() && std::env::var_os("PARITY_UPDATE_DOCS").is_some() {
         fs::write(&path, page).expect("written");
     }
     let written = fs::read_to_string(&path).unwrap_or_default();
@@ -199,11 +202,13 @@ fn check(page: &str) {
         rows.map(|row| row.split('|').take(6).collect::<Vec<_>>().join("|"))
             .collect()
     };
-    assert_eq!(
-        words(&written),
-        words(page),
-        "docs/mutations.md is out of date: PARITY_UPDATE_DOCS=1 cargo test --test main mutations"
-    );
+    let (written, mut found) = (words(&written), words(page));
+    let remedy = "docs/mutations.md is out of date: scripts/full_check.sh writes it";
+    if common::is_full() {
+        assert_eq!(written, found, "{remedy}");
+    }
+    found.retain(|row| !written.contains(row));
+    assert!(found.is_empty(), "{remedy}: {found:#?}");
 }
 
 fn page(trials: &[Trial]) -> String {
@@ -214,8 +219,7 @@ fn page(trials: &[Trial]) -> String {
          isolated mode. *Stage* is the first that fails; *cause* is the first answer of `parity \
          explain`; the last two columns say what gates on the final logits would have said: cosine \
          ≥ 0.99, mean absolute difference < 0.1.\n\n\
-         Written by `PARITY_UPDATE_DOCS=1 cargo test --test main mutations`, and checked by the same \
-         test.\n\n",
+         Written by `scripts/full_check.sh`; every test run checks a part of it.\n\n",
     );
     for dtype in ["fp32", "bf16"] {
         let of: Vec<&Trial> = trials.iter().filter(|t| t.dtype == dtype).collect();

@@ -10,7 +10,7 @@ pub fn is_required(what: &str) -> bool {
     required.split(',').any(|asked| asked == what)
 }
 
-/// Compiles a file of tests/simt as a shared library. False, with a word on stderr, where there is no
+/// Compiles a file of tests/simt, or links an object file of one, as a shared library. False, with a word on stderr, where there is no
 /// C++ compiler and the environment does not ask for one.
 ///
 /// # Panics
