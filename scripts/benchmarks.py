@@ -143,7 +143,7 @@ def main():
     kept = dict(zip(SECTIONS, re.split(r"^(?=## )", page.read_text(), flags=re.M)[1:]))
     if run:
         chosen = [flag for name in benches for flag in ("--bench", name)]
-        subprocess.run(["cargo", "bench", "--locked", *chosen], cwd=ROOT, check=True)
+        subprocess.run(["cargo", "bench", "--locked", "--features", "bench", *chosen], cwd=ROOT, check=True)
     rustc = subprocess.run(["rustc", "--version"], capture_output=True, text=True, check=True)
     head = [
         "# Benchmarks",

@@ -1,7 +1,8 @@
 //! Every deliberate bug of every rule: whether it is caught, at the right stage, and explained; and
 //! what the usual gates would have said.
 //!
-//! `PARITY_UPDATE_DOCS=1 cargo test --test main mutations` writes docs/mutations.md and docs/causes.md.
+//! Every fourth of them by default; `scripts/full_check.sh` runs all, and writes docs/mutations.md and
+//! docs/causes.md, to which both are held.
 
 use crate::common;
 use parity::arch::ModelConfig;
@@ -194,7 +195,7 @@ fn deliberate_bugs_are_caught_and_named() {
         let goldens = goldens.into_iter().skip(usize::from(!in_fp32));
         trials.extend(goldens.filter_map(|golden| trial(name, golden, damage)));
     };
-    for bug in rules().iter().flat_map(|rule| rule.bugs()) {
+    for bug in common::sample(rules().iter().flat_map(|rule| rule.bugs()), 4) {
         try_bug(bug.name, bug.in_fp32, &|golden, candidate| {
             damaged(&bug, golden, candidate)
         });
@@ -209,7 +210,9 @@ fn deliberate_bugs_are_caught_and_named() {
     let (fp32, bf16) = (of("fp32"), of("bf16"));
     let page = page(&trials);
     println!("{page}");
-    assert!(fp32.len() >= 48 && bf16.len() >= 51);
+    if common::is_full() {
+        assert!(fp32.len() >= 48 && bf16.len() >= 51);
+    }
     for trial in &fp32 {
         assert!(trial.caught, "{} is not caught in fp32", trial.name);
         assert!(
@@ -235,8 +238,9 @@ fn deliberate_bugs_are_caught_and_named() {
         "erf GELU",
         "dense_h_to_4h through fp8 (e4m3)",
     ] {
+        let of_name = bf16.iter().find(|t| t.name == name);
         assert!(
-            bf16.iter().any(|t| t.name == name && t.caught),
+            of_name.map_or(!common::is_full(), |t| t.caught),
             "{name} in bf16"
         );
     }
@@ -271,7 +275,7 @@ fn every_cause_is_documented() {
 /// their last digits between processors.
 fn check(name: &str, page: &str, cells: impl Fn(&str) -> String) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(name);
-    if std::env::var_os("PARITY_UPDATE_DOCS").is_some() {
+    if common::is_full() && std::env::var_os("PARITY_UPDATE_DOCS").is_some() {
         fs::write(&path, page).expect("written");
     }
     let written = fs::read_to_string(&path).unwrap_or_default();
@@ -279,11 +283,13 @@ fn check(name: &str, page: &str, cells: impl Fn(&str) -> String) {
         let rows = page.lines().filter(|line| line.starts_with('|'));
         rows.map(&cells).collect()
     };
-    assert_eq!(
-        words(&written),
-        words(page),
-        "{name} is out of date: PARITY_UPDATE_DOCS=1 cargo test --test main mutations"
-    );
+    let (written, mut found) = (words(&written), words(page));
+    let remedy = format!("{name} is out of date: scripts/full_check.sh writes it");
+    if common::is_full() {
+        assert_eq!(written, found, "{remedy}");
+    }
+    found.retain(|row| !written.contains(row));
+    assert!(found.is_empty(), "{remedy}: {found:#?}");
 }
 
 fn page(trials: &[Trial]) -> String {
@@ -294,8 +300,7 @@ fn page(trials: &[Trial]) -> String {
          isolated mode. *Stage* is the first that fails; *cause* is the first answer of `parity \
          explain`; the last two columns say what gates on the final logits would have said: cosine \
          ≥ 0.99, mean absolute difference < 0.1.\n\n\
-         Written by `PARITY_UPDATE_DOCS=1 cargo test --test main mutations`, and checked by the same \
-         test.\n\n",
+         Written by `scripts/full_check.sh`; every test run checks a part of it.\n\n",
     );
     for dtype in ["fp32", "bf16"] {
         let of: Vec<&Trial> = trials.iter().filter(|t| t.dtype == dtype).collect();

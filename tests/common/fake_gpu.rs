@@ -15,9 +15,12 @@ fn libraries() -> Option<&'static Path> {
         let linked = cuda.to_str().expect("UTF-8").to_owned();
         let hidden = "-fvisibility=hidden";
         let named = |name: &str| format!("-Wl,-soname,{name}");
-        if !compile("driver.cpp", &cuda, &[hidden, &named("libcuda.so.1")]) {
+        let object = folder.path().join("driver.o");
+        if !compile("driver.cpp", &object, &[hidden, "-c"]) {
             return None;
         }
+        let object = object.to_str().expect("UTF-8");
+        compile(object, &cuda, &[&named("libcuda.so.1")]);
         for (source, name) in [
             ("blas.cpp", "libcublas.so.13"),
             ("blaslt.cpp", "libcublasLt.so.13"),

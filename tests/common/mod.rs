@@ -12,6 +12,17 @@ use serde_json::Value;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+/// Whether suites run whole, as in `scripts/full_check.sh`, and not in samples.
+pub fn is_full() -> bool {
+    std::env::var_os("PARITY_FULL").is_some_and(|value| value == "1")
+}
+
+/// A suite's items: all of them in a full run, else the first and every `step`th after it.
+pub fn sample<T>(items: impl IntoIterator<Item = T>, step: usize) -> impl Iterator<Item = T> {
+    let step = if is_full() { 1 } else { step };
+    items.into_iter().step_by(step)
+}
+
 pub fn goldens() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("goldens")
 }
