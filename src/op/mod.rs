@@ -29,6 +29,7 @@ pub(crate) mod launch;
 mod layer_norm;
 mod linear;
 mod locality;
+mod multiply;
 mod norm;
 mod numerics;
 mod product;
@@ -54,6 +55,7 @@ pub use gate::Gate;
 pub use layer_norm::LayerNorm;
 pub use linear::Linear;
 pub use locality::Locality;
+pub use multiply::Multiply;
 pub use numerics::{Numerics, Rounding, Summation};
 pub use rms_norm::RmsNorm;
 pub use rotary::{Rotary, RotaryPairs};
@@ -167,6 +169,7 @@ operations! {
     Gate,
     LayerNorm,
     Linear,
+    Multiply,
     RmsNorm,
     Rotary,
     Scale,

@@ -1,0 +1,45 @@
+//! Products of two values.
+
+mod bound;
+mod cpu;
+mod cuda;
+mod fp64;
+
+use super::{CudaKernels, DividedBy, Locality, Numerics, Op, Operation};
+use serde::Serialize;
+use std::fmt;
+
+/// a, b → same shape: `a · b`.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Multiply;
+
+impl Operation for Multiply {
+    fn shape(&self, inputs: &[&[usize]], params: &[&[usize]]) -> Option<Vec<usize>> {
+        match (inputs, params) {
+            ([a, b], []) => (a == b).then(|| a.to_vec()),
+            _ => None,
+        }
+    }
+
+    fn locality(&self) -> Locality {
+        Locality::Element
+    }
+
+    fn reads_tokens(&self) -> bool {
+        false
+    }
+
+    fn formula(&self, _: DividedBy) -> String {
+        format!("{self:?};")
+    }
+
+    fn on_cuda(&self, numerics: Numerics, _: CudaKernels) -> (Op, Numerics) {
+        ((*self).into(), numerics)
+    }
+}
+
+impl fmt::Display for Multiply {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("product of both")
+    }
+}
