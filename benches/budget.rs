@@ -99,6 +99,7 @@ impl Synthetic {
             model: self.model(),
             arithmetic: None,
             tensor_parallel: None,
+            dtype: None,
             rules: Rules {
                 rules: vec![Rule {
                     stages: Pattern::all(),

@@ -8,6 +8,8 @@ One file; needs torch (1.10 or later) and numpy, Python 3.8 or later. Around one
 
     NNN.<module path>.<input|output>[.tpR].npy   a tensor of a module, in order of completion
     tokens.npy                                   the token ids
+    position_ids.npy, attention_mask.npy         positions and padding, if the model was given or
+                                                 made any
     dump.json (rank R > 0: dump.tpR.json)        framework, settings, true dtypes, layouts; last
 
 and `parity import out/ -o golden/` needs nothing else. bf16 is written losslessly as its bits
@@ -27,18 +29,23 @@ the key "gpu" of dump.json holds them, with null for what could not be found out
     flags                                       switches of torch that change products
     environment                                 variables that change them, those that are set
 
-What no module gives out is recorded with `recorder.keep(name, tensor)` inside the block, where
-`with capture(...) as recorder`.
+transformers computes scores, probabilities and rotated queries and keys in functions that are no
+modules: those are wrapped while the block runs, and what they compute is named after the attention
+module: `layers.0.self_attn.q_rot`. Anything else that no module gives out is recorded with
+`recorder.keep(name, tensor)` inside the block, where `with capture(...) as recorder`.
 """
 
 import contextlib
 import ctypes
 import fnmatch
+import functools
 import hashlib
+import inspect
 import json
 import os
 import platform
 import subprocess
+import sys
 
 import numpy
 import torch
@@ -63,19 +70,38 @@ _STAGE_INPUTS = {
         "*.self_attention.scale_mask_softmax",
         "*.tied_modules.embed.word_embeddings.norm",
     ],
+    "megatron-core": [
+        "*.mlp.linear_fc2",
+        "*.pre_mlp_layernorm",
+        "*.self_attention.core_attention.scale_mask_softmax",
+        "*.self_attention.linear_proj",
+    ],
     "transformers": [
+        "*.attn.c_proj",
+        "*.ln_2",
+        "*.mlp.c_proj",
         "*.mlp.dense_4h_to_h",
+        "*.mlp.down_proj",
         "*.post_attention_layernorm",
         "*.self_attention.dense",
+        "*.self_attn.o_proj",
+    ],
+}
+_STAGE_ARGUMENTS = {
+    "megatron-deepspeed": [
+    ],
+    "megatron-core": [
+        ("*.self_attention.core_attention", "key"),
+        ("*.self_attention.core_attention", "query"),
+        ("*.self_attention.core_attention", "value"),
+    ],
+    "transformers": [
     ],
 }
 # END of what is generated
 
-# Of a framework whose models have no table yet.
-_STAGE_INPUTS["megatron-core"] = [
-    "*.self_attention.linear_proj", "*.mlp.linear_fc2", "*.core_attention", "*.scale_mask_softmax",
-    "*.pre_mlp_layernorm",
-]
+# Modules that are given positions.
+_POSITIONED = ("rotary_emb", "wpe", "position_embeddings")
 
 # Variables that change which products cuBLAS and torch compute, or how.
 _ENVIRONMENT = [
@@ -128,6 +154,7 @@ class _Recorder:
         self.suffix = ".tp%d" % self.rank if self.size > 1 else ""
         self.arrays, self.calls, self.written, self.hooks = {}, {}, [], []
         self.tokens, self.classes, self.use_cache = None, {}, None
+        self.positions, self.mask, self.attending, self.wrapped = None, None, None, []
         self.parameters = [p.dtype for p in model.parameters() if p.is_floating_point()]
         self.device = str(next((p.device for p in model.parameters()), torch.device("cpu")))
         os.makedirs(folder, exist_ok=True)
@@ -138,6 +165,8 @@ class _Recorder:
         for name, module in model.named_modules():
             if name and not _is_container(module) and fnmatch.fnmatch(name, include):
                 self._hook(name, module)
+        if framework == "transformers":
+            self._wrap_attention(model, include)
         self.hooks.append(_before(model, self._on_root_input))
         self.hooks.append(model.register_forward_hook(self._on_root_output))
 
@@ -148,14 +177,99 @@ class _Recorder:
         if wanted:
             self.hooks.append(_before(module, lambda m, args, kwargs: self._record(
                 name, "input", _first((args, list(kwargs.values()))))))
-        self.hooks.append(module.register_forward_hook(
-            lambda m, args, output: self._record(name, "output", _first(output))))
+        arguments = [argument for glob, argument in _STAGE_ARGUMENTS.get(self.framework, [])
+                     if fnmatch.fnmatch("." + name, glob)]
+        if arguments:
+            self.hooks.append(_before(module, lambda m, args, kwargs: self._record_arguments(
+                name, arguments, inspect.signature(m.forward).bind(*args, **kwargs).arguments)))
+        last = name.split(".")[-1]
+        if last in _POSITIONED:
+            self.hooks.append(_before(module, self._on_positions))
+        if last == "rotary_emb":
+            self.hooks.append(module.register_forward_hook(
+                lambda m, args, output: self._record_rotary(name, output)))
+        else:
+            self.hooks.append(module.register_forward_hook(
+                lambda m, args, output: self._record(name, "output", _first(output))))
+
+    def _record_arguments(self, name, arguments, given):
+        for argument in arguments:
+            self._record(name, "input." + argument, given.get(argument))
+
+    def _record_rotary(self, name, output):
+        if isinstance(output, (tuple, list)) and len(output) == 2:
+            for part, tensor in zip(("cos", "sin"), output):
+                self._record("%s.%s" % (name, part), "output", tensor)
+        else:
+            self._record(name, "output", _first(output))
+
+    def _on_positions(self, module, args, kwargs):
+        """Keeps the positions that a module which has something for each of them is given."""
+        for tensor in [kwargs.get("position_ids")] + list(args) + list(kwargs.values()):
+            whole = isinstance(tensor, torch.Tensor) and tensor.dtype in (torch.int64, torch.int32)
+            if self.positions is None and whole and tensor.dim() == 2:
+                self.positions = tensor.detach().to("cpu", torch.int64).numpy()
+
+    def _wrap_attention(self, model, include):
+        """Records what transformers' attention computes in functions."""
+        names = {module: name for name, module in model.named_modules()
+                 if type(module).__name__.endswith("Attention") and fnmatch.fnmatch(name, include)}
+        for module in names:
+            self.hooks.append(_before(module, self._on_attention))
+        for file in {type(module).__module__ for module in names}:
+            code = sys.modules[file]
+            for function, wrap in (("apply_rotary_pos_emb", self._rotating),
+                                   ("eager_attention_forward", self._attention)):
+                original = getattr(code, function, None)
+                if original is not None:
+                    setattr(code, function, functools.wraps(original)(wrap(original, names, code)))
+                    self.wrapped.append((code, function, original))
+
+    def _on_attention(self, module, args, kwargs):
+        self.attending = module
+
+    def _rotating(self, original, names, code):
+        def rotate(*args, **kwargs):
+            rotated = original(*args, **kwargs)
+            name = names.get(self.attending)
+            if name is not None:
+                for part, tensor in zip(("q_rot", "k_rot"), rotated):
+                    self._record("%s.%s" % (name, part), "output", tensor)
+            return rotated
+        return rotate
+
+    def _attention(self, original, names, code):
+        def attend(module, query, key, value, attention_mask, *args, **kwargs):
+            name = names.get(module)
+            output = original(module, query, key, value, attention_mask, *args, **kwargs)
+            if name is None:
+                return output
+            scaling = kwargs.get("scaling", args[0] if args else None)
+            if scaling is None:
+                scaling = query.size(-1) ** -0.5
+            if not hasattr(code, "apply_rotary_pos_emb"):
+                # Otherwise they are what was rotated, and the values what was projected.
+                for part, tensor in (("query", query), ("key", key), ("value", value)):
+                    self._record("%s.%s" % (name, part), "output", tensor)
+            if kwargs.get("softcap") is None:
+                # As the function itself computes them: the same operations on the same tensors.
+                keys = code.repeat_kv(key, module.num_key_value_groups) \
+                    if hasattr(code, "repeat_kv") else key
+                scores = torch.matmul(query, keys.transpose(2, 3)) * scaling
+                self._record(name + ".scores", "output", scores)
+            self._record(name + ".probs", "output", output[1])
+            return output
+        return attend
 
     def _on_root_input(self, module, args, kwargs):
         # transformers keeps keys and values unless it is told not to; where they lie then decides
         # which kernel a GPU's library takes.
         default = getattr(getattr(module, "config", None), "use_cache", None)
         self.use_cache = kwargs.get("use_cache", default)
+        self._on_positions(module, (), {"position_ids": kwargs.get("position_ids")})
+        mask = kwargs.get("attention_mask")
+        if isinstance(mask, torch.Tensor) and mask.dim() == 2 and not mask.is_floating_point():
+            self.mask = mask.detach().to("cpu", torch.int64).numpy()
         named = [kwargs[key] for key in ("input_ids", "tokens") if key in kwargs]
         for value in named + list(args) + list(kwargs.values()):
             for tensor in value if isinstance(value, (tuple, list)) else (value,):
@@ -193,12 +307,12 @@ class _Recorder:
         self._write(file, array.view(numpy.uint16) if copy.dtype == torch.bfloat16 else array)
         self.arrays[key] = {
             "file": file, "module": name, "kind": kind, "dtype": _NAMES[copy.dtype],
-            "layout": self._layout(name, array.ndim), "shape": list(array.shape),
+            "layout": self._layout(name, kind, array.ndim), "shape": list(array.shape),
         }
 
-    def _layout(self, name, axes):
+    def _layout(self, name, kind, axes):
         if axes == 4:
-            return "bnss"
+            return "sbnd" if kind.startswith("input.") else "bnss"
         if axes != 3:
             return "other"
         if self.framework == "megatron-deepspeed":
@@ -206,7 +320,10 @@ class _Recorder:
             final = "." not in name and "Norm" in self.classes.get(name, "")
             return "sbh" if name[:1].isdigit() and not final else "bsh"
         if self.framework == "megatron-core":
-            return "sbh" if name.startswith(("decoder", "output_layer")) else "bsh"
+            while name.startswith("module."):
+                name = name[len("module."):]
+            inside = name.startswith(("decoder", "output_layer")) or name == "embedding"
+            return "sbh" if inside else "bsh"
         return "bsh"
 
     def _write(self, file, array):
@@ -225,6 +342,12 @@ class _Recorder:
             raise ValueError("no token ids were seen: give them as capture(..., tokens=...)")
         if self.rank == 0:
             self._write("tokens.npy", self.tokens)
+            for file, values in (("position_ids.npy", self.positions),
+                                 ("attention_mask.npy", self.mask)):
+                # One row stands for all; whatever else has another shape belongs to other tokens.
+                with contextlib.suppress(ValueError):
+                    if values is not None:
+                        self._write(file, numpy.broadcast_to(values, self.tokens.shape))
         dtype = max(set(self.parameters), key=self.parameters.count, default=torch.float32)
         for key, array in self.arrays.items():
             array["calls"] = self.calls[key]
@@ -252,6 +375,8 @@ class _Recorder:
         os.replace(path + ".incomplete", path)
 
     def detach(self):
+        for code, function, original in self.wrapped:
+            setattr(code, function, original)
         for hook in self.hooks:
             hook.remove()
 
@@ -327,7 +452,20 @@ def _config(model):
     for module in ("megatron.training", "megatron"):
         with contextlib.suppress(Exception):
             return _plain(vars(__import__(module, fromlist=["x"]).get_args()))
-    return _plain(vars(settings)) if hasattr(settings, "__dict__") else {}
+    if not hasattr(settings, "__dict__"):
+        return {}
+    while hasattr(model, "module"):
+        model = model.module
+    if not hasattr(model, "position_embedding_type"):
+        return _plain(vars(settings))
+    if getattr(model, "rotary_scaling", False) or getattr(model, "rope_scaling", False):
+        raise ValueError("the model does not keep its rope_scaling_factor: give "
+                         "config={\"transformer_config\": …, \"gpt_model\": …}")
+    # What megatron-core's GPTModel is built with besides.
+    names = ("vocab_size", "max_sequence_length", "position_embedding_type", "rotary_base",
+             "rotary_percent", "share_embeddings_and_output_weights")
+    built = {name: getattr(model, name) for name in names if hasattr(model, name)}
+    return {"transformer_config": _plain(vars(settings)), "gpt_model": _plain(built)}
 
 
 def _plain(value):
@@ -340,7 +478,7 @@ def _plain(value):
         return str(value)
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
-    return str(value)
+    return value.__name__ if inspect.isroutine(value) else str(value)
 
 
 def _numerics(config):

@@ -9,8 +9,8 @@ use half::{bf16, f16};
 use parity::backend::{Backend, Cpu};
 use parity::compare::{Budget, Flips, Spec, compare};
 use parity::op::{
-    self, Activation, AlibiForm, Confidence, Mask, Numerics, Op, Operand, Rotary, RotaryPairs,
-    Rounding,
+    self, Activation, Alibi, AlibiForm, Confidence, Mask, Numerics, Op, Operand, Rotary,
+    RotaryPairs, Rounding,
 };
 use parity::plan::{Param, Step, Variant};
 use parity::tensor::{DType, Tensor};
@@ -192,9 +192,11 @@ fn example(
             });
             let op = Op::AttentionScores(op::AttentionScores {
                 product_scale: scale,
-                alibi_scale: 1.0,
-                alibi_slopes: vec![0.25],
-                alibi_form: AlibiForm::KeyPosition,
+                alibi: Some(Alibi {
+                    scale: 1.0,
+                    slopes: vec![0.25],
+                    form: AlibiForm::KeyPosition,
+                }),
             });
             let shape = [1, 1, rows, k];
             Example {
@@ -284,37 +286,44 @@ fn example(
                 is_sum: false,
             }
         }
-        // Rotary embeddings, at positions far out.
+        // Rotary embeddings, by cosines and sines of the storage type.
         6 => {
             let d = 2 * (1 + k / 2);
             let x = draw.values(rows * d, data, dtype);
+            let angle = |index: usize| {
+                let (row, column) = (index / d, index % (d / 2));
+                let frequency = 1.0 / 1e4_f32.powf(2.0 * column as f32 / d as f32);
+                (row as f32 + 1000.0) * frequency
+            };
+            let r = |x: f32| rounded(x, dtype);
+            let cos: Vec<f32> = (0..rows * d).map(|index| r(angle(index).cos())).collect();
+            let sin: Vec<f32> = (0..rows * d).map(|index| r(angle(index).sin())).collect();
+            let plain = (0..rows * d).map(|index| {
+                let (row, column) = (index / d * d, index % d);
+                let place = row + column % 2 * (d / 2) + column / 2;
+                let [along, across] = [cos[place], sin[place]];
+                match column % 2 {
+                    0 => r(x[index] * along) - r(x[index + 1] * across),
+                    _ => r(x[index] * along) + r(x[index - 1] * across),
+                }
+            });
             let rotary = Rotary {
-                theta: 1e4,
-                scaling: 1.0,
-                offset: 1000,
                 dims: d,
                 pairs: RotaryPairs::Interleaved,
             };
-            let r = |x: f32| rounded(x, dtype);
-            let plain = (0..rows * d).map(|index| {
-                let (row, column) = (index / d, index % d);
-                let frequency = 1.0 / 1e4_f32.powf((column - column % 2) as f32 / d as f32);
-                let angle = (row as f32 + 1000.0) * frequency;
-                let (sin, cos) = (r(angle.sin()), r(angle.cos()));
-                match column % 2 {
-                    0 => r(x[index] * cos) - r(x[index + 1] * sin),
-                    _ => r(x[index] * cos) + r(x[index - 1] * sin),
-                }
-            });
             Example {
                 plain: plain.collect(),
                 step: step(
                     Op::Rotary(rotary),
-                    1,
+                    3,
                     &[],
                     Numerics::elementwise(dtype, Rounding::EachOperation),
                 ),
-                inputs: vec![tensor(&[1, 1, rows, d], &x, dtype)],
+                inputs: vec![
+                    tensor(&[1, 1, rows, d], &x, dtype),
+                    tensor(&[1, rows, d], &cos, dtype),
+                    tensor(&[1, rows, d], &sin, dtype),
+                ],
                 params: Vec::new(),
                 is_sum: false,
             }

@@ -628,7 +628,9 @@ fn check_heads<T: Bits>(shim: &Shim) {
             positions,
             heads,
             dim,
-            part as i32,
+            3 * heads * dim,
+            part * dim,
+            3 * dim,
         );
         let mut expected = Vec::new();
         for b in 0..batch {
@@ -657,6 +659,24 @@ fn check_heads<T: Bits>(shim: &Shim) {
         let merged = fused.chunks(dim).skip(part).step_by(3).flatten().copied();
         assert_bits(&found, &merged.collect::<Vec<_>>(), "merge_heads");
     }
+
+    let mut found = zeros::<T>(3 * count);
+    let size = positions * dim;
+    launch!(
+        shim,
+        T,
+        "repeat_heads",
+        grid(found.len()),
+        BLOCK,
+        &fused[..count],
+        &mut found[..],
+        batch * heads,
+        size,
+        3_usize,
+    );
+    let repeated = fused[..count].chunks(size).flat_map(|head| [head; 3]);
+    let expected: Vec<T> = repeated.flatten().copied().collect();
+    assert_bits(&found, &expected, "repeat_heads");
 
     let slopes = [0.5_f32, 0.3, 0.1];
     for distance in [false, true] {
@@ -736,9 +756,10 @@ fn check_heads<T: Bits>(shim: &Shim) {
 fn check_rotary<T: Bits>(shim: &Shim) {
     let (rows, positions, dim, dims) = (10, 5, 9, 6);
     let x: Vec<T> = values(rows * dim, 13, 3);
-    let angles: Vec<f32> = (0..positions * dims / 2)
-        .map(|i| (i * i) as f32 * 0.37)
-        .collect();
+    let heads = 2;
+    // One row of cosines and sines a token; of random numbers, as good as any.
+    let table: Vec<T> = values(positions * dims, 7, 3);
+    let sines: Vec<T> = table.iter().rev().copied().collect();
     for interleaved in [false, true] {
         for each in [false, true] {
             let mut found = zeros::<T>(x.len());
@@ -749,12 +770,14 @@ fn check_rotary<T: Bits>(shim: &Shim) {
                 grid(x.len()),
                 BLOCK,
                 &x[..],
+                &table[..],
+                &sines[..],
                 &mut found[..],
                 rows,
+                heads as i32,
                 positions as i32,
                 dim as i32,
                 dims as i32,
-                &angles[..],
                 interleaved,
                 each,
             );
@@ -762,20 +785,52 @@ fn check_rotary<T: Bits>(shim: &Shim) {
             let mut expected = x.clone();
             for (row, out) in expected.chunks_mut(dim).enumerate() {
                 for pair in 0..dims / 2 {
-                    let angle = f64::from(angles[row % positions * dims / 2 + pair]);
-                    let [sin, cos] = [angle.sin(), angle.cos()].map(|x| round(x as f32));
+                    let columns = [pair, pair + dims / 2].map(|c| row % positions * dims + c);
+                    let cos = columns.map(|column| table[column].to_f32());
+                    let sin = columns.map(|column| sines[column].to_f32());
                     let places = if interleaved {
                         [2 * pair, 2 * pair + 1]
                     } else {
                         [pair, pair + dims / 2]
                     };
                     let [a, b] = places.map(|place| out[place].to_f32());
-                    out[places[0]] = T::from_f32(round(a * cos) - round(b * sin));
-                    out[places[1]] = T::from_f32(round(b * cos) + round(a * sin));
+                    out[places[0]] = T::from_f32(round(a * cos[0]) - round(b * sin[0]));
+                    out[places[1]] = T::from_f32(round(b * cos[1]) + round(a * sin[1]));
                 }
             }
             assert_bits(&found, &expected, &format!("rotary, each {each}"));
         }
+    }
+}
+
+fn check_rotary_table<T: Bits>(shim: &Shim) {
+    let (rows, pairs, factor) = (7, 3, 1.25_f32);
+    let angles: Vec<f32> = (0..rows * pairs).map(|i| (i * i) as f32 * 0.37).collect();
+    for cosine in [false, true] {
+        let mut found = zeros::<T>(2 * rows * pairs);
+        launch!(
+            shim,
+            T,
+            "rotary_table",
+            grid(found.len()),
+            BLOCK,
+            &angles[..],
+            &mut found[..],
+            2 * rows * pairs,
+            pairs as i32,
+            cosine,
+            factor,
+        );
+        let of = |angle: &f32| {
+            let angle = f64::from(*angle);
+            let value = if cosine { angle.cos() } else { angle.sin() };
+            T::from_f32(value as f32 * factor)
+        };
+        let expected: Vec<T> = angles
+            .chunks(pairs)
+            .flat_map(|row| row.iter().chain(row).map(of))
+            .collect();
+        assert_bits(&found, &expected, "rotary table");
     }
 }
 
@@ -784,6 +839,7 @@ fn elements_move_where_they_belong() {
     let Some(shim) = shim() else { return };
     for_each_type!(check_heads, shim);
     for_each_type!(check_rotary, shim);
+    for_each_type!(check_rotary_table, shim);
 }
 
 const WORDS: usize = 22;

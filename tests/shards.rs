@@ -168,7 +168,7 @@ fn a_described_dump_needs_no_more_information() {
             .replace(&dump.path().display().to_string(), "DUMP")
     };
     insta::assert_snapshot!(refused(2, "transformers"), @"DUMP/dump.json: parity_dump: expected version 1, found 2; use the parity_dump.py of this version");
-    insta::assert_snapshot!(refused(1, "megatron-core"), @"DUMP/dump.json: framework: expected a dump of megatron-deepspeed or transformers, found one of megatron-core, whose models parity has no plan for yet; say whose hooks wrote it with --from");
+    insta::assert_snapshot!(refused(1, "nemo"), @"DUMP/dump.json: framework: expected a dump of megatron-deepspeed, megatron-core or transformers, found one of nemo, whose models parity has no plan for yet; say whose hooks wrote it with --from");
 
     describe(1, "transformers");
     let imported = import(dump.path(), None, &output, false).expect("imported");

@@ -1,6 +1,7 @@
 //! What every architecture's sizes have to be.
 
 use crate::error::{BadInput, Result};
+use crate::op::{Frequencies, RopeScaling};
 use std::fmt::Display;
 use std::path::Path;
 
@@ -49,6 +50,58 @@ impl<'a> Checks<'a> {
     pub(super) fn epsilon(&self, key: &str, epsilon: f64) -> Result<()> {
         let usable = epsilon >= 0.0 && epsilon.is_finite();
         self.holds(usable, key, "a number not below 0", epsilon)
+    }
+
+    /// Rotary frequencies of heads with this many entries.
+    pub(super) fn rope(&self, rope: &Frequencies, head_dim: usize) -> Result<()> {
+        let fits = rope.dims.is_multiple_of(2) && (2..=head_dim).contains(&rope.dims);
+        let expected = format!("an even number of the {head_dim} entries of a head");
+        self.holds(fits, "rope.dims", expected, rope.dims)?;
+        self.positive("rope.theta", rope.theta)?;
+        match rope.scaling {
+            RopeScaling::None => Ok(()),
+            RopeScaling::Linear { factor } => self.positive("rope.scaling.factor", factor),
+            RopeScaling::Dynamic { factor, positions } => {
+                // The base's exponent has `dims − 2` below it.
+                let expected = "more than two rotated entries, as dynamic scaling needs";
+                self.holds(rope.dims > 2, "rope.dims", expected, rope.dims)?;
+                self.size("rope.scaling.positions", positions)?;
+                self.positive("rope.scaling.factor", factor)
+            }
+            RopeScaling::Llama3 {
+                factor,
+                low,
+                high,
+                positions,
+            } => {
+                self.size("rope.scaling.positions", positions)?;
+                self.positive("rope.scaling.factor", factor)?;
+                self.positive("rope.scaling.low", low)?;
+                let expected = format!("a number above the low factor {low}");
+                let above = high > low && high.is_finite();
+                self.holds(above, "rope.scaling.high", expected, high)
+            }
+            RopeScaling::Yarn {
+                factor,
+                beta_fast,
+                beta_slow,
+                positions,
+                attention,
+                ..
+            } => {
+                self.size("rope.scaling.positions", positions)?;
+                self.positive("rope.scaling.factor", factor)?;
+                self.positive("rope.scaling.beta_fast", beta_fast)?;
+                self.positive("rope.scaling.beta_slow", beta_slow)?;
+                self.positive("rope.scaling.attention", attention)
+            }
+        }
+    }
+
+    /// A number above 0.
+    fn positive(&self, key: &str, number: f64) -> Result<()> {
+        let usable = number > 0.0 && number.is_finite();
+        self.holds(usable, key, "a number above 0", number)
     }
 
     fn holds(

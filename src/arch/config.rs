@@ -1,8 +1,8 @@
 //! What a model is, from the settings that lie beside its weights.
 
 use super::{
-    ArchitectureName, Checks, Framework, Hooked, ModelConfig, Read, Role, Runnable, Settings,
-    Stage, alternatives, stage,
+    ArchitectureName, Checks, Framework, Heads, Hooked, ModelConfig, Read, Role, Runnable,
+    Settings, Stage, alternatives, stage,
 };
 use crate::error::{BadInput, Result};
 use crate::plan::{Arithmetic, MegatronArithmetic, Plan, StageId, TransformersArithmetic};
@@ -62,13 +62,36 @@ impl ModelConfig {
         self.model().is_redundant(tensor)
     }
 
+    /// The same model of a vocabulary of this many tokens.
+    #[must_use]
+    pub fn with_vocab_size(&self, rows: usize) -> Self {
+        let mut model = self.clone();
+        model.set_vocab_size(rows);
+        model
+    }
+
+    /// Whether transformers stores a matrix as `[in, out]`, where plans have `[out, in]`.
+    pub fn is_transposed(&self, tensor: &str) -> bool {
+        self.model().is_transposed(tensor)
+    }
+
     /// What a stage is for; `None` if the architecture has no such stage.
     pub fn role(&self, stage: &StageId) -> Option<Role> {
         stage::named(self.stages(), stage).map(|row| row.role)
     }
 
-    /// The stage whose value a framework's hook of this name shows.
-    pub(crate) fn hooked(&self, framework: Framework, name: &str) -> Option<Hooked> {
+    /// Takes another number of tokens.
+    pub(crate) fn set_vocab_size(&mut self, rows: usize) {
+        self.model_mut().set_vocab_size(rows);
+    }
+
+    /// How its attention is divided into heads.
+    pub(crate) fn heads(&self) -> Heads {
+        self.model().heads()
+    }
+
+    /// The stages whose values a framework's hook of this name shows.
+    pub(crate) fn hooked(&self, framework: Framework, name: &str) -> Vec<Hooked> {
         stage::hooked(self.stages(), framework, name)
     }
 

@@ -9,6 +9,8 @@ use std::fmt;
 pub enum Framework {
     /// bigscience-workshop/Megatron-DeepSpeed, pipelined model.
     MegatronDeepspeed,
+    /// NVIDIA's megatron-core, `GPTModel`.
+    MegatronCore,
     /// transformers, hooks on every module.
     Transformers,
 }

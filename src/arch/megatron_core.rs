@@ -1,8 +1,10 @@
 //! What all models of megatron-core have in common: names and arguments.
 
 use super::megatron::unsupported;
+use super::{ActivationName, Settings};
 use crate::checkpoint::megatron::{Format, MegatronCheckpoint};
 use crate::error::Result;
+use crate::plan::MegatronArithmetic;
 
 /// How its checkpoints lie on disk.
 pub(super) const FORMATS: &[Format] = &[Format::Classic, Format::TorchDist];
@@ -70,4 +72,92 @@ pub(super) fn is_tied(checkpoint: &MegatronCheckpoint) -> Result<bool> {
             None => checkpoint.get(HEAD).is_none(),
         },
     })
+}
+
+/// The arithmetic in which a checkpoint was trained. Which kernels ran on a GPU it does not tell.
+pub(super) fn arithmetic_of(
+    checkpoint: &MegatronCheckpoint,
+    architecture: &str,
+) -> Result<MegatronArithmetic> {
+    refuse_flags(checkpoint, architecture, &["apply_query_key_layer_scaling"])?;
+    Ok(MegatronArithmetic {
+        tensor_parallel: checkpoint.ranks(),
+        query_key_layer_scaling: false,
+        fused_kernels: false,
+    })
+}
+
+/// The arithmetic of a dump's run.
+pub(super) fn arithmetic(settings: &Settings<'_>) -> Result<MegatronArithmetic> {
+    settings.refuse_flag("apply_query_key_layer_scaling")?;
+    let ranks = ["tensor_parallel", "tensor_model_parallel_size"];
+    Ok(MegatronArithmetic {
+        tensor_parallel: settings.size(&ranks)?,
+        query_key_layer_scaling: false,
+        // `--no-masked-softmax-fusion` switches Megatron's own kernels off.
+        fused_kernels: settings.flag_or(&["masked_softmax_fusion"], false)?,
+    })
+}
+
+/// Refuses what an architecture cannot compute: these flags, and experts.
+pub(super) fn refuse_settings(settings: &Settings<'_>, flags: &[&str]) -> Result<()> {
+    for flag in flags {
+        settings.refuse_flag(flag)?;
+    }
+    settings.refuse_flag("multi_latent_attention")?;
+    // TransformerConfig's name, then Megatron-LM's.
+    settings.refuse("num_moe_experts")?;
+    settings.refuse("num_experts")
+}
+
+/// Refuses any other choice than the one an architecture has; nothing is megatron-core's default,
+/// LayerNorm.
+pub(super) fn require_setting(settings: &Settings<'_>, key: &str, only: &str) -> Result<()> {
+    let found = settings.text(&[key])?;
+    let found = found.as_deref().unwrap_or("LayerNorm");
+    if found == only {
+        return Ok(());
+    }
+    Err(settings.fault(key, only, format!("{found:?}")))
+}
+
+/// The activation of an MLP. Functions are texts as Python shows them, or their names alone.
+pub(super) fn activation(settings: &Settings<'_>) -> Result<ActivationName> {
+    let key = "activation_func";
+    let name = settings.text(&[key])?;
+    let name = name.as_deref().unwrap_or("gelu");
+    let is = |function: &str| {
+        let mut words = name.split(|c: char| !c.is_alphanumeric() && c != '_');
+        words.any(|word| word == function)
+    };
+    let known = [
+        ("gelu", ActivationName::Gelu),
+        ("silu", ActivationName::Silu),
+        ("relu", ActivationName::Relu),
+    ];
+    let Some((_, found)) = known.into_iter().find(|(function, _)| is(function)) else {
+        return Err(settings.fault(key, "gelu, silu or relu", format!("{name:?}")));
+    };
+    // With its fused kernel Megatron computes GELU by the tanh formula, without it by erf.
+    let fused = settings.flag_or(&["bias_gelu_fusion", "bias_activation_fusion"], false)?;
+    let tanh = fused || settings.flag_or(&["openai_gelu"], false)?;
+    let gated = settings.flag_or(&["gated_linear_unit"], false)?;
+    Ok(match found {
+        ActivationName::Gelu if tanh && !gated => ActivationName::GeluNew,
+        other => other,
+    })
+}
+
+/// Rows of the embedding, with their padding: as the arrays have them, where an importer says.
+pub(super) fn vocab_size(settings: &Settings<'_>) -> Result<usize> {
+    settings.size(&["padded_vocab_size", "vocab_size"])
+}
+
+/// Whether the head is the embedding. GPTModel's default is that it is not, Megatron-LM's that it is.
+pub(super) fn is_tied_in(settings: &Settings<'_>) -> Result<bool> {
+    let untied = settings.optional_flag(&["untie_embeddings_and_output_weights"])?;
+    match untied {
+        Some(untied) => Ok(!untied),
+        None => settings.flag_or(&["share_embeddings_and_output_weights"], false),
+    }
 }

@@ -5,29 +5,36 @@
 //! its config, and its name in the list below. Nothing outside knows a stage or a config's key by its
 //! name: what a stage is for is its [`Role`], and everything else is asked here.
 
+mod activation;
 mod bloom;
 mod checks;
 mod config;
 mod framework;
 mod gpt2;
+mod heads;
 mod llama;
 mod megatron;
 mod megatron_core;
+mod part;
 #[cfg(test)]
 mod presets;
 mod recipe;
+mod rope;
 mod settings;
 mod stage;
 mod steps;
 
+pub use activation::ActivationName;
 pub use bloom::BloomConfig;
 pub use config::{ConvertedConfig, SettingDifference};
 pub use framework::Framework;
 pub use recipe::{Recipe, Relayout, TensorRecipe};
 pub use stage::Role;
 
+pub(crate) use heads::Heads;
+pub(crate) use part::Part;
 pub(crate) use settings::Settings;
-pub(crate) use stage::Hooked;
+pub(crate) use stage::{Hook, Hooked};
 
 use crate::checkpoint::megatron::{Format, MegatronCheckpoint};
 use crate::error::{BadInput, Result};
@@ -110,7 +117,17 @@ pub(crate) trait Model {
     /// Number of tokens the model knows.
     fn vocab_size(&self) -> usize;
 
-    /// All that decides which stages there are and what shapes they have.
+    /// Takes another number of tokens: how many rows are padding is a run's own.
+    fn set_vocab_size(&mut self, rows: usize);
+
+    /// How its attention is divided into heads.
+    fn heads(&self) -> Heads;
+
+    /// Whether transformers stores this matrix as `[in, out]`, where plans have `[out, in]`.
+    fn is_transposed(&self, tensor: &str) -> bool;
+
+    /// All that decides which stages there are and what shapes they have, but for the vocabulary, which
+    /// every side pads as it likes.
     fn structure(&self) -> Vec<usize>;
 
     /// Whether a checkpoint may hold this tensor though no step needs it.
@@ -155,6 +172,12 @@ macro_rules! architectures {
             }
 
             fn model(&self) -> &dyn Model {
+                match self {
+                    $($(Self::$name(config @ $config { .. }) => config,)?)*
+                }
+            }
+
+            fn model_mut(&mut self) -> &mut dyn Model {
                 match self {
                     $($(Self::$name(config @ $config { .. }) => config,)?)*
                 }
@@ -207,7 +230,7 @@ impl fmt::Display for ArchitectureName {
 }
 
 /// `a`, `a or b`, `a, b or c`.
-fn alternatives(of: impl Iterator<Item = String>) -> String {
+pub(crate) fn alternatives(of: impl Iterator<Item = String>) -> String {
     let mut of: Vec<String> = of.collect();
     match (of.pop(), of.is_empty()) {
         (Some(last), false) => format!("{} or {last}", of.join(", ")),

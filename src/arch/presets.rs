@@ -1,5 +1,5 @@
-//! The dumper's presets: which modules' inputs are stages, as the stage tables have it. Held to the
-//! block in `scripts/parity_dump.py` by a test, which `PARITY_UPDATE_DOCS=1` makes write it.
+//! The dumper's presets: which modules' inputs are stages, and which of their arguments if several are,
+//! as the stage tables have it. Held to the in `scripts/parity_dump.py` by a test, which `PARITY_UPDATE_DOCS=1` makes write it.
 
 use super::stage::is_placeholder;
 use super::{ArchitectureName, Framework};
@@ -11,14 +11,16 @@ use std::path::Path;
 const BEGIN: &str = "# BEGIN of what is generated from the stage tables in src/arch\n";
 const END: &str = "# END of what is generated\n";
 
-/// Globs of the modules whose input a hook of `framework` records.
-fn inputs(framework: Framework) -> BTreeSet<String> {
+/// Modules whose input a hook of `framework` records, and which argument if it says.
+fn inputs(framework: Framework) -> BTreeSet<(String, Option<&'static str>)> {
     let runnable = ArchitectureName::all().filter_map(|name| name.architecture().runnable());
     let hooks = runnable.flat_map(|runnable| runnable.stages.iter().flat_map(|row| row.hooks));
     hooks
         .filter(|hook| hook.framework == framework)
-        .filter_map(|hook| hook.name.strip_suffix(".input"))
-        .map(glob)
+        .filter_map(|hook| match hook.name.split_once(".input.") {
+            Some((module, argument)) => Some((glob(module), Some(argument))),
+            None => Some((glob(hook.name.strip_suffix(".input")?), None)),
+        })
         .collect()
 }
 
@@ -32,14 +34,25 @@ fn glob(module: &str) -> String {
 
 fn block() -> String {
     let mut text = format!("{BEGIN}_STAGE_INPUTS = {{\n");
-    for framework in Framework::value_variants() {
-        let _ = writeln!(text, "    \"{framework}\": [");
-        for glob in inputs(*framework) {
-            let _ = writeln!(text, "        \"{glob}\",");
+    let entries = |of: &dyn Fn(&str, Option<&str>) -> Option<String>| {
+        let mut text = String::new();
+        for framework in Framework::value_variants() {
+            let inputs = inputs(*framework);
+            let inputs = inputs
+                .iter()
+                .filter_map(|(glob, argument)| of(glob, *argument));
+            let _ = writeln!(text, "    \"{framework}\": [");
+            for entry in inputs {
+                let _ = writeln!(text, "        {entry},");
+            }
+            text += "    ],\n";
         }
-        text += "    ],\n";
-    }
-    text + "}\n" + END
+        text + "}\n"
+    };
+    text += &entries(&|glob, argument| argument.is_none().then(|| format!("\"{glob}\"")));
+    text += "_STAGE_ARGUMENTS = {\n";
+    text += &entries(&|glob, argument| argument.map(|of| format!("(\"{glob}\", \"{of}\")")));
+    text + END
 }
 
 #[test]

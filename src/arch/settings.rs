@@ -8,13 +8,41 @@ use std::path::Path;
 /// counts. `null` is as good as nothing.
 pub(crate) struct Settings<'a> {
     path: &'a Path,
+    /// What stands before the keys in messages: the key under which the settings lie, and a dot.
+    within: String,
     values: Map<String, Value>,
 }
 
 impl<'a> Settings<'a> {
     /// Settings that come from the file `path`.
     pub(crate) fn new(path: &'a Path, values: Map<String, Value>) -> Self {
-        Self { path, values }
+        Self {
+            path,
+            within: String::new(),
+            values,
+        }
+    }
+
+    /// Settings under a key of these, if it is there.
+    pub(super) fn within(&self, key: &str) -> Result<Option<Self>> {
+        let values = self.find(&[key], "an object of settings", |value| {
+            value.as_object().cloned()
+        })?;
+        Ok(values.map(|values| Self {
+            path: self.path,
+            within: format!("{}{key}.", self.within),
+            values,
+        }))
+    }
+
+    /// None, in the same place.
+    pub(super) fn empty(&self) -> Self {
+        Self::new(self.path, Map::new())
+    }
+
+    /// Whether there are none.
+    pub(super) fn is_empty(&self) -> bool {
+        self.values.is_empty()
     }
 
     /// Where they come from.
@@ -25,7 +53,7 @@ impl<'a> Settings<'a> {
     /// Says that a setting is not what it has to be.
     pub(super) fn fault(&self, key: &str, expected: &str, found: impl ToString) -> Error {
         BadInput::new(self.path, expected, found.to_string())
-            .at(key)
+            .at(format!("{}{key}", self.within))
             .into()
     }
 
@@ -47,29 +75,54 @@ impl<'a> Settings<'a> {
 
     /// A number.
     pub(super) fn number(&self, keys: &[&str]) -> Result<f64> {
-        let number = self.find(keys, "a number", Value::as_f64)?;
+        let number = self.optional_number(keys)?;
         number.ok_or_else(|| self.fault(keys[0], "a number", "nothing"))
     }
 
     /// A number, or `default` if it is not there.
     pub(super) fn number_or(&self, keys: &[&str], default: f64) -> Result<f64> {
-        let number = self.find(keys, "a number", Value::as_f64)?;
-        Ok(number.unwrap_or(default))
+        Ok(self.optional_number(keys)?.unwrap_or(default))
+    }
+
+    /// A number, if it is there.
+    pub(super) fn optional_number(&self, keys: &[&str]) -> Result<Option<f64>> {
+        self.find(keys, "a number", Value::as_f64)
     }
 
     /// A flag.
     pub(super) fn flag(&self, keys: &[&str]) -> Result<bool> {
-        let flag = self.find(keys, "true or false", Value::as_bool)?;
+        let flag = self.optional_flag(keys)?;
         flag.ok_or_else(|| self.fault(keys[0], "true or false", "nothing"))
     }
 
     /// A flag, or `default` if it is not there.
     pub(super) fn flag_or(&self, keys: &[&str], default: bool) -> Result<bool> {
-        let flag = self.find(keys, "true or false", Value::as_bool)?;
-        Ok(flag.unwrap_or(default))
+        Ok(self.optional_flag(keys)?.unwrap_or(default))
     }
 
-    fn optional_size(&self, keys: &[&str]) -> Result<Option<usize>> {
+    /// A flag, if it is there.
+    pub(super) fn optional_flag(&self, keys: &[&str]) -> Result<Option<bool>> {
+        self.find(keys, "true or false", Value::as_bool)
+    }
+
+    /// Refuses a flag that is set.
+    pub(super) fn refuse_flag(&self, key: &str) -> Result<()> {
+        if self.flag_or(&[key], false)? {
+            return Err(self.fault(key, "false: parity has no plan for it", "true"));
+        }
+        Ok(())
+    }
+
+    /// Refuses what is there at all.
+    pub(super) fn refuse(&self, key: &str) -> Result<()> {
+        match self.find(&[key], "nothing", |value| Some(value.clone()))? {
+            None => Ok(()),
+            Some(found) => Err(self.fault(key, "nothing: parity has no plan for it", found)),
+        }
+    }
+
+    /// A size, if it is there.
+    pub(super) fn optional_size(&self, keys: &[&str]) -> Result<Option<usize>> {
         let size = |value: &Value| usize::try_from(value.as_u64()?).ok();
         self.find(keys, "a whole number", size)
     }

@@ -1,6 +1,6 @@
 //! The table of an architecture's stages: what each is for, and how frameworks' hooks show it.
 
-use super::Framework;
+use super::{Framework, Part};
 use crate::plan::StageId;
 use crate::tensor::{Join, Layout};
 
@@ -10,6 +10,12 @@ use crate::tensor::{Join, Layout};
 pub enum Role {
     /// Rows of the token embedding.
     Embedding,
+    /// Rows of the embedding of positions.
+    Positions,
+    /// Cosines or sines of rotary positions.
+    Rotary,
+    /// Sum of the embeddings of tokens and positions.
+    Embedded,
     /// A norm of the embeddings, before the first block.
     EmbeddingNorm,
     /// The norm before attention or before an MLP.
@@ -30,8 +36,10 @@ pub enum Role {
     Attention,
     /// A projection into an MLP.
     MlpUp,
-    /// An MLP's activation function, gated or not.
+    /// An MLP's activation function, before a gate is multiplied.
     Activation,
+    /// An activation times what it gates.
+    Gated,
     /// The projection out of an MLP.
     MlpDown,
     /// The residual stream after a block.
@@ -60,6 +68,12 @@ pub(crate) struct Hook {
     pub(super) name: &'static str,
     pub(crate) layout: Layout,
     pub(crate) join: Join,
+    /// Which part of the array the stage is; `None` if it is all of it.
+    pub(crate) part: Option<Part>,
+    /// Whether ranks may have gathered what they have slices of; it is the same on all of them then.
+    pub(crate) may_be_gathered: bool,
+    /// Whether there is one row where the batch has the same in all of them.
+    pub(crate) one_row: bool,
     /// Whether the module's bias is still to be added.
     pub(crate) without_bias: bool,
     /// Whether the value is divided by the layer's number, in runs with query-key layer scaling.
@@ -88,6 +102,9 @@ impl Hook {
             name,
             layout: Layout::Bsh,
             join: Join::Replicated,
+            part: None,
+            may_be_gathered: false,
+            one_row: false,
             without_bias: false,
             divided_by_layer: false,
         }
@@ -99,7 +116,7 @@ impl Hook {
         Self { layout, ..self }
     }
 
-    /// `[batch, heads, query, key]`.
+    /// `[batch, heads, …]`.
     pub(super) const fn bnss(self) -> Self {
         let layout = Layout::Bnss;
         Self { layout, ..self }
@@ -109,6 +126,35 @@ impl Hook {
     pub(super) const fn sharded(self, axis: usize) -> Self {
         let join = Join::Concat(axis);
         Self { join, ..self }
+    }
+
+    /// `[sequence, batch, heads, head_dim]`.
+    pub(super) const fn sbnd(self) -> Self {
+        let layout = Layout::Sbnd;
+        Self { layout, ..self }
+    }
+
+    /// The stage is a part of the array, of which every rank has its own.
+    pub(super) const fn part(self, part: Part) -> Self {
+        Self {
+            part: Some(part),
+            ..self.sharded(part.axis())
+        }
+    }
+
+    /// Ranks may have gathered it.
+    pub(super) const fn may_be_gathered(self) -> Self {
+        let may_be_gathered = true;
+        Self {
+            may_be_gathered,
+            ..self
+        }
+    }
+
+    /// The batch may have been left out, as all its rows are the same.
+    pub(super) const fn one_row(self) -> Self {
+        let one_row = true;
+        Self { one_row, ..self }
     }
 
     pub(super) const fn without_bias(self) -> Self {
@@ -132,9 +178,9 @@ pub(super) fn named(table: &'static [Stage], stage: &StageId) -> Option<&'static
     table.iter().find(named)
 }
 
-/// The stage that a hook of this name shows.
-pub(super) fn hooked(table: &'static [Stage], framework: Framework, name: &str) -> Option<Hooked> {
-    table.iter().find_map(|row| {
+/// The stages that a hook of this name shows: several where a framework computes them at once.
+pub(super) fn hooked(table: &'static [Stage], framework: Framework, name: &str) -> Vec<Hooked> {
+    let shown = |row: &'static Stage| {
         let mut hooks = row.hooks.iter();
         hooks.find_map(|hook| {
             let numbers = numbers(hook.name, name).filter(|_| hook.framework == framework)?;
@@ -144,7 +190,8 @@ pub(super) fn hooked(table: &'static [Stage], framework: Framework, name: &str) 
                 hook,
             })
         })
-    })
+    };
+    table.iter().filter_map(shown).collect()
 }
 
 /// The numbers that stand in `name` for the placeholders of `pattern`; `None` if it is another name.
@@ -206,8 +253,13 @@ mod tests {
                 for hook in row.hooks {
                     assert_eq!(placeholders(hook.name), placeholders(row.id), "{hook:?}");
                     let shown = filled(hook.name, &[5, 7]);
-                    let found = hooked(runnable.stages, hook.framework, &shown).unwrap();
-                    assert_eq!(found.stage.as_str(), filled(row.id, &[5, 7]), "{hook:?}");
+                    let found = hooked(runnable.stages, hook.framework, &shown);
+                    let id = filled(row.id, &[5, 7]);
+                    let itself = found.iter().filter(|found| found.stage.as_str() == id);
+                    assert_eq!(itself.count(), 1, "{hook:?}");
+                    // An array is several stages if each is a part of it.
+                    let parts = found.iter().all(|found| found.hook.part.is_some());
+                    assert!(found.len() == 1 || parts, "{hook:?}");
                 }
             }
         }

@@ -55,12 +55,21 @@ impl Steps {
 
     /// Rows of a table, which are copied: nothing is computed or rounded.
     pub(super) fn embedding(&mut self, id: &str, shape: [usize; 2]) -> StageId {
+        self.rows(id, &StageId::TOKENS.into(), shape)
+    }
+
+    /// As [`Self::embedding`], of the token's positions.
+    pub(super) fn position_embedding(&mut self, id: &str, shape: [usize; 2]) -> StageId {
+        self.rows(id, &StageId::POSITIONS.into(), shape)
+    }
+
+    fn rows(&mut self, id: &str, ids: &StageId, shape: [usize; 2]) -> StageId {
         self.push(Step {
             params: vec![param(&format!("{id}.weight"), &shape)],
             ..self.step(
                 id,
                 op::Embedding,
-                [&StageId::TOKENS.into()],
+                [ids],
                 Numerics::elementwise(self.dtype, Rounding::Once),
             )
         })
@@ -74,6 +83,121 @@ impl Steps {
                 param(&format!("{id}.bias"), &[width]),
             ],
             ..self.step(id, op::LayerNorm { eps }, [x], Numerics::norm(self.dtype))
+        })
+    }
+
+    /// An RMSNorm of rows of `width`, with a weight; rounded where a framework rounds it.
+    pub(super) fn rms_norm(
+        &mut self,
+        id: &str,
+        x: &StageId,
+        width: usize,
+        eps: f64,
+        rounding: Rounding,
+    ) -> StageId {
+        let numerics = Numerics::norm(self.dtype).with_rounding(rounding);
+        self.push(Step {
+            params: vec![param(&format!("{id}.weight"), &[width])],
+            ..self.step(id, op::RmsNorm { eps }, [x], numerics)
+        })
+    }
+
+    /// Queries, keys or values by head, copied out of a projection.
+    pub(super) fn heads(&mut self, id: &str, x: &StageId, split: op::SplitHeads) -> StageId {
+        let numerics = Numerics::elementwise(self.dtype, Rounding::Once);
+        self.push(self.step(id, split, [x], numerics))
+    }
+
+    /// Cosines or sines for the positions of all tokens.
+    pub(super) fn rotary_table(&mut self, id: &str, table: op::RotaryTable) -> StageId {
+        let numerics = Numerics::elementwise(self.dtype, Rounding::Once);
+        self.push(self.step(id, table, [&StageId::POSITIONS.into()], numerics))
+    }
+
+    /// Heads that are rotated, both products and their sum rounded.
+    pub(super) fn rotary(
+        &mut self,
+        id: &str,
+        rotary: op::Rotary,
+        x: &StageId,
+        [cos, sin]: [&StageId; 2],
+    ) -> StageId {
+        let numerics = Numerics::elementwise(self.dtype, Rounding::EachOperation);
+        self.push(self.step(id, rotary, [x, cos, sin], numerics))
+    }
+
+    /// Causal attention: scores without a bias, their product and its scaling rounded where a framework
+    /// rounds them, probabilities, and values weighted by them. Stages are named below `at`.
+    pub(super) fn attention(
+        &mut self,
+        at: &str,
+        [query, key, value]: [&StageId; 3],
+        scale: f64,
+        rounding: Rounding,
+    ) -> StageId {
+        let op = op::AttentionScores {
+            product_scale: scale as f32,
+            alibi: None,
+        };
+        let numerics = Numerics::product(self.dtype).with_rounding(rounding);
+        let scores = self.push(self.step(format!("{at}.scores"), op, [query, key], numerics));
+        let op = op::Softmax {
+            scale: 1.0,
+            mask: op::Mask::Causal,
+        };
+        let numerics = Numerics::softmax(self.dtype);
+        let probs = self.push(self.step(format!("{at}.probs"), op, [&scores], numerics));
+        let (id, numerics) = (format!("{at}.context"), Numerics::product(self.dtype));
+        self.push(self.step(id, op::Context, [&probs, value], numerics))
+    }
+
+    /// An activation function of every element.
+    pub(super) fn activation(
+        &mut self,
+        id: &str,
+        x: &StageId,
+        (activation, rounding): (op::Activation, Rounding),
+    ) -> StageId {
+        let numerics = Numerics::elementwise(self.dtype, rounding);
+        self.push(self.step(id, activation, [x], numerics))
+    }
+
+    /// The product of two values, element by element.
+    pub(super) fn multiply(&mut self, id: &str, a: &StageId, b: &StageId) -> StageId {
+        let numerics = Numerics::elementwise(self.dtype, Rounding::Once);
+        self.push(self.step(id, op::Multiply, [a, b], numerics))
+    }
+
+    /// A linear layer of a bias that there may be, as a framework with this order of roundings has it:
+    /// in the sum, or added to the rounded sum over `ranks` by a step of its own.
+    pub(super) fn layer(
+        &mut self,
+        id: &str,
+        x: &StageId,
+        shape: [usize; 2],
+        bias: bool,
+        order: BiasOrder,
+    ) -> StageId {
+        match (bias, order) {
+            (true, BiasOrder::InSum) => self.linear(id, x, shape),
+            (false, BiasOrder::InSum) => self.product(id, x, shape, 1),
+            (false, BiasOrder::After { ranks }) => self.product(id, x, shape, ranks),
+            (true, BiasOrder::After { ranks }) => {
+                let product = self.product_before_bias(id, x, shape, ranks);
+                self.add_bias(&product, shape[0])
+            }
+        }
+    }
+
+    /// The logits of a head without a bias, whose weight may be another layer's.
+    pub(super) fn head(&mut self, x: &StageId, weight: &str, shape: [usize; 2]) -> StageId {
+        let op = op::Linear {
+            bias: false,
+            partials: 1,
+        };
+        self.push(Step {
+            params: vec![param(weight, &shape)],
+            ..self.step("logits", op, [x], Numerics::product(self.dtype))
         })
     }
 
@@ -140,6 +264,18 @@ impl Steps {
             ..self.step(id, op, [x], Numerics::product(self.dtype))
         }
     }
+}
+
+/// When a linear layer's bias is added.
+#[derive(Clone, Copy)]
+pub(super) enum BiasOrder {
+    /// In the sum, before that is rounded: transformers.
+    InSum,
+    /// To the sum of the rounded products of so many ranks, with a rounding of its own: Megatron.
+    After {
+        /// How many ranks have a part of the sum: 1 of a layer whose rows are divided.
+        ranks: usize,
+    },
 }
 
 /// A tensor of the converted model.

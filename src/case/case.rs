@@ -1,6 +1,7 @@
 //! A case: a golden, a model, an arithmetic and tolerances.
 
 use super::rules::Rules;
+use crate::tensor::DType;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
@@ -19,6 +20,9 @@ pub struct Case {
     /// Over how many tensor-parallel ranks Megatron's arithmetic sums row-parallel products; as the
     /// model's shards or the golden have it if `None`.
     pub tensor_parallel: Option<NonZeroUsize>,
+    /// The type that weights are rounded to as they are loaded, as `from_pretrained(dtype=…)` does;
+    /// their own if `None`.
+    pub dtype: Option<DType>,
     /// Its tolerances.
     pub rules: Rules,
 }

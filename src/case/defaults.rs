@@ -5,9 +5,8 @@
 //! * On a CPU the word embeddings are exact; after the embedding LayerNorm the difference is at
 //!   most 0.05; the statistics of the final logits differ by at most 1e-6. These are the figures of
 //!   the published BLOOM conversion. Half-precision logits that were *chained* through a whole model
-//!   cannot meet the last: two correct frameworks round differently on the way, and their means
-//!   were measured up to 8.6e-6 apart in bf16. There the bound is in proportion to the type's unit
-//!   roundoff, and below 2e-5.
+//!   cannot meet the last: two correct frameworks round differently on the way, by an amount that grows
+//!   with the logits and with the type's unit roundoff. There the bound is in proportion to both.
 //! * In between, and on top of the two named figures, a stage that ran on the reference's own values
 //!   is held to its [rounding budget](crate::compare::Budget), and a half-precision one to the number of
 //!   elements that may differ at all.
@@ -23,9 +22,10 @@ use crate::compare::{Bound, Tolerance};
 const EMBEDDING_NORM: f64 = 0.05;
 /// Statistics of the final logits, on CPU; absolute.
 const LOGITS: f64 = 1e-6;
-/// Statistics of half-precision logits, chained, in unit roundoffs: 1.5e-5 in bf16, 1.9e-6 in fp16,
-/// where 8.6e-6 and 5.0e-7 were measured between transformers' and Megatron's arithmetic.
-const LOGITS_CHAINED_HALF: f64 = 1.0 / 256.0;
+/// Statistics of half-precision logits, chained, in unit roundoffs of their root mean square: between
+/// transformers' and Megatron's arithmetic up to 0.013 were measured of BLOOM, 0.078 of Llama and
+/// GPT-2.
+const LOGITS_CHAINED_HALF: f64 = 0.125;
 /// Probability of a stage's flips: a false alarm in a thousand models of a thousand stages.
 const FLIPS: f64 = 1e-6;
 /// fp32, isolated, without a budget: ten times what correct conversions needed (1.6e-7), a seventh of
@@ -59,10 +59,7 @@ pub(super) fn tolerance(context: &ToleranceContext<'_>) -> ResolvedTolerance {
             vec![Bound::Abs(EMBEDDING_NORM)],
             format!("embedding norm and {kind}"),
         ),
-        Some(Role::Logits) => (
-            vec![Bound::Stat(logits(context))],
-            format!("logits and {kind}"),
-        ),
+        Some(Role::Logits) => (vec![logits(context)], format!("logits and {kind}")),
         _ => (Vec::new(), kind),
     };
     if !context.budgeted {
@@ -89,12 +86,12 @@ fn relative(context: &ToleranceContext<'_>) -> f64 {
     })
 }
 
-fn logits(context: &ToleranceContext<'_>) -> f64 {
+fn logits(context: &ToleranceContext<'_>) -> Bound {
     match (context.mode, half_roundoff(context)) {
         (Mode::Chained | Mode::Recorded, Some(roundoff)) => {
-            two_digits(LOGITS_CHAINED_HALF * roundoff)
+            Bound::StatRms(two_digits(LOGITS_CHAINED_HALF * roundoff))
         }
-        _ => LOGITS,
+        _ => Bound::Stat(LOGITS),
     }
 }
 
@@ -192,7 +189,7 @@ mod tests {
         );
         assert_eq!(
             of(Role::Logits, Mode::Chained, DType::Bf16),
-            "stat 1.5e-5, rel 2.2e-2"
+            "stat_rms 4.9e-4, rel 2.2e-2"
         );
     }
 }

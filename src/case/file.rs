@@ -6,12 +6,13 @@
 //! arithmetic = "transformers"             # or "megatron"; as the model's format has it if absent
 //! tensor_parallel = 2                     # ranks of Megatron's arithmetic; as the model or the
 //!                                         # golden has it if absent
+//! dtype = "bf16"                          # weights cast on loading; as they are if absent
 //!
 //! [[tolerance]]                           # any number; every bound in one must hold
 //! stages = "h.*.mlp.*"
 //! device = "cpu"                          # every device if absent
 //! mode = "isolated"                       # or "chained"; both if absent
-//! rel = 1e-6                              # bounds: exact, abs, rel, close, ulp, stat, and, where
+//! rel = 1e-6                              # bounds: exact, abs, rel, close, ulp, stat, stat_rms, and, where
 //!                                         # stages are isolated, rounding = true and flips
 //! close = { atol = 1e-5, rtol = 1e-4 }
 //! ```
@@ -22,7 +23,7 @@ use super::{Mode, Pattern};
 use crate::backend::Device;
 use crate::compare::{Bound, Close, Tolerance};
 use crate::error::{BadInput, Error, Result};
-use crate::tensor::MappedFile;
+use crate::tensor::{DType, MappedFile};
 use serde::Deserialize;
 use std::num::NonZeroUsize;
 use std::path::Path;
@@ -37,6 +38,7 @@ const KEYS: &[&str] = &[
     "model",
     "arithmetic",
     "tensor_parallel",
+    "dtype",
     "tolerance",
     "stages",
     "device",
@@ -47,6 +49,7 @@ const KEYS: &[&str] = &[
     "close",
     "ulp",
     "stat",
+    "stat_rms",
     "rounding",
     "flips",
     "atol",
@@ -59,6 +62,7 @@ struct CaseFile {
     model: String,
     arithmetic: Option<ArithmeticName>,
     tensor_parallel: Option<NonZeroUsize>,
+    dtype: Option<DType>,
     #[serde(default)]
     tolerance: Vec<Spanned<Entry>>,
 }
@@ -74,6 +78,7 @@ struct Entry {
     close: Option<CloseEntry>,
     ulp: Option<u64>,
     stat: Option<f64>,
+    stat_rms: Option<f64>,
     rounding: Option<bool>,
     flips: Option<f64>,
 }
@@ -151,6 +156,7 @@ pub fn parse(path: &Path, bytes: &[u8]) -> Result<Case> {
         model: folder.join(file.model),
         arithmetic: file.arithmetic,
         tensor_parallel: file.tensor_parallel,
+        dtype: file.dtype,
         rules: Rules { rules },
     })
 }
@@ -180,6 +186,7 @@ impl Entry {
             close.map(Bound::Close),
             self.ulp.map(Bound::Ulp),
             self.stat.map(Bound::Stat),
+            self.stat_rms.map(Bound::StatRms),
             self.rounding.filter(|on| *on).map(|_| Bound::Rounding),
             self.flips.map(Bound::Flips),
         ]
@@ -188,12 +195,16 @@ impl Entry {
         .collect();
         if bounds.is_empty() {
             return Err(fault(
-                "at least one bound: exact, abs, rel, close, ulp, stat, rounding or flips",
+                "at least one bound: exact, abs, rel, close, ulp, stat, stat_rms, rounding or flips",
                 "none".into(),
             ));
         }
         let figures = bounds.iter().flat_map(|bound| match bound {
-            Bound::Abs(x) | Bound::Rel(x) | Bound::Stat(x) | Bound::Flips(x) => vec![*x],
+            Bound::Abs(x)
+            | Bound::Rel(x)
+            | Bound::Stat(x)
+            | Bound::StatRms(x)
+            | Bound::Flips(x) => vec![*x],
             Bound::Close(close) => vec![close.atol, close.rtol],
             _ => Vec::new(),
         });
@@ -264,7 +275,7 @@ mod tests {
         insta::assert_snapshot!(error("arithmetik = \"megatron\""), @"cases/x.toml: expected keys that case files have, found `arithmetik`; did you mean `arithmetic`?");
         insta::assert_snapshot!(error("[[tolerance]]\nstage = \"h\"\nstages = \"h\"\nrel = 1"), @"cases/x.toml: expected keys that case files have, found `tolerance.0.stage`; did you mean `stages`?");
         insta::assert_snapshot!(error("[[tolerance]]\nstages = \"h[\"\nrel = 1.0"), @"cases/x.toml: line 3: expected a stage pattern, found error parsing glob 'h[': unclosed character class; missing ']'");
-        insta::assert_snapshot!(error("[[tolerance]]\nstages = \"h\""), @"cases/x.toml: line 3: expected at least one bound: exact, abs, rel, close, ulp, stat, rounding or flips, found none");
+        insta::assert_snapshot!(error("[[tolerance]]\nstages = \"h\""), @"cases/x.toml: line 3: expected at least one bound: exact, abs, rel, close, ulp, stat, stat_rms, rounding or flips, found none");
         insta::assert_snapshot!(error("[[tolerance]]\nstages = \"h\"\nrel = -1.0"), @"cases/x.toml: line 3: expected bounds that are finite and not negative, found -1");
         insta::assert_snapshot!(error("[[tolerance]]\nstages = \"h\"\nmode = \"chained\"\nrounding = true"), @r#"cases/x.toml: line 3: expected rounding and flips in mode "isolated", where inputs are the same, found "chained""#);
         insta::assert_snapshot!(error("[[tolerance]]\nstages = \"h\"\nrel = nan"), @"cases/x.toml: line 3: expected bounds that are finite and not negative, found NaN");
@@ -278,10 +289,10 @@ mod tests {
     fn every_key_is_known_to_the_parser() {
         // A key of the list that the parser did not know would be reported as unknown.
         let text = "golden = \"g\"\nmodel = \"m\"\narithmetic = \"megatron\"\n\
-                    tensor_parallel = 2\n[[tolerance]]\nstages = \"h\"\n\
+                    tensor_parallel = 2\ndtype = \"bf16\"\n[[tolerance]]\nstages = \"h\"\n\
                     device = \"cpu\"\nmode = \"isolated\"\nexact = true\nabs = 1.0\nrel = 1.0\nulp = 1\nstat = 1.0\n\
-                    rounding = true\nflips = 1e-6\nclose = { atol = 1.0, rtol = 1.0 }\n";
-        assert_eq!(case(text).unwrap().rules.rules[0].tolerance.bounds.len(), 8);
+                    stat_rms = 1.0\nrounding = true\nflips = 1e-6\nclose = { atol = 1.0, rtol = 1.0 }\n";
+        assert_eq!(case(text).unwrap().rules.rules[0].tolerance.bounds.len(), 9);
         assert!(KEYS.iter().all(|key| text.contains(key)));
     }
 }

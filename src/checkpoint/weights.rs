@@ -28,3 +28,17 @@ pub trait Weights: Send + Sync {
     /// If there is no such tensor or its bytes cannot be had.
     fn load(&self, name: &str) -> Result<Tensor>;
 }
+
+impl<W: Weights + ?Sized> Weights for &W {
+    fn names(&self) -> Vec<&str> {
+        (**self).names()
+    }
+
+    fn stored(&self, name: &str) -> Option<Stored> {
+        (**self).stored(name)
+    }
+
+    fn load(&self, name: &str) -> Result<Tensor> {
+        (**self).load(name)
+    }
+}

@@ -122,6 +122,10 @@ pub(super) struct CaseArgs {
     /// shards or the golden have]
     #[arg(long, value_name = "N", conflicts_with = "arithmetic")]
     pub(super) tp: Option<NonZeroUsize>,
+    /// Cast weights to this type as they are loaded, as from_pretrained(dtype=…) does: fp32, fp16 or
+    /// bf16 [default: as they are]
+    #[arg(long, value_name = "DTYPE")]
+    pub(super) dtype: Option<DType>,
     /// Hold every stage to this instead of the case file's and the built-in tolerances; may be given
     /// several times: exact, abs=X, rel=X, ulp=N, stat=X, and of isolated stages rounding, flips=P
     #[arg(long, value_name = "BOUND")]

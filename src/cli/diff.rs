@@ -55,6 +55,7 @@ pub(super) fn outcomes(args: &CaseArgs, options: Options) -> Result<Vec<CaseOutc
     let mut outcomes: Vec<CaseOutcome> = Vec::new();
     for mut case in cases(args)? {
         case.arithmetic = args.arithmetic.or(case.arithmetic);
+        case.dtype = args.dtype.or(case.dtype);
         if args.tp.is_some() {
             case.arithmetic = Some(ArithmeticName::Megatron);
             case.tensor_parallel = args.tp;
@@ -128,6 +129,7 @@ fn cases(args: &CaseArgs) -> Result<Vec<Case>> {
             model: model.clone(),
             arithmetic: None,
             tensor_parallel: None,
+            dtype: None,
             rules: Rules::default(),
         }]);
     }

@@ -39,6 +39,8 @@ pub struct Metrics {
     /// `‖reference − candidate‖ / ‖reference‖`, Frobenius norms; 0 if both are 0, infinite if only
     /// the reference is.
     pub relative_frobenius: f64,
+    /// Root mean square of the reference's finite values; `None` if only statistics of them are known.
+    pub reference_rms: Option<f64>,
     /// Largest distance in units in the last place; `None` if the two are stored differently.
     pub max_ulp: Option<u64>,
     /// What is not finite.
@@ -166,8 +168,9 @@ pub fn compare_statistics(reference: &Statistics, candidate: &Tensor) -> Result<
     };
     let metrics = compare(&column(reference)?, &column(&found)?, &Spec::default())?;
     Ok(Metrics {
-        // A mean of fp64 has no ulp of the model's type.
+        // A mean of fp64 has no ulp of the model's type, and is none of the values.
         max_ulp: None,
+        reference_rms: None,
         statistics,
         ..metrics
     })
@@ -316,6 +319,10 @@ impl Metrics {
             } else {
                 distance / norm
             },
+            reference_rms: Some(match comparable {
+                0 => 0.0,
+                n => norm / (n as f64).sqrt(),
+            }),
             max_ulp: Some(parts.iter().map(|part| part.max_ulp).max().unwrap_or(0)),
             non_finite: NonFinite {
                 reference_nans: count(|s| s.reference.nans),
@@ -439,7 +446,7 @@ mod tests {
             let tolerance = Tolerance {
                 bounds: vec![
                     Bound::Exact, Bound::Abs(0.0), Bound::Rel(0.0), Bound::Close(close),
-                    Bound::Ulp(0), Bound::Stat(0.0),
+                    Bound::Ulp(0), Bound::Stat(0.0), Bound::StatRms(0.0),
                 ],
             };
             let spec = Spec {

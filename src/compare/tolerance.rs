@@ -28,6 +28,9 @@ pub enum Bound {
     /// Largest difference of a statistic, see
     /// [`StatisticsDifference::judged`](super::StatisticsDifference::judged).
     Stat(f64),
+    /// The same in units of the reference's root mean square, so that it holds of logits of any
+    /// size; absolute where the reference is known by its statistics alone.
+    StatRms(f64),
     /// Every difference within the [`Budget`](super::Budget) of its element.
     Rounding,
     /// Least probability that as many half-precision elements differ by chance; holds of other
@@ -114,6 +117,10 @@ impl Bound {
                 let measured = metrics.statistics.judged().unwrap_or(f64::INFINITY);
                 (measured, allowed)
             }
+            Self::StatRms(allowed) => {
+                let measured = metrics.statistics.judged().unwrap_or(f64::INFINITY);
+                (over_rms(measured, metrics.reference_rms), allowed)
+            }
             // Nothing to compare differs by nothing; where no budget was computed the bound cannot
             // hold.
             Self::Rounding => match (&metrics.worst_ratio, &metrics.max_abs) {
@@ -148,9 +155,19 @@ impl Bound {
             Self::Close(_) => "close",
             Self::Ulp(_) => "ulp",
             Self::Stat(_) => "stat",
+            Self::StatRms(_) => "stat_rms",
             Self::Rounding => "rounding",
             Self::Flips(_) => "flips",
         }
+    }
+}
+
+/// A difference in units of the reference's root mean square; nothing is nothing of anything.
+fn over_rms(difference: f64, rms: Option<f64>) -> f64 {
+    if difference == 0.0 {
+        0.0
+    } else {
+        difference / rms.unwrap_or(1.0)
     }
 }
 
@@ -175,12 +192,16 @@ impl FromStr for Bound {
             ("abs", _) => number().map(Self::Abs),
             ("rel", _) => number().map(Self::Rel),
             ("stat", _) => number().map(Self::Stat),
+            ("stat_rms", _) => number().map(Self::StatRms),
             ("flips", _) => number().map(Self::Flips),
             ("ulp", _) => match number()? {
                 ulp if ulp.fract() == 0.0 => Ok(Self::Ulp(ulp as u64)),
                 ulp => Err(format!("expected whole ulps, found {ulp}")),
             },
-            _ => Err("expected exact, rounding, abs=…, rel=…, ulp=…, stat=… or flips=…".into()),
+            _ => Err(
+                "expected exact, rounding, abs=…, rel=…, ulp=…, stat=…, stat_rms=… or flips=…"
+                    .into(),
+            ),
         }
     }
 }
@@ -189,7 +210,11 @@ impl fmt::Display for Bound {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Exact | Self::Rounding => f.write_str(self.kind()),
-            Self::Abs(bound) | Self::Rel(bound) | Self::Stat(bound) | Self::Flips(bound) => {
+            Self::Abs(bound)
+            | Self::Rel(bound)
+            | Self::Stat(bound)
+            | Self::StatRms(bound)
+            | Self::Flips(bound) => {
                 write!(f, "{} {bound:e}", self.kind())
             }
             Self::Close(close) => write!(f, "close {:e} + {:e}·|ref|", close.atol, close.rtol),
@@ -221,6 +246,7 @@ mod tests {
             ("rel=1e-6", Bound::Rel(1e-6)),
             ("ulp=2", Bound::Ulp(2)),
             ("stat=1e-6", Bound::Stat(1e-6)),
+            ("stat_rms=1e-4", Bound::StatRms(1e-4)),
             ("flips=1e-6", Bound::Flips(1e-6)),
         ] {
             assert_eq!(text.parse(), Ok(bound));

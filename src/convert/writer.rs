@@ -84,7 +84,7 @@ pub(super) fn converted(piece: &[u8], tensor: &ConvertedTensor, dtype: DType) ->
         for bytes in piece.chunks_exact(size_of::<S>()) {
             let value = bytemuck::pod_read_unaligned::<S>(bytes);
             let value = crate::tensor::Element::to_f64(value);
-            let rounded = D::from_f64(value);
+            let rounded = D::nearest(value);
             if value.is_finite() && !rounded.to_f32().is_finite() {
                 return Err(overflow(value));
             }

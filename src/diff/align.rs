@@ -43,6 +43,7 @@ pub(super) struct AlignedStage<'a> {
     pub(super) adjusted: Option<&'static str>,
     /// Into how many slices the means over the last axis are taken: as many as ranks made them.
     vocab_shards: Option<NonZeroUsize>,
+    is_logits: bool,
 }
 
 /// What was recorded of a stage.
@@ -161,8 +162,10 @@ impl<'a> AlignedStage<'a> {
             adjustments: adjustments(step, shape, rescaled.then_some(factor), bias_missing),
             ..Self::as_recorded(golden, record, step.numerics.out, shape)
         };
-        // Statistics of another variant are not statistics of this one.
-        let comparable = aligned.is_full() || aligned.adjusted.is_none();
+        // Statistics of another variant, or of a padded vocabulary, are not statistics of this one.
+        let padded = golden.manifest().model.vocab_size();
+        let padded = aligned.is_logits && shape.last().is_some_and(|rows| *rows < padded);
+        let comparable = aligned.is_full() || (aligned.adjusted.is_none() && !padded);
         comparable.then_some(aligned)
     }
 
@@ -174,7 +177,10 @@ impl<'a> AlignedStage<'a> {
         shape: &[usize],
     ) -> Self {
         let manifest = golden.manifest();
-        let ranks = NonZeroUsize::new(manifest.tensor_parallel());
+        // Without its padding a vocabulary may not be made of equal slices: then it is taken whole.
+        let columns = shape.last().copied().unwrap_or(0);
+        let ranks = Some(manifest.tensor_parallel()).filter(|ranks| columns.is_multiple_of(*ranks));
+        let slices = NonZeroUsize::new(ranks.unwrap_or(1));
         let is_logits = manifest.model.role(&record.stage) == Some(Role::Logits);
         Self {
             golden,
@@ -184,7 +190,8 @@ impl<'a> AlignedStage<'a> {
             shape: shape.to_vec(),
             adjustments: Vec::new(),
             adjusted: None,
-            vocab_shards: ranks.filter(|_| is_logits),
+            vocab_shards: slices.filter(|_| is_logits),
+            is_logits,
         }
     }
 
@@ -234,6 +241,7 @@ impl<'a> AlignedStage<'a> {
         weights: &dyn Weights,
         backend: &B,
     ) -> Result<RecordedValue<B::Array>> {
+        let raw = self.without_padding(raw)?;
         let aligned = self.adjust(Value::given(raw.clone()), weights, None)?.array;
         if aligned.shape() != self.shape {
             let expected = format!("shape {:?}", self.shape);
@@ -252,6 +260,14 @@ impl<'a> AlignedStage<'a> {
             aligned,
             own_nans,
         })
+    }
+
+    /// A recorded value without the entries of the vocabulary's padding, which only one side has.
+    fn without_padding(&self, raw: Tensor) -> Result<Tensor> {
+        match (self.is_logits, self.shape.last()) {
+            (true, Some(rows)) if raw.row_len() > *rows => raw.first(raw.shape().len() - 1, *rows),
+            _ => Ok(raw),
+        }
     }
 
     /// As [`Self::read`], into this machine's memory; `None` if only statistics were recorded.

@@ -1,14 +1,15 @@
 //! The model that is run: a transformers folder, or a Megatron checkpoint as it would be converted.
 
-use crate::arch::ModelConfig;
+use crate::arch::{ModelConfig, Role};
 use crate::case::{ArithmeticName, Case};
 use crate::checkpoint::megatron::MegatronCheckpoint;
-use crate::checkpoint::{Overlay, TransformersFolder, Weights};
+use crate::checkpoint::{Adapted, Overlay, TransformersFolder, Weights};
 use crate::convert::Converted;
 use crate::error::{BadInput, Result};
 use crate::explain::{Injected, StepEdit};
 use crate::plan::{Arithmetic, MegatronArithmetic, Plan, TransformersArithmetic};
 use crate::tensor::DType;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// A model with its weights, and how it was meant to be run.
@@ -24,6 +25,8 @@ pub struct Candidate {
     pub weights: Box<dyn Weights>,
     /// How its steps differ from those of its architecture.
     pub rewriting: Option<StepEdit>,
+    /// What a reader should know.
+    pub(super) notes: Vec<String>,
     transformers: TransformersArithmetic,
     /// Of a model in Megatron's shards.
     megatron: Option<MegatronArithmetic>,
@@ -45,7 +48,7 @@ impl Candidate {
     fn from_transformers(path: &Path) -> Result<Self> {
         let folder = TransformersFolder::open(path)?;
         let config = folder.config().clone();
-        Ok(Self {
+        Self {
             folder: path.to_owned(),
             settings: path.join("config.json"),
             model: config.model,
@@ -54,13 +57,15 @@ impl Candidate {
             megatron: None,
             weights: Box::new(folder.into_weights()),
             rewriting: None,
-        })
+            notes: Vec::new(),
+        }
+        .adapted()
     }
 
     fn from_megatron(path: &Path) -> Result<Self> {
         let converted = Converted::new(MegatronCheckpoint::open(path, &[])?, None, None)?;
         let config = converted.config()?;
-        Ok(Self {
+        Self {
             folder: path.to_owned(),
             settings: converted.checkpoint().args().origin().to_owned(),
             model: config.model,
@@ -69,7 +74,79 @@ impl Candidate {
             megatron: converted.arithmetic()?,
             weights: Box::new(converted),
             rewriting: None,
-        })
+            notes: Vec::new(),
+        }
+        .adapted()
+    }
+
+    /// Its weights as plans want them, its vocabulary as large as its embedding.
+    fn adapted(mut self) -> Result<Self> {
+        let names = self.weights.names().into_iter();
+        let transposed = names.filter(|name| self.model.is_transposed(name));
+        let transposed: BTreeSet<String> = transposed.map(str::to_owned).collect();
+        if !transposed.is_empty() {
+            self.weights = Box::new(Adapted::new(self.weights).transposed(transposed));
+        }
+        let of_vocabulary = self.of_vocabulary()?;
+        let mut stored = of_vocabulary.iter().map(|name| self.weights.stored(name));
+        let rows = stored
+            .next()
+            .flatten()
+            .and_then(|stored| stored.shape.first().copied());
+        let said = self.model.vocab_size();
+        if let Some(rows) = rows.filter(|rows| *rows != said && *rows > 0) {
+            self.notes.push(format!(
+                "config.json says a vocabulary of {said}, the embedding has {rows} rows"
+            ));
+            self.model = self.model.with_vocab_size(rows);
+        }
+        Ok(self)
+    }
+
+    /// The same model with its weights rounded to a type as they are loaded, as
+    /// `from_pretrained(dtype=…)` does.
+    #[must_use]
+    pub fn cast(self, dtype: DType) -> Self {
+        if dtype == self.dtype {
+            return self;
+        }
+        let mut notes = self.notes;
+        notes.push(format!(
+            "weights cast from {} to {dtype} on loading",
+            self.dtype
+        ));
+        Self {
+            weights: Box::new(Adapted::new(self.weights).cast(dtype)),
+            dtype,
+            notes,
+            ..self
+        }
+    }
+
+    /// The tensors with a row for every token: the embedding and, if it is one of its own, the head.
+    fn of_vocabulary(&self) -> Result<BTreeSet<String>> {
+        let plan = self.model.plan(self.dtype, &Arithmetic::default())?;
+        let steps = plan.steps().iter().filter(|step| {
+            let role = self.model.role(&step.stage);
+            matches!(role, Some(Role::Embedding | Role::Logits))
+        });
+        let params = steps.flat_map(|step| &step.params);
+        Ok(params.map(|param| param.name.clone()).collect())
+    }
+
+    /// The model and its weights with the first rows of its vocabulary alone.
+    pub(super) fn with_vocabulary(
+        &self,
+        rows: usize,
+    ) -> Result<(ModelConfig, Box<dyn Weights + '_>)> {
+        let weights = Box::new(self.weights.as_ref());
+        if rows >= self.model.vocab_size() {
+            return Ok((self.model.clone(), weights));
+        }
+        let names = self.of_vocabulary()?.into_iter();
+        let first_rows = names.map(|name| (name, rows)).collect();
+        let weights = Adapted::new(weights).first_rows(first_rows);
+        Ok((self.model.with_vocab_size(rows), Box::new(weights)))
     }
 
     /// The same model with a deliberate bug in it.
@@ -131,12 +208,12 @@ impl Candidate {
         }
     }
 
-    /// Its plan in an arithmetic.
+    /// The plan of the model, which may have less of its vocabulary, in an arithmetic.
     ///
     /// # Errors
     /// None for settings that have been validated.
-    pub(super) fn plan(&self, arithmetic: &Arithmetic) -> Result<Plan> {
-        let plan = self.model.plan(self.dtype, arithmetic)?;
+    pub(super) fn plan(&self, model: &ModelConfig, arithmetic: &Arithmetic) -> Result<Plan> {
+        let plan = model.plan(self.dtype, arithmetic)?;
         let Some(rewriting) = &self.rewriting else {
             return Ok(plan);
         };

@@ -16,6 +16,10 @@ use crate::golden::Golden;
 pub fn diff(case: &Case, options: &Options, on: &mut dyn FnMut(Event<'_>)) -> Result<CaseOutcome> {
     let golden = Golden::open(&case.golden)?;
     let candidate = Candidate::open(&case.model)?;
+    let candidate = match case.dtype {
+        Some(dtype) => candidate.cast(dtype),
+        None => candidate,
+    };
     diff_candidate(case, &golden, &candidate, options, on)
 }
 

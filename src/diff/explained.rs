@@ -42,7 +42,7 @@ pub(super) fn failures(
             &Context {
                 subgraph: &subgraph,
                 plan: &prepared.reference.plan,
-                weights: prepared.model.weights.as_ref(),
+                weights: prepared.weights.as_ref(),
                 recorded: &|step| recorded(prepared, step),
             },
             &own_arithmetic(prepared, &subgraph, result),
@@ -86,7 +86,7 @@ fn own_arithmetic<'a>(
 /// stage's values were not recorded.
 fn subgraph(prepared: &Prepared<'_>, stage: &StageId) -> Result<Option<Subgraph>> {
     let Side { plan, alignment } = &prepared.reference;
-    let weights = prepared.model.weights.as_ref();
+    let weights = prepared.weights.as_ref();
     let Some(aligned) = alignment.of_stage(stage) else {
         return Ok(None);
     };
@@ -95,7 +95,7 @@ fn subgraph(prepared: &Prepared<'_>, stage: &StageId) -> Result<Option<Subgraph>
     };
     let wanted = HashSet::from([&aligned.id]);
     let schedule = Schedule::new(plan.steps(), &wanted, &alignment.full());
-    let mut given = HashMap::from([(StageId::TOKENS.into(), prepared.tokens.clone())]);
+    let mut given = HashMap::from(prepared.start.clone());
     for id in &schedule.supply {
         given.extend(recorded(prepared, id)?.map(|value| (id.clone(), value)));
     }
@@ -115,6 +115,6 @@ fn recorded(prepared: &Prepared<'_>, step: &StageId) -> Result<Option<Tensor>> {
     let Some(aligned) = prepared.reference.alignment.of(step) else {
         return Ok(None);
     };
-    let recorded = aligned.read_full(prepared.model.weights.as_ref())?;
+    let recorded = aligned.read_full(prepared.weights.as_ref())?;
     Ok(recorded.map(|recorded| recorded.aligned))
 }

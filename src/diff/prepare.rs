@@ -4,10 +4,12 @@ use super::align::{AlignedStage, Alignment};
 use super::judge::Judge;
 use super::on_cuda::OnCuda;
 use super::{Candidate, Options};
-use crate::arch::SettingDifference;
+use crate::arch::{ModelConfig, SettingDifference};
 use crate::backend::AnyBackend;
 use crate::case::{Case, Mode};
+use crate::checkpoint::Weights;
 use crate::error::{BadInput, Result};
+use crate::exec;
 use crate::golden::Golden;
 use crate::plan::{Arithmetic, Plan, PlanDifference, StageId};
 use crate::tensor::Tensor;
@@ -18,11 +20,13 @@ use std::path::PathBuf;
 pub(super) struct Prepared<'a> {
     pub(super) case: &'a Case,
     pub(super) golden: &'a Golden,
-    pub(super) model: &'a Candidate,
+    /// The candidate's weights, of the vocabulary that both sides have.
+    pub(super) weights: Box<dyn Weights + 'a>,
     pub(super) options: &'a Options,
     /// The modes that can run.
     pub(super) modes: Vec<Mode>,
-    pub(super) tokens: Tensor,
+    /// What plans start from.
+    pub(super) start: [(StageId, Tensor); 2],
     /// The shape of every value.
     pub(super) shapes: HashMap<StageId, Vec<usize>>,
     /// The arithmetic that the model is run in.
@@ -53,18 +57,21 @@ impl<'a> Prepared<'a> {
     pub(super) fn new(
         case: &'a Case,
         golden: &'a Golden,
-        model: &'a Candidate,
+        candidate: &'a Candidate,
         options: &'a Options,
     ) -> Result<Self> {
-        let mut notes = same_model(golden, model)?;
+        let mut notes = same_model(golden, candidate)?;
         let manifest = golden.manifest();
         let theirs = manifest.arithmetic;
-        let arithmetic = model.arithmetic(case, &theirs);
-        let plan = model.plan(&arithmetic)?;
-        model.check()?;
-        rules_match(case, &plan)?;
-        let as_recorded = manifest.model.plan(plan.dtype(), &theirs)?;
+        let arithmetic = candidate.arithmetic(case, &theirs);
+        candidate.check()?;
         let tokens = golden.tokens()?;
+        let rows = shared_vocabulary(golden, candidate, &mut notes);
+        let (model, weights) = candidate.with_vocabulary(rows)?;
+        let plan = candidate.plan(&model, &arithmetic)?;
+        rules_match(case, &plan)?;
+        let as_recorded = manifest.model.with_vocab_size(rows);
+        let as_recorded = as_recorded.plan(plan.dtype(), &theirs)?;
         let extents = [tokens.shape()[0], tokens.shape()[1]];
         let shapes = plan.shapes(extents);
         let shapes = shapes.map_err(|e| e.in_file(manifest_of(golden)))?;
@@ -80,18 +87,18 @@ impl<'a> Prepared<'a> {
             options,
             device: Some(options.backend.device()),
             same_kernels: on_cuda.as_ref().is_some_and(OnCuda::is_comparable),
-            model: &model.model,
+            model: &candidate.model,
             differences: plan.differences(&as_recorded),
         };
-        let reference_plan = model.plan(&theirs)?;
+        let reference_plan = candidate.plan(&model, &theirs)?;
         let reference_shapes = reference_plan.shapes(extents)?;
         Ok(Self {
             case,
             golden,
-            model,
+            weights,
             options,
             modes,
-            tokens,
+            start: exec::start(&tokens)?,
             shapes,
             arithmetic,
             differences: plan.differences(&reference_plan),
@@ -159,17 +166,35 @@ fn same_model(golden: &Golden, candidate: &Candidate) -> Result<Vec<String>> {
     if candidate.dtype != manifest.dtype {
         let expected = format!("a model in {}, as the golden is", manifest.dtype);
         let fault = BadInput::new(config, expected, candidate.dtype.to_string()).at("dtype");
-        return Err(fault
-            .remedy("convert the checkpoint without changing its type")
-            .into());
+        let remedy = format!(
+            "run it cast with --dtype {0}, as from_pretrained(dtype=…) does, or compare it with a golden \
+             in {1}",
+            manifest.dtype, candidate.dtype
+        );
+        return Err(fault.remedy(remedy).into());
     }
+    let vocabulary = candidate.model.with_vocab_size(manifest.model.vocab_size());
+    let differences = vocabulary.differences(&manifest.model);
     let notes = differences.iter().map(|d| {
         format!(
             "config.json says {} {}, the reference has {}",
             d.setting, d.ours, d.theirs
         )
     });
-    Ok(notes.chain(ignored_keys(golden)).collect())
+    let notes = notes.chain(ignored_keys(golden));
+    Ok(notes.chain(candidate.notes.iter().cloned()).collect())
+}
+
+/// How many tokens both sides know. Every side pads its vocabulary as it likes.
+fn shared_vocabulary(golden: &Golden, candidate: &Candidate, notes: &mut Vec<String>) -> usize {
+    let [ours, theirs] = [&candidate.model, &golden.manifest().model].map(ModelConfig::vocab_size);
+    if ours != theirs {
+        notes.push(format!(
+            "vocabulary of {ours} rows, the reference's of {theirs}: compared on the {} that both have",
+            ours.min(theirs)
+        ));
+    }
+    ours.min(theirs)
 }
 
 /// Says which of a golden's optional keys are not known here.

@@ -80,10 +80,10 @@ impl<'a> ReferenceRun<'a> {
         let execution = Execution::new(
             plan.steps(),
             &Cpu,
-            [(
-                StageId::TOKENS.into(),
-                Value::given(prepared.tokens.clone()),
-            )],
+            prepared
+                .start
+                .iter()
+                .map(|(id, value)| (id.clone(), Value::given(value.clone()))),
             &wanted.map(|stage| &stage.id).collect(),
             &alignment.full(),
         );
@@ -112,9 +112,9 @@ impl<'a> ReferenceRun<'a> {
             return Ok(None);
         };
         let Prepared {
-            reference, model, ..
+            reference, weights, ..
         } = self.prepared;
-        let weights = model.weights.as_ref();
+        let weights = weights.as_ref();
         let mut evaluated = None;
         for step in self.ahead.drain(..=place).collect::<Vec<_>>() {
             let own = match reference.alignment.of(&step.id) {
@@ -177,7 +177,7 @@ impl<'a> ReferenceRun<'a> {
     }
 
     fn params(&self, step: &Step) -> Result<Vec<Tensor>> {
-        params_of(step, self.prepared.model.weights.as_ref())
+        params_of(step, self.prepared.weights.as_ref())
     }
 
     fn error_bound(

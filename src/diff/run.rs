@@ -12,7 +12,7 @@ use crate::compare::Measure;
 use crate::error::Result;
 use crate::exec::{Execution, Value, params_of};
 use crate::op::{Confidence, Operand};
-use crate::plan::{Plan, StageId, Step};
+use crate::plan::{Plan, Step};
 use crate::tensor::Tensor;
 use std::collections::{HashSet, VecDeque};
 use std::ops::ControlFlow;
@@ -101,7 +101,7 @@ impl<'a, B: Measure> Run<'a, B> {
     fn visit(&mut self, step: &Step) -> Result<()> {
         let (prepared, backend) = (self.prepared, self.backend);
         let judge = &prepared.judge;
-        let weights = prepared.model.weights.as_ref();
+        let weights = prepared.weights.as_ref();
         let stage = prepared.candidate.alignment.of(&step.id);
         let selected = stage.filter(|stage| judge.is_selected(stage));
         let takes = |mode: &ModeRun<'_, B>| mode.execution.takes(&step.id);
@@ -171,12 +171,14 @@ impl<'a, B: Backend> ModeRun<'a, B> {
         };
         let wanted = prepared.selected().map(|stage| &stage.id).collect();
         let steps = plan.steps();
-        let tokens = || StageId::from(StageId::TOKENS);
         let oracle = || {
-            let start = [(tokens(), Value::given(prepared.tokens.clone()))];
+            let start = prepared.start.iter().cloned();
+            let start = start.map(|(id, value)| (id, Value::given(value)));
             Execution::new(steps, &Fp64, start, &wanted, &known)
         };
-        let start = [(tokens(), Value::given(backend.upload(&prepared.tokens)?))];
+        let start = prepared.start.iter();
+        let start = start.map(|(id, value)| Ok((id.clone(), Value::given(backend.upload(value)?))));
+        let start = start.collect::<Result<Vec<_>>>()?;
         Ok(Self {
             mode,
             backend,

@@ -5,9 +5,11 @@
 //! differ in the steps they take, the backend, and which values they are given.
 
 mod execution;
+mod start;
 mod value;
 
 pub use execution::Execution;
+pub use start::start;
 pub use value::Value;
 
 use crate::checkpoint::Weights;

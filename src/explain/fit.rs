@@ -125,7 +125,7 @@ pub(super) fn fit_line(subgraph: &mut Subgraph, weight: &str, bias: &str) -> Res
 /// Fitted values in their storage type, and how far they may be off in it.
 fn rounded(values: &[f64], mut std: Vec<f32>, dtype: DType) -> Result<(Tensor, Vec<f32>)> {
     let fitted = with_float!(dtype, T => {
-        let rounded = values.iter().map(|x| T::from_f64(*x));
+        let rounded = values.iter().map(|x| T::nearest(*x));
         Tensor::from_vec(&[values.len()], rounded.collect())?
     }, else return Err(Error::Mismatch {
         at: "fit".into(),

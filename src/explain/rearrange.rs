@@ -1,7 +1,7 @@
 //! Parameters in another order.
 
 use crate::error::{Error, Result};
-use crate::tensor::{DType, Element, Float, Tensor, with_element, with_float};
+use crate::tensor::{Element, Float, Tensor, with_element, with_float};
 use rayon::prelude::*;
 
 /// The rows (first axis) of a tensor in this order.
@@ -62,16 +62,7 @@ pub(super) fn swapped(tensor: &Tensor, [a, b, c]: [usize; 3]) -> Result<Tensor> 
 pub(super) fn mapped(tensor: &Tensor, mut of: impl FnMut(f64) -> f64) -> Result<Tensor> {
     with_float!(tensor.dtype(), T => {
         let values = tensor.as_slice::<T>()?.iter();
-        let values = values.map(|x| T::from_f64(of(x.to_f64())));
-        Tensor::from_vec(tensor.shape(), values.collect())
-    }, else Err(not_floating(tensor)))
-}
-
-/// In another type.
-pub(super) fn cast(tensor: &Tensor, dtype: DType) -> Result<Tensor> {
-    with_float!(dtype, T => {
-        let wide = tensor.widened()?;
-        let values = wide.as_slice::<f64>()?.iter().map(|x| T::from_f64(*x));
+        let values = values.map(|x| T::nearest(of(x.to_f64())));
         Tensor::from_vec(tensor.shape(), values.collect())
     }, else Err(not_floating(tensor)))
 }

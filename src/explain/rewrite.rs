@@ -2,7 +2,6 @@
 
 use super::Subgraph;
 use crate::error::Result;
-use crate::op::{self, Op};
 use crate::plan::{StageId, Step};
 use crate::tensor::{DType, Tensor};
 use std::collections::HashMap;
@@ -127,8 +126,8 @@ fn fits(subgraph: &Subgraph) -> Result<bool> {
             return Ok(false);
         };
         let out = step.numerics.out;
-        let is_lookup = step.op == Op::Embedding(op::Embedding);
-        let in_type = is_lookup || inputs.iter().all(|(_, dtype)| *dtype == out);
+        let in_type =
+            step.op.operation().reads_tokens() || inputs.iter().all(|(_, dtype)| *dtype == out);
         let shapes: Vec<&[usize]> = inputs.iter().map(|(shape, _)| shape.as_slice()).collect();
         let params: Vec<&[usize]> = step.params.iter().map(|p| p.shape.as_slice()).collect();
         match step.op.shape(&shapes, &params).filter(|_| in_type) {

@@ -35,6 +35,7 @@ mod numerics;
 mod product;
 mod rms_norm;
 mod rotary;
+mod rotary_table;
 mod scale;
 mod soft_cap;
 mod softmax;
@@ -44,7 +45,7 @@ pub use activation::Activation;
 pub use add::Add;
 pub use add_bias::AddBias;
 pub(crate) use arguments::Arguments;
-pub use attention_scores::{AlibiForm, AttentionScores};
+pub use attention_scores::{Alibi, AlibiForm, AttentionScores};
 pub(crate) use bound::U as FP32_ROUNDOFF;
 pub use bound::{Confidence, ErrorBound, Operand};
 pub use context::Context;
@@ -59,13 +60,14 @@ pub use multiply::Multiply;
 pub use numerics::{Numerics, Rounding, Summation};
 pub use rms_norm::RmsNorm;
 pub use rotary::{Rotary, RotaryPairs};
+pub use rotary_table::{Frequencies, RopeScaling, RotaryFunction, RotaryTable};
 pub use scale::Scale;
 pub use soft_cap::SoftCap;
 pub use softmax::{Mask, Softmax};
 pub use split_heads::{HeadPart, QkvLayout, SplitHeads};
 
 use crate::error::Result;
-use crate::tensor::{Float, Tensor};
+use crate::tensor::{DType, Float, Tensor};
 use bound::{Bounded, Evaluation};
 use launch::Launch;
 use serde::Serialize;
@@ -82,7 +84,7 @@ pub(crate) trait Operation:
     /// Which elements of the inputs an element of the result depends on.
     fn locality(&self) -> Locality;
 
-    /// Whether its input is token ids, which are never widened.
+    /// Whether its input is token ids or positions, which are never widened.
     fn reads_tokens(&self) -> bool;
 
     /// What it computes, apart from roundings: steps with the same formulas in a row have the same
@@ -172,6 +174,7 @@ operations! {
     Multiply,
     RmsNorm,
     Rotary,
+    RotaryTable,
     Scale,
     SoftCap,
     Softmax,
@@ -208,6 +211,18 @@ impl Op {
 impl fmt::Display for Op {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.operation().fmt(f)
+    }
+}
+
+/// Token ids or positions as numbers: `int64` or `int32`.
+fn integers(ids: &Tensor) -> Result<Vec<i64>> {
+    match ids.dtype() {
+        DType::I32 => Ok(ids
+            .as_slice::<i32>()?
+            .iter()
+            .map(|id| (*id).into())
+            .collect()),
+        _ => Ok(ids.as_slice::<i64>()?.to_vec()),
     }
 }
 

@@ -10,6 +10,13 @@ pub(super) fn widened_head<T: Float>(all: &[T], head: usize, len: usize) -> Vec<
     T::widened(&all[head * len..(head + 1) * len]).into_owned()
 }
 
+/// The place, among the matrices of `groups` heads, of the one that a head of `heads` reads: heads in a
+/// row share one.
+pub(super) fn group_of(head: usize, heads: usize, groups: usize) -> usize {
+    let (batch, head) = (head / heads, head % heads);
+    batch * groups + head / (heads / groups)
+}
+
 /// Elements as rows and columns.
 pub(super) fn matrix(data: &[f32], rows: usize, columns: usize) -> ArrayView2<'_, f32> {
     ArrayView2::from_shape((rows, columns), data).expect("cut to whole rows")

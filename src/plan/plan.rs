@@ -27,7 +27,7 @@ impl Plan {
                 found: dtype.to_string(),
             });
         }
-        let mut known = HashSet::from([StageId::TOKENS]);
+        let mut known = HashSet::from([StageId::TOKENS, StageId::POSITIONS]);
         for step in &steps {
             let fault = |found: String| Error::Mismatch {
                 at: step.id.to_string(),

@@ -43,7 +43,8 @@ impl Plan {
     /// # Errors
     /// [`Error::Mismatch`] at the first step that does not fit the ones before it.
     pub fn shapes(&self, tokens: [usize; 2]) -> Result<HashMap<StageId, Vec<usize>>> {
-        let mut shapes = HashMap::from([(StageId::from(StageId::TOKENS), tokens.to_vec())]);
+        let starts = [StageId::TOKENS, StageId::POSITIONS].map(StageId::from);
+        let mut shapes = HashMap::from(starts.map(|id| (id, tokens.to_vec())));
         for step in self.steps() {
             let inputs: Vec<&[usize]> =
                 step.inputs.iter().map(|id| shapes[id].as_slice()).collect();

@@ -1,7 +1,7 @@
 //! ALiBi slopes that another device computed.
 
 use super::Plan;
-use crate::op::{self, Op};
+use crate::op::Op;
 
 /// How far slopes may be apart that are the same series: an exponent up to 64 multiplies the error of an
 /// fp32 base.
@@ -12,7 +12,7 @@ impl Plan {
     /// `None` if they are not those of this model but for that.
     pub fn with_alibi_slopes(&self, slopes: &[f32]) -> Option<Self> {
         let mut own = self.steps().iter().filter_map(|step| match &step.op {
-            Op::AttentionScores(op::AttentionScores { alibi_slopes, .. }) => Some(alibi_slopes),
+            Op::AttentionScores(scores) => scores.alibi.as_ref().map(|alibi| &alibi.slopes),
             _ => None,
         });
         let close = |(a, b): (&f32, &f32)| (a - b).abs() <= SAME_SLOPE * a.abs();
@@ -20,9 +20,10 @@ impl Plan {
         own.all(same).then(|| {
             self.map(|step| {
                 let mut step = step.clone();
-                if let Op::AttentionScores(op::AttentionScores { alibi_slopes, .. }) = &mut step.op
+                if let Op::AttentionScores(scores) = &mut step.op
+                    && let Some(alibi) = &mut scores.alibi
                 {
-                    *alibi_slopes = slopes.to_vec();
+                    alibi.slopes = slopes.to_vec();
                 }
                 step
             })

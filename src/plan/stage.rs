@@ -12,8 +12,10 @@ use std::sync::Arc;
 pub struct StageId(Arc<str>);
 
 impl StageId {
-    /// The token ids: what every plan starts from.
+    /// The token ids, `[batch, positions]`: what every plan starts from.
     pub const TOKENS: &'static str = "tokens";
+    /// The position of every token in its sequence: the other thing that a plan may start from.
+    pub const POSITIONS: &'static str = "positions";
 
     /// The name as text.
     pub fn as_str(&self) -> &str {

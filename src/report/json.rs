@@ -146,6 +146,7 @@ struct Stage<'a> {
     max_abs: Option<Extreme<'a>>,
     mean_abs: Number,
     relative_frobenius: Number,
+    reference_rms: Option<Number>,
     max_ulp: Option<u64>,
     nan: [usize; 2],
     inf: [usize; 2],
@@ -311,6 +312,7 @@ fn stage<'a>(case: &'a str, result: &'a StageResult) -> Stage<'a> {
         max_abs: metrics.max_abs.as_ref().map(extreme),
         mean_abs: Number(metrics.mean_abs),
         relative_frobenius: Number(metrics.relative_frobenius),
+        reference_rms: metrics.reference_rms.map(Number),
         max_ulp: metrics.max_ulp,
         nan: [not_finite.reference_nans, not_finite.candidate_nans],
         inf: [
@@ -364,6 +366,7 @@ fn judged(check: &crate::compare::BoundCheck) -> Judged {
         Bound::Abs(allowed)
         | Bound::Rel(allowed)
         | Bound::Stat(allowed)
+        | Bound::StatRms(allowed)
         | Bound::Flips(allowed) => (Some(allowed), None),
         Bound::Ulp(allowed) => (Some(allowed as f64), None),
         Bound::Close(close) => (None, Some(close)),

@@ -49,7 +49,10 @@ fn broken_bound(result: &StageResult, check: &BoundCheck) -> Option<String> {
         _ if check.measured == 0.0 => return None,
         Bound::Exact => format!("{measured} of {elements} elements differ where none may"),
         Bound::Close(_) => format!("{measured} of {elements} elements outside {}", check.bound),
-        Bound::Abs(allowed) | Bound::Rel(allowed) | Bound::Stat(allowed) => {
+        Bound::Abs(allowed)
+        | Bound::Rel(allowed)
+        | Bound::Stat(allowed)
+        | Bound::StatRms(allowed) => {
             format!(
                 "{} {measured} where {allowed:e} is allowed",
                 check.bound.kind()

@@ -31,8 +31,9 @@ pub trait Float: Element {
     fn from_f32(value: f32) -> Self;
 
     /// Rounds an fp64 value to this type *once*, to nearest even: never through fp32, which would
-    /// round twice.
-    fn from_f64(value: f64) -> Self;
+    /// round twice. Not named as `half`'s own conversion is, which a macro's type alias would prefer:
+    /// that one drops the low half of an fp64, and takes what is beyond a tie for the tie.
+    fn nearest(value: f64) -> Self;
 
     /// The values as fp32; borrowed if they are.
     fn widened(values: &[Self]) -> Cow<'_, [f32]>;
@@ -126,7 +127,7 @@ impl Float for f32 {
         value
     }
     #[inline(always)]
-    fn from_f64(value: f64) -> Self {
+    fn nearest(value: f64) -> Self {
         value as f32
     }
     fn widened(values: &[Self]) -> Cow<'_, [f32]> {
@@ -153,7 +154,7 @@ impl Float for f16 {
         f16::from_f32(value)
     }
     #[inline(always)]
-    fn from_f64(value: f64) -> Self {
+    fn nearest(value: f64) -> Self {
         f16::from_f32(round_to_odd(value))
     }
     fn widened(values: &[Self]) -> Cow<'_, [f32]> {
@@ -173,7 +174,7 @@ impl Float for bf16 {
         bf16::from_f32(value)
     }
     #[inline(always)]
-    fn from_f64(value: f64) -> Self {
+    fn nearest(value: f64) -> Self {
         bf16::from_f32(round_to_odd(value))
     }
     fn widened(values: &[Self]) -> Cow<'_, [f32]> {
@@ -318,11 +319,11 @@ mod tests {
         let tie = 1.0 + 0.5_f64.powi(8);
         let value = tie + 0.5_f64.powi(40);
         assert_eq!(bf16::from_f32(value as f32), bf16::from_f32(1.0));
-        assert_eq!(<bf16 as Float>::from_f64(value), bf16::from_bits(0x3f81));
-        assert_eq!(<bf16 as Float>::from_f64(tie), bf16::from_f32(1.0));
-        assert_eq!(<f16 as Float>::from_f64(1e300), f16::INFINITY);
-        assert_eq!(<f16 as Float>::from_f64(-1e-300), f16::NEG_ZERO);
-        assert!(<bf16 as Float>::from_f64(f64::NAN).is_nan());
+        assert_eq!(<bf16 as Float>::nearest(value), bf16::from_bits(0x3f81));
+        assert_eq!(<bf16 as Float>::nearest(tie), bf16::from_f32(1.0));
+        assert_eq!(<f16 as Float>::nearest(1e300), f16::INFINITY);
+        assert_eq!(<f16 as Float>::nearest(-1e-300), f16::NEG_ZERO);
+        assert!(<bf16 as Float>::nearest(f64::NAN).is_nan());
     }
 
     proptest! {
@@ -349,13 +350,13 @@ mod tests {
         #[test]
         fn a_half_survives_widening(bits in any::<u16>()) {
             let (b, h) = (bf16::from_bits(bits), f16::from_bits(bits));
-            prop_assert!(b.is_nan() || <bf16 as Float>::from_f64(b.to_f64()) == b);
-            prop_assert!(h.is_nan() || <f16 as Float>::from_f64(h.to_f64()) == h);
+            prop_assert!(b.is_nan() || <bf16 as Float>::nearest(b.to_f64()) == b);
+            prop_assert!(h.is_nan() || <f16 as Float>::nearest(h.to_f64()) == h);
         }
 
         #[test]
         fn rounding_from_f64_goes_to_a_nearest_value(value in -7e4_f64..7e4) {
-            let got = <f16 as Float>::from_f64(value);
+            let got = <f16 as Float>::nearest(value);
             prop_assume!(got.is_finite());
             let error = (got.to_f64() - value).abs();
             for other in [f16::from_bits(got.to_bits() + 1), f16::from_bits(got.to_bits().wrapping_sub(1))] {

@@ -12,8 +12,11 @@ pub enum Layout {
     Bsh,
     /// `[sequence, batch, …]`: inside Megatron's blocks.
     Sbh,
-    /// `[batch, heads, query, key]`: attention scores and probabilities.
+    /// `[batch, heads, …]`: attention scores and probabilities `[…, query, key]`, and queries, keys
+    /// and values `[…, sequence, head_dim]`.
     Bnss,
+    /// `[sequence, batch, heads, head_dim]`: queries, keys and values inside Megatron's attention.
+    Sbnd,
 }
 
 /// How the files of tensor-parallel ranks make one array.
@@ -32,6 +35,7 @@ impl Layout {
         match (self, array.shape().len()) {
             (Self::Bsh, 3) | (Self::Bnss, 4) => Some(array.clone()),
             (Self::Sbh, 3) => Some(array.permuted(&[1, 0, 2])),
+            (Self::Sbnd, 4) => Some(array.permuted(&[1, 2, 0, 3])),
             _ => None,
         }
     }

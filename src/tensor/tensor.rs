@@ -262,7 +262,7 @@ impl Tensor {
                 .enumerate()
                 .map(|(index, from)| {
                     let value = from.to_f64();
-                    let to = D::from_f64(value);
+                    let to = D::nearest(value);
                     if to.to_f64() == value || value.is_nan() {
                         Ok(to)
                     } else {
@@ -272,6 +272,47 @@ impl Tensor {
                 .collect::<Result<Vec<D>>>()?;
             Self::from_vec(&self.shape, data)
         }, else Err(inexact(format!("{} data", self.dtype)))))
+    }
+
+    /// The values rounded to another floating type, to nearest even.
+    ///
+    /// # Errors
+    /// [`Error::Mismatch`] if the type is not a floating one.
+    pub fn cast(&self, dtype: DType) -> Result<Self> {
+        if self.dtype == dtype {
+            return Ok(self.clone());
+        }
+        with_element!(self.dtype, S => with_float!(dtype, D => {
+            let values = self.as_slice::<S>()?.iter().map(|value| D::nearest(value.to_f64()));
+            Self::from_vec(&self.shape, values.collect())
+        }, else Err(Error::Mismatch {
+            at: "array".into(),
+            expected: "a floating type".into(),
+            found: dtype.to_string(),
+        })))
+    }
+
+    /// The first entries of an axis.
+    ///
+    /// # Errors
+    /// [`Error::Mismatch`] if the axis has fewer.
+    pub fn first(&self, axis: usize, count: usize) -> Result<Self> {
+        let extent = self.shape.get(axis).copied().unwrap_or(0);
+        if extent < count {
+            return Err(Error::Mismatch {
+                at: format!("axis {axis}"),
+                expected: format!("at least {count} entries"),
+                found: extent.to_string(),
+            });
+        }
+        let mut shape = self.shape.clone();
+        shape[axis] = count;
+        let inner: usize = shape[axis + 1..].iter().product();
+        with_element!(self.dtype, T => {
+            let rows = self.as_slice::<T>()?.chunks((extent * inner).max(1));
+            let kept = rows.flat_map(|row| &row[..count * inner]).copied();
+            Self::from_vec(&shape, kept.collect())
+        })
     }
 
     /// The same values stored as fp64.

@@ -34,6 +34,7 @@ pub fn case(golden: impl Into<PathBuf>, model: impl Into<PathBuf>) -> Case {
         model: model.into(),
         arithmetic: None,
         tensor_parallel: None,
+        dtype: None,
         rules: Rules::default(),
     }
 }

@@ -1,6 +1,6 @@
 //! What determines a BLOOM's computation, and where the frameworks write it down.
 
-use crate::arch::{Checks, Framework, Model, ModelConfig, Read, Settings};
+use crate::arch::{Checks, Framework, Heads, Model, ModelConfig, Read, Settings};
 use crate::checkpoint::megatron::MegatronCheckpoint;
 use crate::error::Result;
 use crate::plan::{Arithmetic, MegatronArithmetic, Plan, TransformersArithmetic};
@@ -50,8 +50,24 @@ impl Model for BloomConfig {
         self.vocab_size
     }
 
+    fn set_vocab_size(&mut self, rows: usize) {
+        self.vocab_size = rows;
+    }
+
+    fn heads(&self) -> Heads {
+        Heads {
+            queries: self.n_head,
+            keys: self.n_head,
+            dim: self.hidden_size / self.n_head.max(1),
+        }
+    }
+
+    fn is_transposed(&self, _: &str) -> bool {
+        false
+    }
+
     fn structure(&self) -> Vec<usize> {
-        vec![self.hidden_size, self.n_layer, self.n_head, self.vocab_size]
+        vec![self.hidden_size, self.n_layer, self.n_head]
     }
 
     fn is_redundant(&self, tensor: &str) -> bool {

@@ -3,7 +3,9 @@
 use super::{BloomConfig, MEGATRON_EMBEDDING_EPSILON, alibi};
 use crate::arch::steps::{Steps, param};
 use crate::error::Result;
-use crate::op::{self, Activation, AlibiForm, HeadPart, Mask, Numerics, QkvLayout, Rounding};
+use crate::op::{
+    self, Activation, Alibi, AlibiForm, HeadPart, Mask, Numerics, QkvLayout, Rounding,
+};
 use crate::plan::{
     Arithmetic, MegatronArithmetic, Plan, StageId, Step, TransformersArithmetic, Variant,
 };
@@ -120,9 +122,11 @@ impl Bloom<'_> {
         let head_dim = (self.hidden() / self.config.n_head) as f64;
         let op = op::AttentionScores {
             product_scale: (1.0 / (f64::from(divisor) * head_dim.sqrt())) as f32,
-            alibi_scale: (1.0 / f64::from(divisor)) as f32,
-            alibi_slopes: slopes.to_vec(),
-            alibi_form: AlibiForm::KeyPosition,
+            alibi: Some(Alibi {
+                scale: (1.0 / f64::from(divisor)) as f32,
+                slopes: slopes.to_vec(),
+                form: AlibiForm::KeyPosition,
+            }),
         };
         let (inputs, numerics) = ([&heads[0], &heads[1]], Numerics::product(dtype));
         let step = self.steps.step(at("scores"), op, inputs, numerics);

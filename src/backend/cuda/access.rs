@@ -7,7 +7,7 @@ use super::launch::Grid;
 use super::memory::lock;
 use crate::backend::Backend;
 use crate::error::Result;
-use crate::op::split_heads;
+use crate::op::{QkvLayout, split_heads};
 use crate::tensor::{DType, Element, Tensor};
 use cudarc::driver::{CudaStream, DevicePtr, DevicePtrMut, SyncOnDrop};
 use std::sync::Arc;
@@ -101,7 +101,9 @@ impl Cuda {
     pub(crate) fn contiguous(&self, array: &CudaArray) -> Result<CudaArray> {
         match array.layout {
             Layout::Contiguous => Ok(array.clone()),
-            Layout::Heads(part) => split_heads::copied(self, array, part, array.shape.clone()),
+            Layout::Heads(part) => {
+                split_heads::copied(self, array, QkvLayout::PerHead, part, array.shape.clone())
+            }
         }
     }
 

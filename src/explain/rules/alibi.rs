@@ -22,67 +22,47 @@ impl Rule for Alibi {
     fn rewrites<'a>(&self, context: &Context<'a>) -> Result<Vec<Rewrite<'a>>> {
         let mut all = Vec::new();
         for step in context.steps() {
-            let Op::AttentionScores(op::AttentionScores {
-                product_scale,
-                alibi_scale,
-                alibi_slopes,
-                alibi_form,
-            }) = &step.op
-            else {
+            let Op::AttentionScores(scores) = &step.op else {
                 continue;
             };
-            let unscaled = if *alibi_scale == 0.0 {
+            let Some(ours) = &scores.alibi else {
+                continue;
+            };
+            let unscaled = if ours.scale == 0.0 {
                 "adds an ALiBi bias, the model does not"
             } else {
                 "adds the ALiBi bias unscaled"
             };
-            let (product_scale, heads) = (*product_scale, alibi_slopes.len());
             for (scale, what, remedy) in [
                 (0.0, "has no ALiBi bias", "without the ALiBi bias"),
                 (1.0, unscaled, "with the ALiBi bias unscaled"),
                 (
-                    alibi_scale * product_scale,
+                    ours.scale * scores.product_scale,
                     "scales the ALiBi bias with the product",
                     "with the ALiBi bias scaled as the product is",
                 ),
                 (
-                    -alibi_scale,
+                    -ours.scale,
                     "has the ALiBi bias with the other sign",
                     "with the sign of the ALiBi bias changed",
                 ),
             ] {
-                if scale != *alibi_scale {
-                    let set = move |step: &mut Step| {
-                        if let Op::AttentionScores(op::AttentionScores { alibi_scale, .. }) =
-                            &mut step.op
-                        {
-                            *alibi_scale = scale;
-                        }
-                    };
+                if scale != ours.scale {
+                    let set = in_alibi(move |alibi| alibi.scale = scale);
                     let finding = format!("the reference {what}");
                     all.push(Rewrite::of_step(&step.id, finding, remedy, set));
                 }
             }
-            let other = match alibi_form {
+            let other = match ours.form {
                 AlibiForm::KeyPosition => (AlibiForm::Distance, "distance"),
                 AlibiForm::Distance => (AlibiForm::KeyPosition, "key position"),
             };
-            let set = move |step: &mut Step| {
-                if let Op::AttentionScores(op::AttentionScores { alibi_form, .. }) = &mut step.op {
-                    *alibi_form = other.0;
-                }
-            };
+            let set = in_alibi(move |alibi| alibi.form = other.0);
             let finding = format!("the reference's ALiBi bias goes by {}", other.1);
             let remedy = format!("with the ALiBi bias by {}", other.1);
             all.push(Rewrite::of_step(&step.id, finding, remedy, set));
-            for (slopes, what) in series(alibi_slopes, heads) {
-                let set = move |step: &mut Step| {
-                    if let Op::AttentionScores(op::AttentionScores { alibi_slopes, .. }) =
-                        &mut step.op
-                    {
-                        alibi_slopes.clone_from(&slopes);
-                    }
-                };
+            for (slopes, what) in series(&ours.slopes) {
+                let set = in_alibi(move |alibi| alibi.slopes.clone_from(&slopes));
                 let finding = format!("the reference's ALiBi slopes are {what}");
                 let remedy = format!("with the slopes {}", what.trim_start_matches("those "));
                 all.push(Rewrite::of_step(&step.id, finding, remedy, set));
@@ -115,17 +95,27 @@ fn with_alibi(
     words: &str,
     edit: impl Fn(&mut f32, &mut Vec<f32>) + Send + Sync + 'static,
 ) -> Edits {
-    Edits::named_by(words).steps(move |step| {
-        if let Op::AttentionScores(scores) = &mut step.op
-            && scores.alibi_scale != 0.0
-        {
-            edit(&mut scores.alibi_scale, &mut scores.alibi_slopes);
+    Edits::named_by(words).steps(in_alibi(move |alibi| {
+        if alibi.scale != 0.0 {
+            edit(&mut alibi.scale, &mut alibi.slopes);
         }
-    })
+    }))
+}
+
+/// A change of the ALiBi bias of a step that has one.
+fn in_alibi(edit: impl Fn(&mut op::Alibi)) -> impl Fn(&mut Step) {
+    move |step| {
+        if let Op::AttentionScores(scores) = &mut step.op
+            && let Some(alibi) = &mut scores.alibi
+        {
+            edit(alibi);
+        }
+    }
 }
 
 /// Series that are mistaken for the right one.
-fn series(ours: &[f32], heads: usize) -> Vec<(Vec<f32>, String)> {
+fn series(ours: &[f32]) -> Vec<(Vec<f32>, String)> {
+    let heads = ours.len();
     let geometric = |base: f64, first: i32| -> Vec<f32> {
         let powers = (0..heads).map(|head| base.powi(head as i32 + first) as f32);
         powers.collect()

@@ -95,14 +95,10 @@ fn with_products(words: &str, edit: impl Fn(&mut f32) + Send + Sync + 'static) -
 
 fn scale(step: &mut Step, factor: f32, alibi_too: bool) {
     match &mut step.op {
-        Op::AttentionScores(op::AttentionScores {
-            product_scale,
-            alibi_scale,
-            ..
-        }) => {
-            *product_scale *= factor;
-            if alibi_too {
-                *alibi_scale *= factor;
+        Op::AttentionScores(scores) => {
+            scores.product_scale *= factor;
+            if let Some(alibi) = scores.alibi.as_mut().filter(|_| alibi_too) {
+                alibi.scale *= factor;
             }
         }
         Op::Softmax(op::Softmax { scale, .. }) => *scale *= factor,

@@ -6,13 +6,14 @@ use crate::explain::context::Context;
 use crate::explain::modules::Modules;
 use crate::explain::rewrite::Rewrite;
 use crate::explain::rule::Rule;
-use crate::op::{self, Op, RotaryPairs};
+use crate::explain::subgraph::Subgraph;
+use crate::op::{self, Frequencies, Op, RopeScaling, RotaryPairs, RotaryTable};
 use crate::plan::Step;
 
 /// Bases in use.
 const THETAS: [f64; 6] = [1e4, 5e5, 1e6, 1e5, 2.5e5, 1e7];
 /// Linear scalings in use.
-const SCALINGS: [f64; 5] = [1.0, 2.0, 4.0, 8.0, 16.0];
+const SCALINGS: [f64; 4] = [2.0, 4.0, 8.0, 16.0];
 
 pub(super) struct Rotary;
 
@@ -26,17 +27,14 @@ impl Rule for Rotary {
     }
 
     fn rewrites<'a>(&self, context: &Context<'a>) -> Result<Vec<Rewrite<'a>>> {
+        let tables = context.steps().iter().filter_map(table_of);
+        let rotations = context.steps().iter().filter_map(rotation_of);
         let mut all = Vec::new();
-        for step in context.steps() {
-            let Op::Rotary(ours) = step.op else {
-                continue;
-            };
-            for (theirs, finding, remedy) in variants(ours) {
-                if theirs != ours {
-                    let set = move |step: &mut Step| step.op = Op::Rotary(theirs);
-                    all.push(Rewrite::of_step(&step.id, finding, remedy, set));
-                }
-            }
+        if let Some(ours) = tables.into_iter().next() {
+            all.extend(of_tables(ours));
+        }
+        if let Some(ours) = rotations.into_iter().next() {
+            all.extend(of_rotations(ours));
         }
         Ok(all)
     }
@@ -44,50 +42,97 @@ impl Rule for Rotary {
     fn bugs(&self) -> Vec<Bug> {
         vec![
             Bug::new("rotary pairs of another kind", |modules| {
-                let (pairs, _) = other_pairs(rotary(modules)?.pairs);
+                let (pairs, _) = other_pairs(rotation(modules)?.pairs);
                 let (_, right) = other_pairs(pairs);
-                let words = format!("rotates {right} together");
-                Some(rotated(words, move |rotary| rotary.pairs = pairs))
+                let edits = Edits::named_by(format!("rotates {right} together"));
+                Some(edits.steps(move |step| set_pairs(step, pairs)))
             }),
             Bug::new("rotary base 3e3", |modules| {
-                let words = format!("base is {:e}, the model's 3e3", rotary(modules)?.theta);
-                Some(rotated(words, |rotary| rotary.theta = 3e3))
+                let ours = table(modules)?.frequencies.theta;
+                let words = format!("base is {ours:e}, the model's 3e3");
+                Some(of_angles(words, |table| table.frequencies.theta = 3e3))
             }),
             Bug::new("rotary positions divided by 3", |modules| {
-                let words = format!("by {}, the model by 3", rotary(modules)?.scaling);
-                Some(rotated(words, |rotary| rotary.scaling = 3.0))
+                let ours = table(modules)?.frequencies.scaling;
+                let words = format!("has {ours} rotary scaling, the model linear (factor 3)");
+                ours.is_none().then(|| {
+                    of_angles(words, |table| {
+                        table.frequencies.scaling = RopeScaling::Linear { factor: 3.0 };
+                    })
+                })
             }),
-            Bug::new("rotary positions from 1", |_| {
+            Bug::new("rotary scaling lost", |modules| {
+                let ours = table(modules)?.frequencies.scaling;
+                // What was lost cannot be told from the model.
+                let lost = || {
+                    of_angles("rotary frequencies are not the reference's", |table| {
+                        table.frequencies.scaling = RopeScaling::None;
+                    })
+                };
+                (!ours.is_none()).then(lost)
+            }),
+            Bug::new("rotary positions from 1", |modules| {
+                table(modules)?;
                 let words = "positions start -1 from the model's";
-                Some(rotated(words, |rotary| rotary.offset += 1))
+                Some(of_angles(words, |table| table.offset += 1))
             }),
             Bug::new("half of the rotated entries", |modules| {
-                let dims = rotary(modules)?.dims;
+                let dims = rotation(modules)?.dims;
                 let half = part(dims, 4)? * 2;
                 let words = format!("rotates {dims} entries of a head, the model {half}");
-                Some(rotated(words, move |rotary| rotary.dims = half))
+                Some(Edits::named_by(words).steps(move |step| set_dims(step, half)))
             }),
         ]
     }
 }
 
-/// What a model rotates.
-fn rotary(modules: Modules<'_>) -> Option<op::Rotary> {
-    modules.steps().iter().find_map(|step| match step.op {
+fn table_of(step: &Step) -> Option<RotaryTable> {
+    match step.op {
+        Op::RotaryTable(table) => Some(table),
+        _ => None,
+    }
+}
+
+fn rotation_of(step: &Step) -> Option<op::Rotary> {
+    match step.op {
         Op::Rotary(rotary) => Some(rotary),
         _ => None,
+    }
+}
+
+/// The angles of a model.
+fn table(modules: Modules<'_>) -> Option<RotaryTable> {
+    modules.steps().iter().find_map(table_of)
+}
+
+/// What a model rotates.
+fn rotation(modules: Modules<'_>) -> Option<op::Rotary> {
+    modules.steps().iter().find_map(rotation_of)
+}
+
+fn of_angles(
+    words: impl Into<String>,
+    edit: impl Fn(&mut RotaryTable) + Send + Sync + 'static,
+) -> Edits {
+    Edits::named_by(words).steps(move |step| {
+        if let Op::RotaryTable(table) = &mut step.op {
+            edit(table);
+        }
     })
 }
 
-fn rotated(
-    words: impl Into<String>,
-    edit: impl Fn(&mut op::Rotary) + Send + Sync + 'static,
-) -> Edits {
-    Edits::named_by(words).steps(move |step| {
-        if let Op::Rotary(rotary) = &mut step.op {
-            edit(rotary);
-        }
-    })
+fn set_pairs(step: &mut Step, pairs: RotaryPairs) {
+    if let Op::Rotary(rotary) = &mut step.op {
+        rotary.pairs = pairs;
+    }
+}
+
+fn set_dims(step: &mut Step, dims: usize) {
+    match &mut step.op {
+        Op::Rotary(rotary) => rotary.dims = dims,
+        Op::RotaryTable(table) => table.frequencies.dims = dims,
+        _ => {}
+    }
 }
 
 /// The other way to pair entries, and what it pairs.
@@ -98,52 +143,93 @@ fn other_pairs(ours: RotaryPairs) -> (RotaryPairs, &'static str) {
     }
 }
 
-/// What may be rotated in place of `ours`: with the finding and the remedy.
-fn variants(ours: op::Rotary) -> Vec<(op::Rotary, String, String)> {
+/// A rewrite of every step that it has anything to do with.
+fn rewrite<'a>(finding: String, remedy: String, edit: impl Fn(&mut Step) + 'a) -> Rewrite<'a> {
+    Rewrite::new(finding, remedy, move |subgraph: &mut Subgraph| {
+        subgraph.steps.iter_mut().for_each(&edit);
+        Ok(())
+    })
+}
+
+/// What may be rotated in place of `ours`.
+fn of_rotations<'a>(ours: op::Rotary) -> Vec<Rewrite<'a>> {
     let (pairs, how) = other_pairs(ours.pairs);
     let mut all = vec![
-        (
-            op::Rotary { pairs, ..ours },
+        rewrite(
             format!("the reference rotates {how} together"),
             format!("with {how} rotated together"),
+            move |step| set_pairs(step, pairs),
         ),
-        (
-            op::Rotary { dims: 0, ..ours },
+        rewrite(
             "the reference rotates nothing here".into(),
             "without a rotation".into(),
+            |step| {
+                if let Op::Rotary(_) = step.op {
+                    step.op = op::Scale { factor: 1.0 }.into();
+                    step.inputs.truncate(1);
+                }
+            },
         ),
     ];
-    all.extend(THETAS.map(|theta| {
-        let ours_is = ours.theta;
-        (
-            op::Rotary { theta, ..ours },
-            format!("the reference's rotary base is {theta:e}, the model's {ours_is:e}"),
-            format!("with a rotary base of {theta:e}"),
-        )
-    }));
-    all.extend(SCALINGS.map(|scaling| {
-        let ours_is = ours.scaling;
-        (
-            op::Rotary { scaling, ..ours },
-            format!("the reference divides positions by {scaling}, the model by {ours_is}"),
-            format!("with positions divided by {scaling}"),
-        )
-    }));
-    all.extend([-1, 1].map(|by| {
-        let offset = ours.offset + by;
-        (
-            op::Rotary { offset, ..ours },
-            format!("the reference's positions start {by:+} from the model's"),
-            format!("with positions from {offset}"),
-        )
-    }));
-    all.extend([ours.dims / 4, ours.dims / 2, 2 * ours.dims].map(|dims| {
-        let (dims, ours_is) = (dims - dims % 2, ours.dims);
-        (
-            op::Rotary { dims, ..ours },
+    let extents = [ours.dims / 4, ours.dims / 2, 2 * ours.dims].map(|dims| dims - dims % 2);
+    for dims in extents.into_iter().filter(|dims| *dims > 0) {
+        let ours_is = ours.dims;
+        all.push(rewrite(
             format!("the reference rotates {dims} entries of a head, the model {ours_is}"),
             format!("with {dims} entries of a head rotated"),
-        )
-    }));
+            move |step| set_dims(step, dims),
+        ));
+    }
+    all
+}
+
+/// Other angles than `ours`.
+fn of_tables<'a>(ours: RotaryTable) -> Vec<Rewrite<'a>> {
+    let Frequencies { theta, scaling, .. } = ours.frequencies;
+    let mut all = Vec::new();
+    let mut push = |theirs: RotaryTable, finding: String, remedy: String| {
+        let set = move |step: &mut Step| {
+            if let Op::RotaryTable(table) = &mut step.op {
+                table.frequencies = theirs.frequencies;
+                table.offset = theirs.offset;
+            }
+        };
+        if theirs != ours {
+            all.push(rewrite(finding, remedy, set));
+        }
+    };
+    let with = |frequencies| RotaryTable {
+        frequencies,
+        ..ours
+    };
+    for other in THETAS {
+        push(
+            with(Frequencies {
+                theta: other,
+                ..ours.frequencies
+            }),
+            format!("the reference's rotary base is {other:e}, the model's {theta:e}"),
+            format!("with a rotary base of {other:e}"),
+        );
+    }
+    let linear = SCALINGS.map(|factor| RopeScaling::Linear { factor });
+    for other in [RopeScaling::None].into_iter().chain(linear) {
+        push(
+            with(Frequencies {
+                scaling: other,
+                ..ours.frequencies
+            }),
+            format!("the reference has {other} rotary scaling, the model {scaling}"),
+            format!("with {other} rotary scaling"),
+        );
+    }
+    for by in [-1, 1] {
+        let offset = ours.offset + by;
+        push(
+            RotaryTable { offset, ..ours },
+            format!("the reference's positions start {by:+} from the model's"),
+            format!("with positions from {offset}"),
+        );
+    }
     all
 }

@@ -3,7 +3,6 @@
 use crate::error::Result;
 use crate::explain::bug::Bug;
 use crate::explain::context::Context;
-use crate::explain::rearrange::cast;
 use crate::explain::rewrite::Rewrite;
 use crate::explain::rule::Rule;
 use crate::tensor::DType;
@@ -33,14 +32,14 @@ impl Rule for RunDtype {
                 format!("with the model run in {dtype}"),
                 move |subgraph| {
                     for param in subgraph.params.values_mut() {
-                        *param = cast(param, dtype)?;
+                        *param = param.cast(dtype)?;
                     }
                     for value in subgraph
                         .given
                         .values_mut()
                         .filter(|value| value.dtype() == ours)
                     {
-                        *value = cast(value, dtype)?;
+                        *value = value.cast(dtype)?;
                     }
                     for step in &mut subgraph.steps {
                         step.numerics.out = dtype;

@@ -4,7 +4,7 @@
 use crate::error::Result;
 use crate::explain::bug::{Bug, Edits};
 use crate::explain::context::Context;
-use crate::explain::rearrange::{cast, mapped};
+use crate::explain::rearrange::mapped;
 use crate::explain::rewrite::{Certainty, Rewrite};
 use crate::explain::rule::Rule;
 use crate::op::ErrorBound;
@@ -40,7 +40,7 @@ impl Rule for WeightPrecision {
                     }
                     Err(_) => {
                         let finding = format!("the reference's weights are rounded to {narrow}");
-                        let edit = move |param: &Tensor| cast(&cast(param, narrow)?, DType::F32);
+                        let edit = move |param: &Tensor| param.cast(narrow)?.cast(DType::F32);
                         let remedy = format!("with weights rounded to {narrow}");
                         all.push(Rewrite::of_param(name, finding, remedy, edit));
                     }

@@ -2,8 +2,8 @@
 
 use super::described::Described;
 use super::raw::RawDump;
-use super::{megatron_deepspeed, transformers};
-use crate::arch::{Framework, Hooked, Role};
+use super::{megatron_core, megatron_deepspeed, transformers};
+use crate::arch::{Framework, Hook, Hooked, Part, Role, alternatives};
 use crate::compare::{Statistics, largest_difference};
 use crate::digest::Algorithm;
 use crate::error::{BadInput, Error, Result};
@@ -55,6 +55,7 @@ pub fn import(
     };
     let described = match framework {
         Framework::MegatronDeepspeed => megatron_deepspeed::describe(&dump)?,
+        Framework::MegatronCore => megatron_core::describe(&dump)?,
         Framework::Transformers => transformers::describe(&dump)?,
     };
     described.model.validate(dump.config_path())?;
@@ -89,8 +90,8 @@ fn framework_of(dump: &RawDump) -> Result<Framework> {
     let known = Framework::value_variants();
     let named = |framework: &&Framework| dump.framework() == Some(&framework.to_string());
     known.iter().find(named).copied().ok_or_else(|| {
-        let names: Vec<String> = known.iter().map(Framework::to_string).collect();
-        let expected = format!("a dump of {}", names.join(" or "));
+        let names = known.iter().map(Framework::to_string);
+        let expected = format!("a dump of {}", alternatives(names));
         let found = match dump.framework() {
             Some(other) => format!("one of {other}, whose models parity has no plan for yet"),
             None => "one that does not say whose it is".to_owned(),
@@ -116,66 +117,103 @@ struct Kept {
     source: String,
 }
 
+/// A stage's value, as it was read.
+struct Read {
+    /// In parity's layout.
+    value: Tensor,
+    /// How the files made it.
+    join: Join,
+    /// How far replicas are apart, if they are.
+    drift: Option<f64>,
+    /// Whether it is other than the files joined.
+    is_made: bool,
+}
+
 impl Import<'_> {
     fn run(&self) -> Result<Imported> {
         let mut kept: BTreeMap<StageId, Kept> = BTreeMap::new();
         let mut stages = Vec::new();
         let mut unmapped = Vec::new();
-        for ((_, name), files) in &self.dump.arrays {
-            let Some(hooked) = self.hooked(name) else {
+        let tokens = self.dump.tokens()?;
+        let batch = npy::read(tokens.as_path(), None)?.shape().first().copied();
+        let mut model = self.described.model.clone();
+        for ((_, name), files) in &self.dump.listing.arrays {
+            let hooked = self.hooked(name);
+            if hooked.is_empty() {
                 unmapped.push(name.clone());
                 continue;
-            };
-            let variant = self.variant(&hooked);
-            let (stage, layout, join) = (hooked.stage, hooked.hook.layout, hooked.hook.join);
-            let files = self.all_ranks(name, files)?;
-            let (value, drift) = self.join(&files, layout, join)?;
-            if let Some(kept) = kept.get(&stage) {
-                if !kept.value.bits_equal(&value) {
-                    let expected = format!("the values of {}, the same stage {stage}", kept.source);
-                    return Err(BadInput::new(files[0], expected, "others").into());
-                }
-                continue;
             }
-            // Statistics are kept of the value in parity's own layout.
-            let (content, layout) = if self.statistics_only {
-                let statistics = self.keep_statistics(&stage, &value)?;
-                (Content::Statistics(statistics), Layout::Bsh)
-            } else {
-                (self.keep(&stage, join, &files, drift)?, layout)
-            };
-            stages.push(StageRecord {
-                stage: stage.clone(),
-                source: name.clone(),
-                dtype: self.described.dtype,
-                layout,
-                variant,
-                content,
-            });
-            let source = name.clone();
-            kept.insert(stage, Kept { value, source });
+            let files = self.all_ranks(name, files)?;
+            self.dump
+                .listing
+                .check_types(&files, self.described.dtype)?;
+            for hooked in hooked {
+                let variant = self.variant(&hooked);
+                let (stage, hook) = (hooked.stage, hooked.hook);
+                let read = self.read(&files, hook, batch.unwrap_or(1))?;
+                if let Some(kept) = kept.get(&stage) {
+                    if !kept.value.bits_equal(&read.value) {
+                        let expected =
+                            format!("the values of {}, the same stage {stage}", kept.source);
+                        return Err(BadInput::new(files[0], expected, "others").into());
+                    }
+                    continue;
+                }
+                if self.described.model.role(&stage) == Some(Role::Logits) {
+                    // Padding differs from run to run, whatever the settings say.
+                    model.set_vocab_size(read.value.row_len());
+                }
+                // Statistics are kept of the value in parity's own layout.
+                let (content, layout) = if self.statistics_only {
+                    let statistics = self.keep_statistics(&stage, &read.value)?;
+                    (Content::Statistics(statistics), Layout::Bsh)
+                } else if read.is_made {
+                    self.write(&stage, &read.value)?
+                } else {
+                    let content = self.keep(&stage, read.join, &files, read.drift)?;
+                    (content, hook.layout)
+                };
+                stages.push(StageRecord {
+                    stage: stage.clone(),
+                    source: name.clone(),
+                    dtype: self.described.dtype,
+                    layout,
+                    variant,
+                    content,
+                });
+                let (value, source) = (read.value, name.clone());
+                kept.insert(stage, Kept { value, source });
+            }
         }
+        let input = |name: &str| -> Result<Option<FileRecord>> {
+            let path = self.dump.beside_tokens(name)?;
+            path.map(|path| self.copy(&path, name)).transpose()
+        };
         let manifest = Manifest {
             provenance: self.provenance()?,
             arithmetic: self.described.arithmetic,
-            model: self.described.model.clone(),
+            model,
             dtype: self.described.dtype,
-            tokens: self.copy(&self.dump.tokens()?, "tokens.npy")?,
-            positions: None,
-            attention_mask: None,
+            tokens: self.copy(&tokens, "tokens.npy")?,
+            positions: input("position_ids.npy")?,
+            attention_mask: input("attention_mask.npy")?,
             stages,
         };
         let path = self.staging.join(Golden::MANIFEST);
         fs::write(&path, manifest.to_json()).map_err(Error::io(&path, "write"))?;
         // What was written must be readable: the rules for reading apply to dumps as well.
-        Golden::open(self.staging)?.tokens()?;
+        let golden = Golden::open(self.staging)?;
+        golden.tokens()?;
+        golden.positions()?;
+        golden.mask()?;
         Ok(Imported { manifest, unmapped })
     }
 
-    /// The stage that a dumped name shows.
-    fn hooked(&self, name: &str) -> Option<Hooked> {
-        let hook = (self.described.hook)(name)?;
-        self.described.model.hooked(self.described.framework, &hook)
+    /// The stages that a dumped name shows.
+    fn hooked(&self, name: &str) -> Vec<Hooked> {
+        let hook = (self.described.hook)(name);
+        let hooked = |hook: String| self.described.model.hooked(self.described.framework, &hook);
+        hook.map(hooked).unwrap_or_default()
     }
 
     /// The variant in which a hook of this run shows its stage.
@@ -211,21 +249,25 @@ impl Import<'_> {
             .collect()
     }
 
-    /// The stage's value in parity's layout, and how far replicas are apart if they are.
-    fn join(
-        &self,
-        files: &[&PathBuf],
-        layout: Layout,
-        join: Join,
-    ) -> Result<(Tensor, Option<f64>)> {
-        let dtype = self.described.dtype;
+    /// A stage's value, of what every rank recorded.
+    fn read(&self, files: &[&PathBuf], hook: &Hook, batch: usize) -> Result<Read> {
+        let (heads, dtype) = (self.described.model.heads(), self.described.dtype);
         let shards = files
             .iter()
             .map(|file| {
                 let array = npy::read(file.as_path(), Some(dtype))?;
-                array.narrowed_exactly(dtype).map_err(|e| e.in_file(*file))
+                let array = array.narrowed_exactly(dtype)?;
+                hook.part
+                    .map_or(Ok(array.clone()), |part| part.of(&array, heads))
             })
+            .zip(files)
+            .map(|(shard, file)| shard.map_err(|e: Error| e.in_file(*file)))
             .collect::<Result<Vec<Tensor>>>()?;
+        let gathered = || shards.iter().all(|shard| shard.bits_equal(&shards[0]));
+        let join = match hook.join {
+            Join::Concat(_) if hook.may_be_gathered && gathered() => Join::Replicated,
+            join => join,
+        };
         let (joined, drift) = match join {
             Join::Concat(axis) => {
                 let joined = Tensor::concat(&shards, axis);
@@ -243,11 +285,45 @@ impl Import<'_> {
                 (shards[0].clone(), drift)
             }
         };
-        let value = layout.to_batch_first(&joined).ok_or_else(|| {
-            let found = format!("shape {:?}", joined.shape());
+        let joined = if hook.part.is_some() {
+            Part::joined(joined)?
+        } else {
+            joined
+        };
+        let value = hook.layout.to_batch_first(&joined).ok_or_else(|| {
+            let (layout, found) = (hook.layout, format!("shape {:?}", joined.shape()));
             BadInput::new(files[0], format!("an array laid out as {layout:?}"), found)
         })?;
-        Ok((value, drift))
+        let repeated = hook.one_row && batch > 1 && value.shape()[0] == 1;
+        let value = if repeated {
+            Tensor::concat(&vec![value; batch], 0)?
+        } else {
+            value
+        };
+        Ok(Read {
+            value,
+            join,
+            drift,
+            is_made: repeated || hook.part.is_some(),
+        })
+    }
+
+    /// Keeps a value that no file of the dump is.
+    fn write(&self, stage: &StageId, value: &Tensor) -> Result<(Content, Layout)> {
+        let file = format!("{stage}.npy");
+        let path = self.staging.join(&file);
+        npy::write(&path, value)?;
+        let content = Content::Full {
+            join: Join::Replicated,
+            files: vec![self.record(&path, file)?],
+            rank_drift: None,
+        };
+        let layout = if value.shape().len() == 4 {
+            Layout::Bnss
+        } else {
+            Layout::Bsh
+        };
+        Ok((content, layout))
     }
 
     fn keep(

@@ -3,6 +3,8 @@
 mod described;
 #[expect(clippy::module_inception, reason = "the verb of the module")]
 mod import;
+mod listing;
+mod megatron_core;
 mod megatron_deepspeed;
 mod raw;
 mod transformers;

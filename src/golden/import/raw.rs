@@ -1,18 +1,19 @@
-//! A folder of raw dumps: `NNN.<module path>.{input,output}[.tpR].npy` with `tokens.npy`, and with
-//! `dump.json` if `scripts/parity_dump.py` wrote it, else `config.json`; in it or beside it.
+//! A folder of raw dumps: `NNN.<module path>.{input,output}[.tpR].npy`, in folders `rankR` without the
+//! suffix, with `tokens.npy`, and with `dump.json` if `scripts/parity_dump.py` wrote it, else
+//! `config.json`; in it or in one of the two folders above.
 
+use super::listing::Listing;
 use crate::arch::Settings;
 use crate::error::{BadInput, Error, Result};
 use crate::tensor::MappedFile;
 use serde_json::{Map, Value};
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-/// The listing of a raw dump.
+/// A raw dump: what lies in its folder, and what it says of itself.
 pub(super) struct RawDump {
     folder: PathBuf,
-    /// Files by position in the run and name, one a tensor-parallel rank.
-    pub(super) arrays: BTreeMap<(u32, String), BTreeMap<usize, PathBuf>>,
+    /// Its arrays.
+    pub(super) listing: Listing,
     config_path: PathBuf,
     /// The model's settings.
     config: Map<String, Value>,
@@ -28,19 +29,7 @@ const VERSION: u64 = 1;
 impl RawDump {
     /// Lists a folder and reads its `config.json`.
     pub(super) fn open(folder: &Path) -> Result<Self> {
-        let mut arrays: BTreeMap<_, BTreeMap<usize, PathBuf>> = BTreeMap::new();
-        for entry in folder.read_dir().map_err(Error::io(folder, "list"))? {
-            let path = entry.map_err(Error::io(folder, "list"))?.path();
-            let name = path.file_name().and_then(|name| name.to_str());
-            let Some((number, name, rank)) = name.and_then(parse_name) else {
-                continue;
-            };
-            arrays.entry((number, name)).or_default().insert(rank, path);
-        }
-        if arrays.is_empty() {
-            let expected = "dumps named NNN.<module>.<input|output>.npy";
-            return Err(BadInput::new(folder, expected, "none").into());
-        }
+        let listing = Listing::of(folder)?;
         let described = folder.join(DESCRIPTION);
         let is_described = described.exists();
         let config_path = if is_described {
@@ -53,7 +42,7 @@ impl RawDump {
             .map_err(|e| BadInput::new(&config_path, "a JSON object", e.to_string()))?;
         let mut dump = Self {
             folder: folder.to_owned(),
-            arrays,
+            listing,
             config_path,
             config: Map::new(),
             description: None,
@@ -62,8 +51,9 @@ impl RawDump {
             dump.config = settings;
             return Ok(dump);
         }
-        // Every file's own; its name says as much.
-        settings.remove("arrays");
+        if let Some(listed) = settings.remove("arrays") {
+            dump.listing.add_types(&dump.config_path, folder, listed)?;
+        }
         let version = settings.remove("parity_dump").unwrap_or_default();
         if version.as_u64() != Some(VERSION) {
             let expected = format!("version {VERSION}");
@@ -82,7 +72,36 @@ impl RawDump {
             }
         }
         dump.description = Some(settings);
+        dump.read_ranks()?;
         Ok(dump)
+    }
+
+    /// Reads what ranks above 0 say of themselves, and checks that it is what rank 0 says.
+    fn read_ranks(&mut self) -> Result<()> {
+        let ranks = self.listing.arrays.values();
+        let ranks = ranks.flat_map(|files| files.keys().copied()).max();
+        for rank in 1..=ranks.unwrap_or(0) {
+            let path = self.folder.join(format!("dump.tp{rank}.json"));
+            let file = MappedFile::open(&path)?;
+            let mut said: Map<String, Value> = serde_json::from_slice(&file)
+                .map_err(|e| BadInput::new(&path, "a JSON object", e.to_string()))?;
+            let config = Value::Object(self.config.clone());
+            for key in ["framework", "dtype", "tensor_parallel", "config"] {
+                let first = self.description.as_ref().and_then(|said| said.get(key));
+                let first = first.or((key == "config").then_some(&config));
+                if said.get(key) != first {
+                    let shown = |value: Option<&Value>| value.map(Value::to_string);
+                    let of_first = shown(first).unwrap_or("nothing".into());
+                    let expected = format!("{of_first}, as {} has", self.config_path.display());
+                    let found = shown(said.get(key)).unwrap_or("nothing".into());
+                    return Err(BadInput::new(&path, expected, found).at(key).into());
+                }
+            }
+            if let Some(listed) = said.remove("arrays") {
+                self.listing.add_types(&path, &self.folder, listed)?;
+            }
+        }
+        Ok(())
     }
 
     /// Whose hooks wrote it, if it says so.
@@ -110,6 +129,20 @@ impl RawDump {
     /// The token ids' file.
     pub(super) fn tokens(&self) -> Result<PathBuf> {
         beside(&self.folder, "tokens.npy")
+    }
+
+    /// A file that lies where the token ids' does, if there is one of this name.
+    pub(super) fn beside_tokens(&self, name: &str) -> Result<Option<PathBuf>> {
+        let path = self.tokens()?.with_file_name(name);
+        Ok(path.exists().then_some(path))
+    }
+
+    /// The name of its folder.
+    pub(super) fn name(&self) -> Result<String> {
+        let folder = std::path::absolute(&self.folder);
+        let folder = folder.map_err(Error::io(&self.folder, "resolve"))?;
+        let name = folder.file_name().unwrap_or_default();
+        Ok(name.to_string_lossy().into_owned())
     }
 
     /// The model's settings.
@@ -163,45 +196,12 @@ impl RawDump {
     }
 }
 
-/// A file in the folder of the dumps, or in the one above.
+/// The nearest file of this name: in the folder of the dumps, or in one of the two above.
 fn beside(folder: &Path, name: &str) -> Result<PathBuf> {
     let folder = &std::path::absolute(folder).map_err(Error::io(folder, "resolve"))?;
-    let places = [Some(folder.as_path()), folder.parent()];
-    let found = places.into_iter().flatten().map(|place| place.join(name));
-    found.into_iter().find(|path| path.exists()).ok_or_else(|| {
-        let expected = format!("{name} in the folder of the dumps or the one above");
-        BadInput::new(folder, expected, "neither").into()
+    let mut places = folder.ancestors().take(3).map(|place| place.join(name));
+    places.find(|path| path.exists()).ok_or_else(|| {
+        let expected = format!("{name} in the folder of the dumps or in one of the two above");
+        BadInput::new(folder, expected, "none").into()
     })
-}
-
-/// Splits `012.3.mlp.output.tp1.npy` into 12, `3.mlp.output` and rank 1.
-fn parse_name(file: &str) -> Option<(u32, String, usize)> {
-    let stem = file.strip_suffix(".npy")?;
-    let (number, name) = stem.split_once('.')?;
-    let number = number.parse().ok()?;
-    let ranked = name
-        .rsplit_once(".tp")
-        .and_then(|(name, rank)| Some((name, rank.parse().ok()?)));
-    let (name, rank) = ranked.unwrap_or((name, 0));
-    Some((number, name.to_owned(), rank))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::parse_name;
-
-    #[test]
-    fn names_have_a_number_a_module_and_a_rank() {
-        let name = |name: &str| name.to_owned();
-        assert_eq!(
-            parse_name("012.3.mlp.output.tp1.npy"),
-            Some((12, name("3.mlp.output"), 1))
-        );
-        assert_eq!(
-            parse_name("000.ln_f.output.npy"),
-            Some((0, name("ln_f.output"), 0))
-        );
-        assert_eq!(parse_name("tokens.npy"), None);
-        assert_eq!(parse_name("readme.txt"), None);
-    }
 }

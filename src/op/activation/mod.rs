@@ -15,6 +15,9 @@ pub enum Activation {
     /// `x·0.5 · (1 + tanh(0.79788456·x · (1 + 0.044715·x·x)))`, operations in this order: GELU as
     /// BLOOM and Megatron-DeepSpeed write it.
     BloomGelu,
+    /// `0.5·x · (1 + tanh(0.79788456 · (x + 0.044715·x³)))`, operations in this order: GELU as
+    /// transformers' `gelu_new` writes it.
+    GeluNew,
     /// `x·0.5 · (1 + erf(x·√½))`: GELU as it is defined.
     Gelu,
     /// `x · σ(1.702·x)`.
@@ -29,8 +32,9 @@ pub enum Activation {
 
 impl Activation {
     /// Every one.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::BloomGelu,
+        Self::GeluNew,
         Self::Gelu,
         Self::QuickGelu,
         Self::Silu,
@@ -54,6 +58,11 @@ impl Formula for Activation {
                 let cubic = constant(0.044_715) * x * x;
                 let inner = scaled * (constant(1.0) + cubic);
                 half * (constant(1.0) + inner.tanh())
+            }
+            Self::GeluNew => {
+                let inner = x + constant(0.044_715) * x.cube();
+                let tanh = (constant(0.797_884_56) * inner).tanh();
+                constant(0.5) * x * (constant(1.0) + tanh)
             }
             Self::Gelu => {
                 let inner = x * constant(std::f32::consts::FRAC_1_SQRT_2);
@@ -90,7 +99,11 @@ impl Operation for Activation {
     }
 
     fn formula(&self, _: DividedBy) -> String {
-        format!("activation {self:?};")
+        match self {
+            // One function, written in two ways.
+            Self::BloomGelu | Self::GeluNew => "activation GeluTanh;".into(),
+            other => format!("activation {other:?};"),
+        }
     }
 
     fn on_cuda(&self, numerics: Numerics, _: CudaKernels) -> (Op, Numerics) {
@@ -102,6 +115,7 @@ impl fmt::Display for Activation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::BloomGelu => "gelu (bloom)",
+            Self::GeluNew => "gelu (new)",
             Self::Gelu => "gelu (erf)",
             Self::QuickGelu => "quick gelu",
             Self::Silu => "silu",
@@ -120,6 +134,7 @@ mod tests {
         // At 1 and −1; erf(1/√2) = 0.682689, σ(1) = 0.731059, σ(1.702) = 0.845796.
         for (function, at_one, at_minus_one) in [
             (Activation::BloomGelu, 0.841_192, -0.158_808),
+            (Activation::GeluNew, 0.841_192, -0.158_808),
             (Activation::Gelu, 0.841_345, -0.158_655),
             (Activation::QuickGelu, 0.845_796, -0.154_204),
             (Activation::Silu, 0.731_059, -0.268_941),

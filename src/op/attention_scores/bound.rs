@@ -3,27 +3,34 @@
 use super::AttentionScores;
 use crate::error::Result;
 use crate::op::bound::{Bounded, ErrorBound, Evaluation, Sums, U};
+use crate::op::product::group_of;
 
 impl Bounded for AttentionScores {
     /// The ALiBi bias is a tensor of the storage type that is added: its rounding counts.
     fn error_bound(&self, of: &Evaluation<'_>) -> Result<ErrorBound> {
-        let &[.., positions, head_dim] = of.inputs[0].shape else {
+        let &[_, heads, positions, head_dim] = of.inputs[0].shape else {
             unreachable!("the step's shape was checked");
         };
-        let [product_scale, alibi_scale] = [self.product_scale, self.alibi_scale].map(f64::from);
+        let product_scale = f64::from(self.product_scale);
+        let groups = of.inputs[1].shape[1];
         let unit = of.storage_roundoff();
         let each = of.eager_roundoff();
         let confidence = of.confidence;
         Ok(of.rows(positions * positions, |head, emit| {
-            let [query, key] =
-                [0, 1].map(|input| of.inputs[input].matrix(head, [positions, head_dim]));
+            let shape = [positions, head_dim];
+            let query = of.inputs[0].matrix(head, shape);
+            let key = of.inputs[1].matrix(group_of(head, heads, groups), shape);
             let sums = Sums::new(query, key, confidence);
-            let slope = self.alibi_slopes[head % self.alibi_slopes.len()];
+            let bias = |query, key| {
+                self.alibi.as_ref().map_or(0.0, |alibi| {
+                    let bias = alibi.form.bias(alibi.slopes[head % heads], query, key);
+                    f64::from(alibi.scale) * f64::from(bias)
+                })
+            };
             let scores = of.output.row(head, positions * positions);
             for (index, y) in scores.iter().enumerate() {
                 let place = [index / positions, index % positions];
-                let bias = self.alibi_form.bias(slope, place[0], place[1]);
-                let alibi = alibi_scale * f64::from(bias);
+                let alibi = bias(place[0], place[1]);
                 let product = f64::from(*y) - alibi;
                 let [rounding, std] = sums.at(place, product / product_scale, head_dim);
                 let in_fp32 = U * (product.abs() + alibi.abs());

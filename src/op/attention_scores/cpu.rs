@@ -1,8 +1,8 @@
 //! Attention scores on the CPU.
 
-use super::{AlibiForm, AttentionScores};
+use super::{Alibi, AlibiForm, AttentionScores};
 use crate::error::Result;
-use crate::op::product::{matrix, widened_head};
+use crate::op::product::{group_of, matrix, widened_head};
 use crate::op::{Arguments, CpuKernel, Numerics, Rounding};
 use crate::tensor::Float;
 use ndarray::Array2;
@@ -27,40 +27,56 @@ impl CpuKernel for AttentionScores {
         if out.is_empty() {
             return Ok(out);
         }
+        let groups = arguments.inputs[1].shape()[1];
         out.par_chunks_mut(positions * positions)
             .enumerate()
             .for_each(|(index, out)| {
-                let of_head = |all| widened_head(all, index, positions * head_dim);
-                let (query, key): (Vec<f32>, Vec<f32>) = (of_head(query), of_head(key));
+                let len = positions * head_dim;
+                let query: Vec<f32> = widened_head(query, index, len);
+                let key: Vec<f32> = widened_head(key, group_of(index, heads, groups), len);
                 let query = matrix(&query, positions, head_dim);
                 let key = matrix(&key, positions, head_dim);
                 let mut sums = Array2::<f32>::zeros((positions, positions));
                 general_mat_mul(1.0, &query, &key.t(), 0.0, &mut sums);
-                let slope = self.alibi_slopes[index % heads];
                 let round = |x: f32| match rounding {
                     Rounding::Once => x,
                     Rounding::EachOperation => T::from_f32(x).to_f32(),
                 };
-                let biases = |query: usize| -> Vec<f32> {
-                    let bias = |key| self.alibi_form.bias(slope, query, key);
-                    let stored = |key| T::from_f32(bias(key)).to_f32();
-                    (0..positions)
-                        .map(|key| round(self.alibi_scale * stored(key)))
-                        .collect()
+                let scaled = |sum: f32| round(self.product_scale * round(sum));
+                let Some(alibi) = &self.alibi else {
+                    for (out, sum) in out.iter_mut().zip(&sums) {
+                        *out = T::from_f32(scaled(*sum));
+                    }
+                    return;
                 };
-                let mut alibi = biases(0);
+                let biases = |query| alibi.row::<T>(index % heads, query, positions, round);
+                let mut bias = biases(0);
                 for (query, (out, sums)) in
                     out.chunks_mut(positions).zip(sums.outer_iter()).enumerate()
                 {
-                    if self.alibi_form == AlibiForm::Distance {
-                        alibi = biases(query);
+                    if alibi.form == AlibiForm::Distance {
+                        bias = biases(query);
                     }
-                    for ((out, sum), alibi) in out.iter_mut().zip(sums).zip(&alibi) {
-                        let product = round(self.product_scale * round(*sum));
-                        *out = T::from_f32(product + alibi);
+                    for ((out, sum), bias) in out.iter_mut().zip(sums).zip(&bias) {
+                        *out = T::from_f32(scaled(*sum) + bias);
                     }
                 }
             });
         Ok(out)
+    }
+}
+
+impl Alibi {
+    /// What is added to the scores of a query, one a key.
+    fn row<T: Float>(
+        &self,
+        head: usize,
+        query: usize,
+        keys: usize,
+        round: impl Fn(f32) -> f32,
+    ) -> Vec<f32> {
+        let stored = |key| T::from_f32(self.form.bias(self.slopes[head], query, key)).to_f32();
+        let biases = (0..keys).map(|key| round(self.scale * stored(key)));
+        biases.collect()
     }
 }

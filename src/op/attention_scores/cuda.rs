@@ -3,38 +3,54 @@
 use super::{AlibiForm, AttentionScores};
 use crate::backend::cuda::{Arg, Cuda, CudaArray, Gemm, Grid, Kernel, Operand, Source};
 use crate::error::Result;
-use crate::op::Numerics;
 use crate::op::launch::{Call, Launch};
+use crate::op::split_heads::repeated;
+use crate::op::{Numerics, Rounding, Scale};
 
 const SOURCE: Source = Source::new(include_str!("alibi.cu"));
 const ALIBI: Kernel = SOURCE.kernel("alibi");
 
 impl Launch for AttentionScores {
     fn gpu_implements(&self, numerics: Numerics) -> bool {
-        numerics == Numerics::product(numerics.out)
+        // A library adds a bias in the product's own sum.
+        let apart = numerics.rounding == Rounding::EachOperation && self.alibi.is_none();
+        let rounding = if apart {
+            Rounding::EachOperation
+        } else {
+            Rounding::Once
+        };
+        numerics == Numerics::product(numerics.out).with_rounding(rounding)
     }
 
-    /// PyTorch's `baddbmm`: the ALiBi bias is the result that the product is added to.
+    /// PyTorch's `baddbmm`: the ALiBi bias, if there is one, is the result that the product is added
+    /// to. With [`Rounding::EachOperation`] `matmul`, then a product with the scale.
     fn launch(&self, gpu: &Cuda, call: &Call<'_>) -> Result<CudaArray> {
-        let (query, key) = (call.inputs[0], call.inputs[1]);
+        let query = call.inputs[0];
         let &[batch, heads, positions, head_dim] = query.shape() else {
             unreachable!("the step's shape was checked");
         };
+        let key = &repeated(gpu, call.inputs[1], heads)?;
         let dtype = call.dtype();
         let matrices = batch * heads;
-        let slopes = gpu.table(&[heads], self.alibi_slopes.clone())?;
+        let slopes = match &self.alibi {
+            Some(alibi) => Some((alibi, gpu.table(&[heads], alibi.slopes.clone())?)),
+            None => None,
+        };
+        let each = call.numerics.rounding == Rounding::EachOperation;
         let (q, k) = (gpu.read(query), gpu.read(key));
         let count: usize = call.shape.iter().product();
-        gpu.produce(dtype, call.shape.clone(), |out| {
-            let args = [
-                Arg::Array(&slopes),
-                Arg::Result,
-                matrices.into(),
-                Arg::I32(heads as i32),
-                Arg::I32(positions as i32),
-                (self.alibi_form == AlibiForm::Distance).into(),
-            ];
-            gpu.send(dtype, ALIBI, Grid::elements(count), &args, out)?;
+        let scores = gpu.produce(dtype, call.shape.clone(), |out| {
+            if let Some((alibi, slopes)) = &slopes {
+                let args = [
+                    Arg::Array(slopes),
+                    Arg::Result,
+                    matrices.into(),
+                    Arg::I32(heads as i32),
+                    Arg::I32(positions as i32),
+                    (alibi.form == AlibiForm::Distance).into(),
+                ];
+                gpu.send(dtype, ALIBI, Grid::elements(count), &args, out)?;
+            }
             if count == 0 {
                 return Ok(());
             }
@@ -50,13 +66,28 @@ impl Launch for AttentionScores {
                 n: positions,
                 k: head_dim,
                 batch: matrices,
-                alpha: self.product_scale,
-                beta: self.alibi_scale,
+                alpha: if each { 1.0 } else { self.product_scale },
+                beta: self.alibi.as_ref().map_or(0.0, |alibi| alibi.scale),
                 a: a.transposed(),
                 b,
                 result: Operand::matrices(out, positions, positions * positions),
             })
-        })
+        })?;
+        if !each {
+            return Ok(scores);
+        }
+        let scale = Scale {
+            factor: self.product_scale,
+        };
+        scale.launch(
+            gpu,
+            &Call {
+                inputs: &[&scores],
+                params: &[],
+                shape: call.shape.clone(),
+                ..*call
+            },
+        )
     }
 
     fn kernel_source() -> String {

@@ -9,18 +9,26 @@ use super::{CudaKernels, DividedBy, Locality, Numerics, Op, Operation, leading_d
 use serde::Serialize;
 use std::fmt;
 
-/// query, key `[b, n, s, d]` → `[b, n, s, s]`: `product_scale · q·kᵀ + alibi_scale · a`, where
-/// `a` is [the ALiBi bias](AlibiForm), rounded to the storage type as a tensor of its own.
+/// query `[b, n, s, d]`, key `[b, g, s, d]` → `[b, n, s, s]`: `product_scale · q·kᵀ`, and
+/// `alibi.scale · a` if there is ALiBi, where `a` is [its bias](AlibiForm), rounded to the storage type
+/// as a tensor of its own. Each of the `g` keys is for `n / g` queries in a row.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct AttentionScores {
     /// Factor of the product.
     pub product_scale: f32,
-    /// Factor of the ALiBi term.
-    pub alibi_scale: f32,
-    /// ALiBi slope of every head.
-    pub alibi_slopes: Vec<f32>,
+    /// What is added to it.
+    pub alibi: Option<Alibi>,
+}
+
+/// Attention with linear biases (Press et al. 2022).
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Alibi {
+    /// Factor of the bias.
+    pub scale: f32,
+    /// Slope of every head.
+    pub slopes: Vec<f32>,
     /// What the slopes multiply.
-    pub alibi_form: AlibiForm,
+    pub form: AlibiForm,
 }
 
 /// What an ALiBi slope multiplies. The two differ by a constant of every row, which no softmax sees.
@@ -46,8 +54,10 @@ impl AlibiForm {
 impl Operation for AttentionScores {
     fn shape(&self, inputs: &[&[usize]], params: &[&[usize]]) -> Option<Vec<usize>> {
         match (inputs, params) {
-            ([query @ [b, n, s, _], key], []) => {
-                (query == key && self.alibi_slopes.len() == *n).then(|| vec![*b, *n, *s, *s])
+            ([[b, n, s, d], [kb, g, ks, kd]], []) => {
+                let same = (b, s, d) == (kb, ks, kd) && *g > 0 && n.is_multiple_of(*g);
+                let biased = |alibi: &Alibi| alibi.slopes.len() == *n;
+                (same && self.alibi.as_ref().is_none_or(biased)).then(|| vec![*b, *n, *s, *s])
             }
             _ => None,
         }
@@ -62,11 +72,12 @@ impl Operation for AttentionScores {
     }
 
     fn formula(&self, divided_by: DividedBy) -> String {
-        let scales = [self.product_scale, self.alibi_scale];
-        let scales = scales.map(|scale| leading_digits(scale * divided_by.result));
-        let slopes = self.alibi_slopes.iter().copied().map(leading_digits);
-        let slopes: Vec<String> = slopes.collect();
-        format!("scores {scales:?} {slopes:?} {:?};", self.alibi_form)
+        let digits = |scale: f32| leading_digits(scale * divided_by.result);
+        let alibi = self.alibi.as_ref().map(|alibi| {
+            let slopes = alibi.slopes.iter().copied().map(leading_digits);
+            (digits(alibi.scale), slopes.collect::<Vec<_>>(), alibi.form)
+        });
+        format!("scores {} {alibi:?};", digits(self.product_scale))
     }
 
     fn on_cuda(&self, numerics: Numerics, _: CudaKernels) -> (Op, Numerics) {
@@ -76,7 +87,10 @@ impl Operation for AttentionScores {
 
 impl fmt::Display for AttentionScores {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (product, alibi) = (self.product_scale, self.alibi_scale);
-        write!(f, "{product}·q·k + {alibi}·alibi")
+        write!(f, "{}·q·k", self.product_scale)?;
+        match &self.alibi {
+            None => Ok(()),
+            Some(alibi) => write!(f, " + {}·alibi", alibi.scale),
+        }
     }
 }

@@ -3,21 +3,23 @@
 use super::Context;
 use crate::error::Result;
 use crate::op::bound::{Bounded, ErrorBound, Evaluation, Sums};
+use crate::op::product::group_of;
 use rayon::prelude::*;
 
 impl Bounded for Context {
     /// Sums of as many products as probabilities are not 0.
     fn error_bound(&self, of: &Evaluation<'_>) -> Result<ErrorBound> {
-        let &[_, heads, positions, head_dim] = of.inputs[1].shape else {
+        let &[batch, groups, positions, head_dim] = of.inputs[1].shape else {
             unreachable!("the step's shape was checked");
         };
         // Head by head, then side by side as the result has them.
-        let matrices = of.inputs[1].values.len() / (positions * head_dim).max(1);
-        let by_head: Vec<Vec<[f64; 2]>> = (0..matrices)
+        let heads = of.inputs[0].shape[1];
+        let by_head: Vec<Vec<[f64; 2]>> = (0..batch * heads)
             .into_par_iter()
             .map(|index| {
                 let probs = of.inputs[0].matrix(index, [positions; 2]);
-                let value = of.inputs[1].matrix(index, [positions, head_dim]);
+                let value =
+                    of.inputs[1].matrix(group_of(index, heads, groups), [positions, head_dim]);
                 let sums = Sums::new(probs, value.transposed(), of.confidence);
                 let (batch, head) = (index / heads, index % heads);
                 let row_of = |position: usize| {

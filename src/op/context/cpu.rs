@@ -2,7 +2,7 @@
 
 use super::Context;
 use crate::error::Result;
-use crate::op::product::{matrix, widened_head};
+use crate::op::product::{group_of, matrix, widened_head};
 use crate::op::{Arguments, CpuKernel, Numerics, Rounding};
 use crate::tensor::Float;
 use ndarray::linalg::general_mat_mul;
@@ -17,20 +17,21 @@ impl CpuKernel for Context {
     /// Summed in fp32, one rounding.
     fn cpu<T: Float>(&self, arguments: &Arguments<'_>, _: Rounding) -> Result<Vec<T>> {
         let [probs, value] = [arguments.input::<T>(0)?, arguments.input(1)?];
-        let shape = arguments.inputs[1].shape();
-        let &[batch, heads, positions, head_dim] = shape else {
+        let &[batch, groups, positions, head_dim] = arguments.inputs[1].shape() else {
             unreachable!("the step's shape was checked");
         };
+        let heads = arguments.inputs[0].shape()[1];
         if value.is_empty() {
             return Ok(Vec::new());
         }
-        let mut by_head = vec![T::zeroed(); value.len()];
+        let mut by_head = vec![T::zeroed(); batch * heads * positions * head_dim];
         by_head
             .par_chunks_mut(positions * head_dim)
             .enumerate()
             .for_each(|(index, out)| {
                 let probs = widened_head(probs, index, positions * positions);
-                let value = widened_head(value, index, positions * head_dim);
+                let value =
+                    widened_head(value, group_of(index, heads, groups), positions * head_dim);
                 let probs = matrix(&probs, positions, positions);
                 let value = matrix(&value, positions, head_dim);
                 let mut sums = Array2::<f32>::zeros((positions, head_dim));

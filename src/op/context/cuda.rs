@@ -5,6 +5,7 @@ use crate::backend::cuda::{Arg, Cuda, CudaArray, Gemm, Grid, Kernel, Operand, So
 use crate::error::Result;
 use crate::op::Numerics;
 use crate::op::launch::{Call, Launch};
+use crate::op::split_heads::repeated;
 
 const SOURCE: Source = Source::new(include_str!("context.cu"));
 const MERGE_HEADS: Kernel = SOURCE.kernel("merge_heads");
@@ -15,7 +16,8 @@ impl Launch for Context {
     }
 
     fn launch(&self, gpu: &Cuda, call: &Call<'_>) -> Result<CudaArray> {
-        let (probs, value) = (call.inputs[0], call.inputs[1]);
+        let probs = call.inputs[0];
+        let value = &repeated(gpu, call.inputs[1], probs.shape()[1])?;
         let &[batch, heads, positions, head_dim] = value.shape() else {
             unreachable!("the step's shape was checked");
         };

@@ -9,16 +9,17 @@ use super::{CudaKernels, DividedBy, Locality, Numerics, Op, Operation};
 use serde::Serialize;
 use std::fmt;
 
-/// probabilities `[b, n, s, s]`, value `[b, n, s, d]` → `[b, s, n·d]`: `probs · value`, heads
-/// side by side.
+/// probabilities `[b, n, s, s]`, value `[b, g, s, d]` → `[b, s, n·d]`: `probs · value`, heads side by
+/// side. Each of the `g` values is for `n / g` heads in a row.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Context;
 
 impl Operation for Context {
     fn shape(&self, inputs: &[&[usize]], params: &[&[usize]]) -> Option<Vec<usize>> {
         match (inputs, params) {
-            ([[b, n, s, keys], value @ [.., d]], []) => {
-                (s == keys && *value == [*b, *n, *s, *d]).then(|| vec![*b, *s, n * d])
+            ([[b, n, s, keys], [vb, g, vs, d]], []) => {
+                let same = (b, s, keys) == (vb, vs, s) && *g > 0 && n.is_multiple_of(*g);
+                same.then(|| vec![*b, *s, n * d])
             }
             _ => None,
         }

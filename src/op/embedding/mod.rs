@@ -5,13 +5,13 @@ mod cpu;
 mod cuda;
 mod fp64;
 
-use super::{CudaKernels, DividedBy, Locality, Numerics, Op, Operation, extended};
+use super::{CudaKernels, DividedBy, Locality, Numerics, Op, Operation, extended, integers};
 use crate::error::{Error, Result};
-use crate::tensor::{DType, Element, Tensor};
+use crate::tensor::{Element, Tensor};
 use serde::Serialize;
 use std::fmt;
 
-/// tokens `[b, s]`, weight `[v, h]` → `[b, s, h]`: rows of the weight, copied.
+/// ids `[b, s]` of tokens or positions, weight `[v, h]` → `[b, s, h]`: rows of the weight, copied.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Embedding;
 
@@ -50,7 +50,7 @@ impl fmt::Display for Embedding {
 fn lookup<T: Element>(tokens: &Tensor, rows: &[T], shape: &[usize]) -> Result<Vec<T>> {
     let hidden = shape.last().copied().unwrap_or(1);
     let mut out: Vec<T> = Vec::with_capacity(tokens.len() * hidden);
-    for id in token_ids(tokens)? {
+    for id in integers(tokens)? {
         let row = usize::try_from(id)
             .ok()
             .and_then(|row| rows.get(row.checked_mul(hidden)?..(row + 1).checked_mul(hidden)?));
@@ -66,16 +66,4 @@ fn lookup<T: Element>(tokens: &Tensor, rows: &[T], shape: &[usize]) -> Result<Ve
         }
     }
     Ok(out)
-}
-
-/// Token ids as row numbers: `int64` or `int32`.
-fn token_ids(tokens: &Tensor) -> Result<Vec<i64>> {
-    match tokens.dtype() {
-        DType::I32 => Ok(tokens
-            .as_slice::<i32>()?
-            .iter()
-            .map(|id| i64::from(*id))
-            .collect()),
-        _ => Ok(tokens.as_slice::<i64>()?.to_vec()),
-    }
 }

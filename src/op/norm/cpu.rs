@@ -53,12 +53,12 @@ impl Norm {
                     normalize(row, self.eps, self.centred);
                     if rounding == Rounding::EachOperation {
                         for x in row.iter_mut() {
-                            *x = T::from_f64(*x).to_f64();
+                            *x = T::nearest(*x).to_f64();
                         }
                     }
                     scale(row, &weight, &bias);
                     for (to, from) in out.iter_mut().zip(row) {
-                        *to = T::from_f64(*from);
+                        *to = T::nearest(*from);
                     }
                 },
             );

@@ -18,20 +18,17 @@ impl Launch for Rotary {
         let &[batch, heads, positions, head_dim] = call.shape.as_slice() else {
             unreachable!("the step's shape was checked");
         };
-        let pairs = self.dims / 2;
-        let places =
-            (0..positions).flat_map(|position| (0..pairs).map(move |pair| (position, pair)));
-        let angles = places.map(|(position, pair)| self.angle_f32(position, pair));
-        let angles = gpu.table(&[positions, pairs], angles.collect::<Vec<f32>>())?;
         let x = gpu.contiguous(call.inputs[0])?;
         let args = [
             Arg::Array(&x),
+            call.inputs[1].into(),
+            call.inputs[2].into(),
             Arg::Result,
             (batch * heads * positions).into(),
+            Arg::I32(heads as i32),
             Arg::I32(positions as i32),
             Arg::I32(head_dim as i32),
             Arg::I32(self.dims as i32),
-            Arg::Array(&angles),
             (self.pairs == RotaryPairs::Interleaved).into(),
             call.each(),
         ];

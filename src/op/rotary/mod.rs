@@ -9,19 +9,11 @@ use super::{CudaKernels, DividedBy, Locality, Numerics, Op, Operation};
 use serde::Serialize;
 use std::fmt;
 
-/// x `[b, n, s, d]` → same shape: pairs of a head's entries rotated by an angle that grows with the
-/// position; the entries after them copied.
-///
-/// By how much the pairs of a head's entries are rotated: pair `i` at position `p` by
-/// `(p + offset) / scaling · theta^(−2i / dims)`.
+/// x `[b, n, s, d]`, cosines and sines `[b, s, dims]` ([`RotaryTable`](super::RotaryTable)) → shape of
+/// x: the entries `a` and `b` of a pair become `a·cos − b·sin` and `b·cos + a·sin`; the entries after
+/// the pairs are copied.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Rotary {
-    /// Base of the frequencies.
-    pub theta: f64,
-    /// What positions are divided by (linear scaling).
-    pub scaling: f64,
-    /// What is added to positions.
-    pub offset: i32,
     /// How many of a head's entries, from the first on, are rotated; even.
     pub dims: usize,
     /// Which entries make a pair.
@@ -47,40 +39,19 @@ impl Rotary {
         }
     }
 
-    /// The angle of a pair at a position.
-    pub fn angle(&self, position: usize, pair: usize) -> f64 {
-        let position = position as f64 + f64::from(self.offset);
-        position / self.scaling * self.frequency(pair)
-    }
-
-    /// The angle as frameworks compute it, operation by operation in fp32:
-    /// `position / scaling · (1 / theta^(2i / dims))`; the power itself in fp64 and rounded.
-    pub fn angle_f32(&self, position: usize, pair: usize) -> f32 {
-        let position = (position as f64 + f64::from(self.offset)) as f32;
-        let exponent = (2 * pair) as f32 / self.dims.max(1) as f32;
-        let power = libm::pow(self.theta, exponent.into()) as f32;
-        position / self.scaling as f32 * (1.0 / power)
-    }
-
-    /// How far an fp32 angle may be off, relative to itself, in unit roundoffs: the exponent's
-    /// rounding times `ln theta`, and one each for the power, the quotients and the product.
-    pub fn angle_error(&self, pair: usize) -> f64 {
-        let exponent = 2.0 * pair as f64 / self.dims.max(1) as f64;
-        exponent * self.theta.ln().abs() + 4.0
-    }
-
-    fn frequency(&self, pair: usize) -> f64 {
-        let exponent = 2.0 * pair as f64 / self.dims.max(1) as f64;
-        libm::pow(self.theta, -exponent)
+    /// The columns of cosines and sines that rotate a pair.
+    fn columns(&self, pair: usize) -> [usize; 2] {
+        [pair, pair + self.dims / 2]
     }
 }
 
 impl Operation for Rotary {
     fn shape(&self, inputs: &[&[usize]], params: &[&[usize]]) -> Option<Vec<usize>> {
         match (inputs, params) {
-            ([x @ [_, _, _, d]], []) => {
+            ([x @ [b, _, s, d], cos, sin], []) => {
                 let pairs = self.dims.is_multiple_of(2) && self.dims <= *d;
-                pairs.then(|| x.to_vec())
+                let table: &[usize] = &[*b, *s, self.dims];
+                (pairs && *cos == table && *sin == table).then(|| x.to_vec())
             }
             _ => None,
         }
@@ -105,6 +76,10 @@ impl Operation for Rotary {
 
 impl fmt::Display for Rotary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "rotary (theta {:e})", self.theta)
+        write!(f, "rotation of {} entries", self.dims)?;
+        match self.pairs {
+            RotaryPairs::Halves => Ok(()),
+            RotaryPairs::Interleaved => f.write_str(", interleaved"),
+        }
     }
 }
