@@ -28,6 +28,7 @@ pub use activation::ActivationName;
 pub use bloom::BloomConfig;
 pub use config::{ConvertedConfig, SettingDifference};
 pub use framework::Framework;
+pub use gpt2::Gpt2Config;
 pub use recipe::{Recipe, Relayout, TensorRecipe};
 pub use stage::Role;
 
@@ -190,7 +191,7 @@ architectures! {
     /// BLOOM, from Megatron-DeepSpeed.
     Bloom(BloomConfig),
     /// GPT-2, from megatron-core.
-    Gpt2,
+    Gpt2(Gpt2Config),
     /// Llama, from megatron-core.
     Llama,
 }
