@@ -29,6 +29,7 @@ pub use bloom::BloomConfig;
 pub use config::{ConvertedConfig, SettingDifference};
 pub use framework::Framework;
 pub use gpt2::Gpt2Config;
+pub use llama::LlamaConfig;
 pub use recipe::{Recipe, Relayout, TensorRecipe};
 pub use stage::Role;
 
@@ -193,7 +194,7 @@ architectures! {
     /// GPT-2, from megatron-core.
     Gpt2(Gpt2Config),
     /// Llama, from megatron-core.
-    Llama,
+    Llama(LlamaConfig),
 }
 
 impl ArchitectureName {

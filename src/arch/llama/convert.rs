@@ -8,6 +8,7 @@
 use crate::arch::megatron::{unsupported, vocabulary};
 use crate::arch::megatron_core::{EMBEDDING, HEAD, epsilon, is_tied, refuse_flags, require};
 use crate::arch::recipe::{Recipe, Relayout, TensorRecipe, object};
+use crate::arch::rope::{HIGH_FREQ_FACTOR, LOW_FREQ_FACTOR, ORIGINAL_POSITIONS};
 use crate::checkpoint::megatron::{MegatronCheckpoint, Partition};
 use crate::error::Result;
 use serde_json::{Map, Value, json};
@@ -15,12 +16,6 @@ use std::ops::Range;
 
 /// The architecture's name.
 pub(super) const LLAMA: &str = "Llama";
-
-/// Parameters of Llama 3's rotary scaling that Megatron has no arguments for
-/// (`RotaryEmbedding._apply_scaling`'s defaults).
-const LOW_FREQ_FACTOR: f64 = 1.0;
-const HIGH_FREQ_FACTOR: f64 = 4.0;
-const ORIGINAL_POSITIONS: usize = 8192;
 
 pub(super) fn recipe(checkpoint: &MegatronCheckpoint, tokens: Option<usize>) -> Result<Recipe> {
     use Partition::{Axis, Gated, Replicated};

@@ -1,6 +1,11 @@
 //! Llama: rotary positions, RMSNorm, grouped queries, a gated MLP.
 
+mod config;
 mod convert;
+mod plan;
+mod stages;
+
+pub use config::LlamaConfig;
 
 use super::megatron_core::{FINAL_NORM_BIAS, FORMATS, POSITIONS};
 use super::{Architecture, Recipe, Runnable};
@@ -39,6 +44,11 @@ impl Architecture for Llama {
     }
 
     fn runnable(&self) -> Option<Runnable> {
-        None
+        Some(Runnable {
+            stages: stages::STAGES,
+            of_transformers: config::of_transformers,
+            of_dump: config::of_dump,
+            of_checkpoint: config::of_checkpoint,
+        })
     }
 }

@@ -1,0 +1,141 @@
+//! Llama's stages, and which hooks of which framework show them.
+
+use crate::arch::stage::{Hook, Role, Stage};
+use crate::arch::{Framework, Part};
+
+/// The last axis of `[sequence, batch, ·]`.
+const LAST: usize = 2;
+/// The heads of `[sequence, batch, heads, head_dim]`.
+const INNER: usize = 2;
+/// The heads of `[batch, heads, query, key]`.
+const HEADS: usize = 1;
+
+/// megatron-core's blocks work on `[sequence, batch, ·]`. It computes queries, keys and values at once,
+/// per group of heads that share a key, and gate and up projection too, of which every rank has its
+/// rows: the stages are parts of those arrays. What rotates is no module: rotated queries and keys are
+/// what its attention is given. `embedding.output` repeats the embedding, transposed, and
+/// `self_attention.output` and `mlp.output` their last layer.
+///
+/// In transformers cosines and sines are of the positions of one row if the batch was not given any:
+/// the import repeats it for the others. Rotated queries and keys, scores and probabilities come from
+/// no module; the dumper wraps the functions that compute them.
+///
+/// Heads before the rotation are copies of the projections, which neither framework shows; values are
+/// what megatron-core's attention is given.
+#[rustfmt::skip]
+pub(super) const STAGES: &[Stage] = &[
+    Stage::new("embed_tokens", Role::Embedding, &[
+        hf("embed_tokens.output"),
+        core("embedding.word_embeddings.output"),
+        core("embedding.output").sbh(),
+    ]),
+    Stage::new("rotary_emb.cos", Role::Rotary, &[hf("rotary_emb.cos.output").one_row()]),
+    Stage::new("rotary_emb.sin", Role::Rotary, &[hf("rotary_emb.sin.output").one_row()]),
+    Stage::new("layers.{layer}.input_layernorm", Role::Norm, &[
+        hf("layers.{layer}.input_layernorm.output"),
+        core("decoder.layers.{layer}.input_layernorm.output").sbh(),
+    ]),
+    Stage::new("layers.{layer}.self_attn.q_proj", Role::Qkv, &[
+        hf("layers.{layer}.self_attn.q_proj.output"),
+        core("decoder.layers.{layer}.self_attention.linear_qkv.output").sbh().part(Part::Query),
+    ]),
+    Stage::new("layers.{layer}.self_attn.k_proj", Role::Qkv, &[
+        hf("layers.{layer}.self_attn.k_proj.output"),
+        core("decoder.layers.{layer}.self_attention.linear_qkv.output").sbh().part(Part::Key),
+    ]),
+    Stage::new("layers.{layer}.self_attn.v_proj", Role::Qkv, &[
+        hf("layers.{layer}.self_attn.v_proj.output"),
+        core("decoder.layers.{layer}.self_attention.linear_qkv.output").sbh().part(Part::Value),
+    ]),
+    Stage::new("layers.{layer}.self_attn.query", Role::Heads, &[]),
+    Stage::new("layers.{layer}.self_attn.key", Role::Heads, &[]),
+    Stage::new("layers.{layer}.self_attn.value", Role::Heads, &[
+        core("decoder.layers.{layer}.self_attention.core_attention.input.value").sbnd()
+            .sharded(INNER),
+    ]),
+    Stage::new("layers.{layer}.self_attn.q_rot", Role::Heads, &[
+        hf("layers.{layer}.self_attn.q_rot.output").bnss(),
+        core("decoder.layers.{layer}.self_attention.core_attention.input.query").sbnd()
+            .sharded(INNER),
+    ]),
+    Stage::new("layers.{layer}.self_attn.k_rot", Role::Heads, &[
+        hf("layers.{layer}.self_attn.k_rot.output").bnss(),
+        core("decoder.layers.{layer}.self_attention.core_attention.input.key").sbnd()
+            .sharded(INNER),
+    ]),
+    Stage::new("layers.{layer}.self_attn.scores", Role::Scores, &[
+        hf("layers.{layer}.self_attn.scores.output").bnss(),
+        core("decoder.layers.{layer}.self_attention.core_attention.scale_mask_softmax.input").bnss()
+            .sharded(HEADS),
+    ]),
+    Stage::new("layers.{layer}.self_attn.probs", Role::Probs, &[
+        hf("layers.{layer}.self_attn.probs.output").bnss(),
+        core("decoder.layers.{layer}.self_attention.core_attention.scale_mask_softmax.output").bnss()
+            .sharded(HEADS),
+        core("decoder.layers.{layer}.self_attention.core_attention.attention_dropout.output").bnss()
+            .sharded(HEADS),
+    ]),
+    Stage::new("layers.{layer}.self_attn.context", Role::Context, &[
+        hf("layers.{layer}.self_attn.o_proj.input"),
+        core("decoder.layers.{layer}.self_attention.core_attention.output").sbh().sharded(LAST),
+        core("decoder.layers.{layer}.self_attention.linear_proj.input").sbh().sharded(LAST),
+    ]),
+    Stage::new("layers.{layer}.self_attn.o_proj", Role::AttentionOutput, &[
+        hf("layers.{layer}.self_attn.o_proj.output"),
+        hf("layers.{layer}.self_attn.output"),
+        core("decoder.layers.{layer}.self_attention.linear_proj.output").sbh(),
+        core("decoder.layers.{layer}.self_attention.output").sbh(),
+    ]),
+    Stage::new("layers.{layer}.self_attn.residual", Role::Attention, &[
+        hf("layers.{layer}.post_attention_layernorm.input"),
+        core("decoder.layers.{layer}.pre_mlp_layernorm.input").sbh(),
+    ]),
+    Stage::new("layers.{layer}.post_attention_layernorm", Role::Norm, &[
+        hf("layers.{layer}.post_attention_layernorm.output"),
+        core("decoder.layers.{layer}.pre_mlp_layernorm.output").sbh(),
+    ]),
+    Stage::new("layers.{layer}.mlp.gate_proj", Role::MlpUp, &[
+        hf("layers.{layer}.mlp.gate_proj.output"),
+        core("decoder.layers.{layer}.mlp.linear_fc1.output").sbh().part(Part::Gate),
+    ]),
+    Stage::new("layers.{layer}.mlp.act_fn", Role::Activation, &[
+        hf("layers.{layer}.mlp.act_fn.output"),
+    ]),
+    Stage::new("layers.{layer}.mlp.up_proj", Role::MlpUp, &[
+        hf("layers.{layer}.mlp.up_proj.output"),
+        core("decoder.layers.{layer}.mlp.linear_fc1.output").sbh().part(Part::Up),
+    ]),
+    Stage::new("layers.{layer}.mlp.gated", Role::Gated, &[
+        hf("layers.{layer}.mlp.down_proj.input"),
+        core("decoder.layers.{layer}.mlp.linear_fc2.input").sbh().sharded(LAST),
+    ]),
+    Stage::new("layers.{layer}.mlp.down_proj", Role::MlpDown, &[
+        hf("layers.{layer}.mlp.down_proj.output"),
+        hf("layers.{layer}.mlp.output"),
+        core("decoder.layers.{layer}.mlp.linear_fc2.output").sbh(),
+        core("decoder.layers.{layer}.mlp.output").sbh(),
+    ]),
+    Stage::new("layers.{layer}", Role::Block, &[
+        hf("layers.{layer}.output"),
+        core("decoder.layers.{layer}.output").sbh(),
+    ]),
+    Stage::new("norm", Role::FinalNorm, &[
+        hf("norm.output"),
+        hf("output"),
+        core("decoder.final_layernorm.output").sbh(),
+    ]),
+    Stage::new("logits", Role::Logits, &[
+        hf("lm_head.output"),
+        hf("logits.output"),
+        core("output_layer.output").sbh().sharded(LAST).may_be_gathered(),
+        core("logits").sharded(LAST).may_be_gathered(),
+    ]),
+];
+
+const fn hf(name: &'static str) -> Hook {
+    Hook::new(Framework::Transformers, name)
+}
+
+const fn core(name: &'static str) -> Hook {
+    Hook::new(Framework::MegatronCore, name)
+}
