@@ -774,7 +774,7 @@ fn check_rotary<T: Bits>(shim: &Shim) {
                 &sines[..],
                 &mut found[..],
                 rows,
-                heads as i32,
+                heads,
                 positions as i32,
                 dim as i32,
                 dims as i32,

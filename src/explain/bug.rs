@@ -61,7 +61,12 @@ impl Bug {
         };
         let mut changed = BTreeMap::new();
         for edit in edits.weights {
-            let value = (edit.value)(&weights.load(&edit.from)?)?;
+            let from: Vec<Tensor> = edit
+                .from
+                .iter()
+                .map(|name| weights.load(name))
+                .collect::<Result<_>>()?;
+            let value = (edit.value)(&from)?;
             let same = match weights.stored(&edit.name) {
                 Some(_) => weights.load(&edit.name)?.bits_equal(&value),
                 None => false,
@@ -117,12 +122,12 @@ pub(super) struct Edits {
     steps: Vec<StepEdit>,
 }
 
-type TensorEdit = Box<dyn Fn(&Tensor) -> Result<Tensor>>;
+type TensorEdit = Box<dyn Fn(&[Tensor]) -> Result<Tensor>>;
 
 struct WeightEdit {
     name: String,
-    /// The parameter whose value it is made from.
-    from: String,
+    /// The parameters whose values it is made from.
+    from: Vec<String>,
     value: TensorEdit,
 }
 
@@ -164,8 +169,23 @@ impl Edits {
     ) -> Self {
         self.weights.push(WeightEdit {
             name: name.to_owned(),
-            from: from.to_owned(),
-            value: Box::new(value),
+            from: vec![from.to_owned()],
+            value: Box::new(move |from| value(&from[0])),
+        });
+        self
+    }
+
+    /// A parameter made from the values of two.
+    pub(super) fn weight_of_two(
+        mut self,
+        name: &str,
+        from: [&str; 2],
+        value: impl Fn(&Tensor, &Tensor) -> Result<Tensor> + 'static,
+    ) -> Self {
+        self.weights.push(WeightEdit {
+            name: name.to_owned(),
+            from: from.map(str::to_owned).to_vec(),
+            value: Box::new(move |from| value(&from[0], &from[1])),
         });
         self
     }

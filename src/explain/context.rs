@@ -1,10 +1,10 @@
 //! What rules can look at.
 
 use super::Subgraph;
-use super::modules::{Fused, Modules};
+use super::modules::{Modules, Projection};
 use crate::checkpoint::Weights;
 use crate::error::Result;
-use crate::op::{self, Op};
+use crate::op::{self, HeadPart, Op};
 use crate::plan::{Plan, StageId, Step};
 use crate::tensor::Tensor;
 
@@ -43,14 +43,44 @@ impl<'a> Context<'a> {
         let side_by_side = self.readers().any(splits) || self.steps().last().is_some_and(context);
         side_by_side
             .then(|| self.attention())?
-            .map(|fused| fused.heads)
+            .map(|queries| queries.heads)
     }
 
-    /// What the heads of the subgraph's block are split from.
-    pub(super) fn attention(&self) -> Option<Fused<'a>> {
+    /// What the queries of the subgraph's block are split from.
+    pub(super) fn attention(&self) -> Option<Projection<'a>> {
         let layer = self.layer();
-        let mut fused = Modules::new(self.plan).fused();
-        fused.find(|fused| fused.layer.step.stage.layer() == layer)
+        let mut queries = Modules::new(self.plan).queries();
+        queries.find(|queries| queries.layer.step.stage.layer() == layer)
+    }
+
+    /// The projection that the subgraph's value is, if heads are split from it.
+    pub(super) fn projection(&self) -> Option<Projection<'a>> {
+        use HeadPart::{Key, Query, Value};
+        let ours = |step: &Step| self.steps().iter().any(|our| our.id == step.id);
+        let modules = Modules::new(self.plan);
+        let splits = |step: &Step| matches!(step.op, Op::SplitHeads(_));
+        self.readers().find(|step| splits(step))?;
+        let mut all = [Query, Key, Value].into_iter();
+        all.find_map(|part| {
+            let mut projections = modules.projections(part);
+            projections.find(|projection| ours(projection.layer.step))
+        })
+    }
+
+    /// Its parameters that may have been treated alike: all of them, or one.
+    pub(super) fn projected(&self) -> Vec<(Vec<String>, &'static str)> {
+        let Some(Projection { layer, .. }) = self.projection() else {
+            return Vec::new();
+        };
+        let (weight, bias) = (&layer.weight.name, layer.bias.map(|bias| &bias.name));
+        match bias.filter(|bias| self.subgraph.params.contains_key(*bias)) {
+            Some(bias) => vec![
+                (vec![weight.clone(), bias.clone()], "weight and bias"),
+                (vec![weight.clone()], "weight"),
+                (vec![bias.clone()], "bias"),
+            ],
+            None => vec![(vec![weight.clone()], "weight")],
+        }
     }
 
     /// The number of the block that the subgraph is in.

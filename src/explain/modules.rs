@@ -1,6 +1,6 @@
 //! Where a model's modules are, found from what its steps do, whatever they are called.
 
-use crate::op::{self, HeadPart, Op};
+use crate::op::{self, HeadPart, Op, QkvLayout};
 use crate::plan::{Param, Plan, StageId, Step};
 
 /// The modules of a plan, each kind in execution order.
@@ -23,10 +23,12 @@ pub(super) struct Layer<'a> {
     pub(super) inputs: usize,
 }
 
-/// A fused query-key-value projection.
+/// A projection that the heads of queries are split from.
 #[derive(Clone, Copy)]
-pub(super) struct Fused<'a> {
+pub(super) struct Projection<'a> {
     pub(super) layer: Layer<'a>,
+    /// How keys and values lie in it, if they do.
+    pub(super) layout: QkvLayout,
     pub(super) heads: usize,
     pub(super) head_dim: usize,
 }
@@ -44,6 +46,13 @@ impl<'a> Modules<'a> {
         self.steps()
             .iter()
             .find(|step| step.op == Op::Embedding(op::Embedding))
+    }
+
+    /// The embedding of positions.
+    pub(super) fn positions(self) -> Option<&'a Step> {
+        let of_positions = |step: &&Step| step.inputs == [StageId::POSITIONS.into()];
+        let mut embeddings = self.steps().iter();
+        embeddings.find(|step| step.op == Op::Embedding(op::Embedding) && of_positions(step))
     }
 
     pub(super) fn norms(self) -> impl Iterator<Item = &'a Step> {
@@ -83,19 +92,26 @@ impl<'a> Modules<'a> {
         embedding.is_some_and(|ours| self.head().is_some_and(|head| head.weight == ours))
     }
 
-    /// The projections that heads are split from.
-    pub(super) fn fused(self) -> impl Iterator<Item = Fused<'a>> {
+    /// The projections that the heads of queries are split from.
+    pub(super) fn queries(self) -> impl Iterator<Item = Projection<'a>> {
+        self.projections(HeadPart::Query)
+    }
+
+    /// Those that the heads of a part are split from.
+    pub(super) fn projections(self, of: HeadPart) -> impl Iterator<Item = Projection<'a>> {
         self.steps().iter().filter_map(move |step| match step.op {
             Op::SplitHeads(op::SplitHeads {
-                part: HeadPart::Query,
+                part,
+                layout,
                 heads,
                 ..
-            }) => {
+            }) if part == of => {
                 let layer = self.layer_giving(&step.inputs[0])?;
-                Some(Fused {
+                Some(Projection {
                     layer,
+                    layout,
                     heads,
-                    head_dim: layer.outputs.checked_div(3 * heads)?,
+                    head_dim: layer.outputs.checked_div(layout.parts() * heads)?,
                 })
             }
             _ => None,
@@ -109,7 +125,7 @@ impl<'a> Modules<'a> {
 
     /// The layers that a feed-forward network ends with.
     pub(super) fn narrowing(self) -> impl Iterator<Item = Layer<'a>> {
-        self.layers_after(|op| matches!(op, Op::Activation(_) | Op::Gate(_)))
+        self.layers_after(|op| matches!(op, Op::Activation(_) | Op::Gate(_) | Op::Multiply(_)))
     }
 
     /// The layers whose result goes through an activation function.
@@ -117,6 +133,18 @@ impl<'a> Modules<'a> {
         self.steps().iter().filter_map(move |step| match step.op {
             Op::Activation(_) | Op::Gate(_) => self.layer_giving(&step.inputs[0]),
             _ => None,
+        })
+    }
+
+    /// The layers whose results are multiplied, one of them after an activation function: gate and up.
+    pub(super) fn gated(self) -> impl Iterator<Item = (Layer<'a>, Layer<'a>)> {
+        self.steps().iter().filter_map(move |step| {
+            let (Op::Multiply(_), [gate, up]) = (&step.op, step.inputs.as_slice()) else {
+                return None;
+            };
+            let activation = self.producer(gate)?;
+            let gate = self.layer_giving(activation.inputs.first()?)?;
+            Some((gate, self.layer_giving(up)?))
         })
     }
 

@@ -27,6 +27,15 @@ pub(super) fn picked(
     })
 }
 
+/// The order that undoes another.
+pub(super) fn inverse(order: &[usize]) -> Vec<usize> {
+    let mut back = vec![0; order.len()];
+    for (row, from) in order.iter().enumerate() {
+        back[*from] = row;
+    }
+    back
+}
+
 /// The columns of a matrix in this order.
 pub(super) fn columns(tensor: &Tensor, order: &[usize]) -> Result<Tensor> {
     let width = order.len().max(1);

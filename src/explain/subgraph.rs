@@ -86,8 +86,10 @@ impl Subgraph {
         let narrowed = self.narrowed()?;
         let bounded = |uncertain: &HashMap<String, ErrorBound>| -> Result<(Tensor, ErrorBound)> {
             let value = narrowed.run(backend, Some(confidence), uncertain)?;
-            let error_bound = value.error_bound.ok_or_else(|| missing("a computed value"));
-            Ok((value.array, error_bound?))
+            // What is made of given elements is exact.
+            let exact = || ErrorBound::zero(value.array.len());
+            let error_bound = value.error_bound.unwrap_or_else(exact);
+            Ok((value.array, error_bound))
         };
         // The reference's parameters are certain, whatever is known of the candidate's.
         let (result, theirs) = bounded(&HashMap::new())?;

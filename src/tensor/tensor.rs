@@ -367,3 +367,37 @@ impl fmt::Debug for Tensor {
         write!(f, "Tensor {{ {} {:?} }}", self.dtype, self.shape)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use half::{bf16, f16};
+    use proptest::prelude::*;
+
+    proptest! {
+        /// The nearest value, of two as near the one with an even mantissa; also just beside the
+        /// middle, where a conversion that drops the low half of an fp64 takes the wrong side.
+        #[test]
+        fn casts_round_once_to_the_nearest_and_ties_to_even(
+            bits in 0_u16..0x7b00, beside in -1_i64..=1, negative in any::<bool>(),
+        ) {
+            let sign = if negative { -1.0 } else { 1.0 };
+            let middle = |low: f64, high: f64| {
+                let middle = (low + high) / 2.0;
+                sign * f64::from_bits((middle.to_bits() as i64 + beside) as u64)
+            };
+            let nearest = match beside {
+                0 => bits + bits % 2,
+                beside => bits + u16::from(beside > 0),
+            };
+            let signed = nearest | if negative { 0x8000 } else { 0 };
+            let wide = |value: f64| Tensor::from_vec(&[1], vec![value]).unwrap();
+            let [low, high] = [bits, bits + 1].map(|bits| bf16::from_bits(bits).to_f64());
+            let found = wide(middle(low, high)).cast(DType::Bf16).unwrap();
+            prop_assert_eq!(found.as_slice::<bf16>().unwrap()[0].to_bits(), signed);
+            let [low, high] = [bits, bits + 1].map(|bits| f16::from_bits(bits).to_f64());
+            let found = wide(middle(low, high)).cast(DType::F16).unwrap();
+            prop_assert_eq!(found.as_slice::<f16>().unwrap()[0].to_bits(), signed);
+        }
+    }
+}

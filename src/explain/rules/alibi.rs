@@ -78,7 +78,7 @@ impl Rule for Alibi {
                 Some(with_alibi(words, |scale, _| *scale = 0.0))
             }),
             Bug::new("ALiBi scaled with the product", |modules| {
-                let root = (modules.fused().next()?.head_dim as f32).sqrt();
+                let root = (modules.queries().next()?.head_dim as f32).sqrt();
                 let words = "adds the ALiBi bias unscaled";
                 Some(with_alibi(words, move |scale, _| *scale *= 1.0 / root))
             }),

@@ -23,7 +23,7 @@ impl Rule for AttentionScale {
     fn rewrites<'a>(&self, context: &Context<'a>) -> Result<Vec<Rewrite<'a>>> {
         let mut all = Vec::new();
         let layer = context.layer().unwrap_or(0) as f32;
-        let head_dim = context.attention().map_or(1, |fused| fused.head_dim);
+        let head_dim = context.attention().map_or(1, |queries| queries.head_dim);
         let head_dim = head_dim.max(1) as f32;
         for step in context.steps() {
             let factors = [
@@ -64,12 +64,12 @@ impl Rule for AttentionScale {
     fn bugs(&self) -> Vec<Bug> {
         vec![
             Bug::new("attention scores not scaled", |modules| {
-                let root = (modules.fused().next()?.head_dim as f32).sqrt();
+                let root = (modules.queries().next()?.head_dim as f32).sqrt();
                 let words = "products are over the root of the head dimension";
                 Some(with_products(words, move |scale| *scale *= root))
             }),
             Bug::new("attention scores scaled twice", |modules| {
-                let root = (modules.fused().next()?.head_dim as f32).sqrt();
+                let root = (modules.queries().next()?.head_dim as f32).sqrt();
                 let words = "products are times the root of the head dimension";
                 Some(with_products(words, move |scale| *scale /= root))
             }),

@@ -64,7 +64,7 @@ impl Rule for BiasValues {
                 zeros(modules.final_norm()?.params.get(1))
             }),
             Bug::new("qkv bias missing", |modules| {
-                zeros(modules.fused().last()?.layer.bias)
+                zeros(modules.queries().last()?.layer.bias)
             }),
             Bug::new("dense bias missing", |modules| {
                 zeros(modules.attention_outputs().next()?.bias)

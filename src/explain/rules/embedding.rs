@@ -77,6 +77,13 @@ impl Rule for Embedding {
                 let edits = Edits::named_by("rows of the embedding lie 1 later");
                 Some(edits.weight(&weight.name, move |weight| rearrange::rows(weight, &order)))
             }),
+            Bug::new("positions shifted by one", |modules| {
+                let weight = modules.positions()?.params.first()?;
+                let rows = *weight.shape.first()?;
+                let order: Vec<usize> = (0..rows).map(|row| (row + rows - 1) % rows).collect();
+                let edits = Edits::named_by("rows of the embedding lie 1 later");
+                Some(edits.weight(&weight.name, move |weight| rearrange::rows(weight, &order)))
+            }),
             Bug::new(
                 "embedding scaled by the root of the hidden size",
                 |modules| {

@@ -2,8 +2,9 @@
 //! and its up part, concatenated as they are and cut in the middle.
 
 use crate::error::Result;
-use crate::explain::bug::{Bug, Edits};
+use crate::explain::bug::{Bug, Edits, part};
 use crate::explain::context::Context;
+use crate::explain::modules::Modules;
 use crate::explain::rearrange::picked;
 use crate::explain::rewrite::Rewrite;
 use crate::explain::rule::Rule;
@@ -42,6 +43,30 @@ impl Rule for Gate {
                         step.inputs.reverse();
                     }
                 }))
+            }),
+            Bug::new("gate and up of 2 ranks cut in the middle", |modules| {
+                let (gate, up) = modules.gated().next()?;
+                let (gate, up) = (gate.weight, up.weight);
+                let rows = part(*gate.shape.first()?, 2)?;
+                let edits = Edits::named_by("2 ranks are concatenated rank by rank");
+                // Of [gate₀; up₀; gate₁; up₁] the first two for the gate.
+                let halves = move |a: &Tensor, b: &Tensor, half: usize| {
+                    let of = |tensor: &Tensor| {
+                        let order: Vec<usize> = (half * rows..(half + 1) * rows).collect();
+                        let mut shape = tensor.shape().to_vec();
+                        shape[0] = rows;
+                        picked(tensor, &order, 2 * rows, &shape)
+                    };
+                    Tensor::concat(&[of(a)?, of(b)?], 0)
+                };
+                let edits = edits.weight_of_two(&gate.name, [&gate.name, &up.name], move |a, b| {
+                    halves(a, b, 0)
+                });
+                Some(
+                    edits.weight_of_two(&up.name, [&gate.name, &up.name], move |a, b| {
+                        halves(a, b, 1)
+                    }),
+                )
             }),
             Bug::new("gate of another activation", |modules| {
                 let ours = modules.steps().iter().find_map(|step| match step.op {
@@ -123,6 +148,14 @@ fn concatenated<'a>(context: &Context<'a>, step: &Step, all: &mut Vec<Rewrite<'a
 /// The weight that is gated by, or gates, what a linear layer gives, and whether the layer is the
 /// gate.
 fn partner<'a>(context: &Context<'a>, step: &Step) -> Option<(&'a Param, bool)> {
+    for (gate, up) in Modules::new(context.plan).gated() {
+        if gate.step.id == step.id {
+            return Some((up.weight, true));
+        }
+        if up.step.id == step.id {
+            return Some((gate.weight, false));
+        }
+    }
     let steps = context.plan.steps();
     let gated = |other: &&Step| matches!(other.op, Op::Gate(_)) && other.inputs.contains(&step.id);
     let gate = steps.iter().find(gated)?;

@@ -54,17 +54,29 @@ impl Rule for Head {
     }
 
     fn bugs(&self) -> Vec<Bug> {
-        vec![Bug::new("stale head", |modules| {
-            let (head, embedding) = (modules.head()?, modules.embedding()?.params.first()?);
-            let edits = Edits::named_by(format!("head is {}", embedding.name));
-            modules.is_tied().then(|| {
-                let edits = edits.weight_from(UNTIED, &embedding.name, |weight| {
-                    let mut noise = noise();
-                    mapped(weight, |x| x * (1.0 + 0.05 * noise()))
-                });
-                edits.step(&head.step.id, |step| step.params[0].name = UNTIED.into())
-            })
-        })]
+        vec![
+            Bug::new("head tied although it has weights of its own", |modules| {
+                let (head, embedding) = (modules.head()?, modules.embedding()?.params.first()?);
+                let edits = Edits::named_by(format!("head is {}", head.weight.name));
+                let embedding = embedding.name.clone();
+                (!modules.is_tied()).then(|| {
+                    edits.step(&head.step.id, move |step| {
+                        step.params[0].name = embedding.clone();
+                    })
+                })
+            }),
+            Bug::new("stale head", |modules| {
+                let (head, embedding) = (modules.head()?, modules.embedding()?.params.first()?);
+                let edits = Edits::named_by(format!("head is {}", embedding.name));
+                modules.is_tied().then(|| {
+                    let edits = edits.weight_from(UNTIED, &embedding.name, |weight| {
+                        let mut noise = noise();
+                        mapped(weight, |x| x * (1.0 + 0.05 * noise()))
+                    });
+                    edits.step(&head.step.id, |step| step.params[0].name = UNTIED.into())
+                })
+            }),
+        ]
     }
 }
 

@@ -5,7 +5,8 @@ use crate::explain::bug::{Bug, Edits};
 use crate::explain::context::Context;
 use crate::explain::rewrite::Rewrite;
 use crate::explain::rule::Rule;
-use crate::op::{self, HeadPart, Op};
+use crate::op::{self, HeadPart, Op, QkvLayout};
+use crate::plan::Step;
 
 pub(super) struct HeadParts;
 
@@ -21,11 +22,7 @@ impl Rule for HeadParts {
     fn rewrites<'a>(&self, context: &Context<'a>) -> Result<Vec<Rewrite<'a>>> {
         use HeadPart::{Key, Query, Value};
         let mut all = Vec::new();
-        let splits = context.steps().iter();
-        if !splits
-            .into_iter()
-            .any(|step| matches!(step.op, Op::SplitHeads(_)))
-        {
+        if !context.steps().iter().any(is_fused) {
             return Ok(all);
         }
         for (a, b, names) in [
@@ -58,7 +55,8 @@ impl Rule for HeadParts {
     fn bugs(&self) -> Vec<Bug> {
         vec![Bug::new(
             "queries and keys swapped where heads are split",
-            |_| {
+            |modules| {
+                modules.steps().iter().find(|step| is_fused(step))?;
                 Some(
                     Edits::named_by("queries and keys are swapped").steps(|step| {
                         if let Op::SplitHeads(op::SplitHeads { part, .. }) = &mut step.op {
@@ -73,4 +71,12 @@ impl Rule for HeadParts {
             },
         )]
     }
+}
+
+/// Whether a part can be taken for another: parts with projections of their own cannot.
+fn is_fused(step: &Step) -> bool {
+    let Op::SplitHeads(op::SplitHeads { layout, .. }) = step.op else {
+        return false;
+    };
+    layout != QkvLayout::Separate
 }

@@ -3,8 +3,10 @@
 use crate::error::Result;
 use crate::explain::bug::{Bug, Edits};
 use crate::explain::context::Context;
+use crate::explain::modules::Layer;
 use crate::explain::rewrite::Rewrite;
 use crate::explain::rule::Rule;
+use crate::op::HeadPart;
 use crate::plan::StageId;
 use std::collections::BTreeSet;
 
@@ -84,6 +86,16 @@ impl Rule for OtherWeights {
                 let pairs = first.iter().zip(&second);
                 Some(pairs.fold(edits, |edits, (a, b)| edits.swap(a, b)))
             }),
+            Bug::new("key and value projections swapped", |modules| {
+                let [key, value] =
+                    [HeadPart::Key, HeadPart::Value].map(|part| modules.projections(part).next());
+                let (key, value) = (key?.layer, value?.layer);
+                swapped_modules(key, value)
+            }),
+            Bug::new("gate and up projections swapped", |modules| {
+                let (gate, up) = modules.gated().next()?;
+                swapped_modules(gate, up)
+            }),
             Bug::new("a layer's weights written over the next", |modules| {
                 let mut layers = modules.attention_outputs();
                 let (first, second) = (layers.next()?.weight, layers.next()?.weight);
@@ -91,6 +103,15 @@ impl Rule for OtherWeights {
             }),
         ]
     }
+}
+
+/// Two modules of a block with each other's parameters.
+fn swapped_modules(a: Layer<'_>, b: Layer<'_>) -> Option<Edits> {
+    let (module, _) = b.weight.name.rsplit_once('.')?;
+    let edits = Edits::named_by(format!("those of {}", StageId::from(module).kind()));
+    let (ours, theirs) = (a.params(), b.params());
+    let pairs = ours.iter().zip(&theirs);
+    (a.weight != b.weight).then(|| pairs.fold(edits, |edits, (a, b)| edits.swap(a, b)))
 }
 
 /// Parameters that another module has, too, though they are no constants: one of the two was

@@ -15,6 +15,9 @@ const THETAS: [f64; 6] = [1e4, 5e5, 1e6, 1e5, 2.5e5, 1e7];
 /// Linear scalings in use.
 const SCALINGS: [f64; 4] = [2.0, 4.0, 8.0, 16.0];
 
+/// Factors of Llama 3's scaling in use (3.1, 3.2), all of 8192 positions.
+const LLAMA3: [f64; 2] = [8.0, 32.0];
+
 pub(super) struct Rotary;
 
 impl Rule for Rotary {
@@ -54,7 +57,7 @@ impl Rule for Rotary {
             }),
             Bug::new("rotary positions divided by 3", |modules| {
                 let ours = table(modules)?.frequencies.scaling;
-                let words = format!("has {ours} rotary scaling, the model linear (factor 3)");
+                let words = format!("rotary scaling is {ours}, the model's linear (factor 3)");
                 ours.is_none().then(|| {
                     of_angles(words, |table| {
                         table.frequencies.scaling = RopeScaling::Linear { factor: 3.0 };
@@ -63,9 +66,9 @@ impl Rule for Rotary {
             }),
             Bug::new("rotary scaling lost", |modules| {
                 let ours = table(modules)?.frequencies.scaling;
-                // What was lost cannot be told from the model.
+                let words = format!("rotary scaling is {ours}, the model's none");
                 let lost = || {
-                    of_angles("rotary frequencies are not the reference's", |table| {
+                    of_angles(words, |table| {
                         table.frequencies.scaling = RopeScaling::None;
                     })
                 };
@@ -213,14 +216,21 @@ fn of_tables<'a>(ours: RotaryTable) -> Vec<Rewrite<'a>> {
         );
     }
     let linear = SCALINGS.map(|factor| RopeScaling::Linear { factor });
-    for other in [RopeScaling::None].into_iter().chain(linear) {
+    let llama3 = LLAMA3.map(|factor| RopeScaling::Llama3 {
+        factor,
+        low: 1.0,
+        high: 4.0,
+        positions: 8192,
+    });
+    let none = [RopeScaling::None].into_iter();
+    for other in none.chain(linear).chain(llama3) {
         push(
             with(Frequencies {
                 scaling: other,
                 ..ours.frequencies
             }),
-            format!("the reference has {other} rotary scaling, the model {scaling}"),
-            format!("with {other} rotary scaling"),
+            format!("the reference's rotary scaling is {other}, the model's {scaling}"),
+            format!("with rotary scaling {other}"),
         );
     }
     for by in [-1, 1] {

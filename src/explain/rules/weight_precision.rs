@@ -56,7 +56,7 @@ impl Rule for WeightPrecision {
     fn bugs(&self) -> Vec<Bug> {
         vec![
             Bug::new("qkv weight through fp8 (e5m2)", |modules| {
-                let weight = &modules.fused().next()?.layer.weight.name;
+                let weight = &modules.queries().next()?.layer.weight.name;
                 let edits = Edits::named_by("rounded through fp8 (e5m2)");
                 Some(edits.weight(weight, |weight| through_eight_bit(weight, 2, -14, 57344.0)))
             }),

@@ -16,7 +16,7 @@ pub struct ErrorBound {
 
 impl ErrorBound {
     /// Of values that are exact.
-    pub(in crate::op) fn zero(elements: usize) -> Self {
+    pub(crate) fn zero(elements: usize) -> Self {
         Self {
             rounding: vec![0.0; elements],
             std: vec![0.0; elements],

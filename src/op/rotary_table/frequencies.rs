@@ -215,7 +215,7 @@ impl fmt::Display for Frequencies {
 impl fmt::Display for RopeScaling {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (name, factor) = match self {
-            Self::None => return f.write_str("no"),
+            Self::None => return f.write_str("none"),
             Self::Linear { factor } => ("linear", factor),
             Self::Dynamic { factor, .. } => ("dynamic", factor),
             Self::Llama3 { factor, .. } => ("llama3", factor),

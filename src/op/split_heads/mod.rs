@@ -55,7 +55,7 @@ pub enum QkvLayout {
 
 impl QkvLayout {
     /// How many parts the fused axis has.
-    fn parts(self) -> usize {
+    pub(crate) fn parts(self) -> usize {
         match self {
             Self::PerHead | Self::PerPart => 3,
             Self::Separate => 1,
