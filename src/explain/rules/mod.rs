@@ -10,6 +10,7 @@ mod bias_values;
 mod embedding;
 mod gate;
 mod head;
+mod head_order;
 mod head_parts;
 mod mask;
 mod multiplier;
@@ -41,6 +42,7 @@ pub(super) static RULES: &[&dyn Rule] = &[
     &embedding::Embedding,
     &gate::Gate,
     &head::Head,
+    &head_order::HeadOrder,
     &head_parts::HeadParts,
     &mask::Mask,
     &multiplier::Multiplier,
