@@ -1,6 +1,6 @@
 //! Whatever is wrong with an input ends in one clear error and exit code 2, with nothing written.
 
-use crate::common::{self, Copy};
+use crate::common::{self, Copy, goldens};
 use std::fmt::Write as _;
 use std::process::Command;
 
@@ -319,6 +319,12 @@ fn models_that_do_not_fit() {
     );
     model("no heads", &config("\"n_head\": 8", "\"n_head\": 0"));
     model("another type", &config("\"bfloat16\"", "\"float32\""));
+    model("another architecture", &|copy| {
+        for file in ["config.json", "model.safetensors"] {
+            let theirs = goldens().join("megatron_core_gpt2_fp32_tp1/hf").join(file);
+            std::fs::copy(theirs, copy.model().join(file)).expect("a copy");
+        }
+    });
     model(
         "an unknown architecture",
         &config("\"bloom\"", "\"blossom\""),

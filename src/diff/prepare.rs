@@ -151,6 +151,13 @@ fn same_model(golden: &Golden, candidate: &Candidate) -> Result<Vec<String>> {
     golden.check_runs_without_inputs()?;
     let manifest = golden.manifest();
     let config = candidate.settings();
+    let [ours, theirs] = [&candidate.model, &manifest.model].map(ModelConfig::architecture);
+    if ours != theirs {
+        let expected = format!("{theirs}, as the golden is");
+        let fault = BadInput::new(config, expected, ours.to_string()).at("architecture");
+        let remedy = "compare the model with a golden of its own architecture";
+        return Err(fault.remedy(remedy).into());
+    }
     let differences = candidate.model.differences(&manifest.model);
     if !candidate.model.same_structure(&manifest.model) {
         let list = |pick: fn(&SettingDifference) -> String| {

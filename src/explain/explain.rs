@@ -510,7 +510,13 @@ mod tests {
         ];
         let plan = Plan::new(DType::F32, steps).unwrap();
         let given = [("gate", draw(&[1, 9, 16], 1)), ("up", draw(&[1, 9, 16], 2))];
-        bugs_are_named("gate", &plan, &given, &[]);
+        // The layers themselves are given.
+        bugs_are_named(
+            "gate",
+            &plan,
+            &given,
+            &["gate and up of 2 ranks cut in the middle"],
+        );
     }
 
     #[test]
