@@ -252,6 +252,39 @@ fn verification_sees_a_changed_byte() {
     assert!(!output.exists());
 }
 
+/// A setting that changes what is computed is carried over or refused by name, never dropped.
+#[test]
+fn settings_that_change_the_model_are_never_dropped() {
+    let converted = |model: &str, name: &str, value: Arg| {
+        let folder = goldens().join(model).join("checkpoints/torch_fp32_tp1");
+        let overrides = [(name.to_owned(), value)];
+        Converted::new(MegatronCheckpoint::open(&folder, &overrides)?, None, None)
+    };
+    for (name, value) in [
+        ("apply_layernorm_1p", Arg::Flag(true)),
+        ("layernorm_zero_centered_gamma", Arg::Flag(true)),
+        ("apply_residual_connection_post_layernorm", Arg::Flag(true)),
+        ("fp32_residual_connection", Arg::Flag(true)),
+        ("window_size", Arg::Int(128)),
+        ("softmax_scale", Arg::Float(0.5)),
+        ("softmax_type", Arg::Text("off-by-one".into())),
+        ("num_experts", Arg::Int(8)),
+        ("activation_func", Arg::Text("relu".into())),
+    ] {
+        for model in CORE {
+            let error = converted(model, name, value.clone()).err();
+            let error = error.map(|error| error.to_string()).unwrap_or_default();
+            assert!(error.contains(name), "{model} with {name}: {error}");
+        }
+    }
+    let name = "rotary_seq_len_interpolation_factor";
+    let linear = converted(CORE[0], name, Arg::Int(4))
+        .unwrap()
+        .config()
+        .unwrap();
+    assert!(format!("{:?}", linear.model).contains("Linear { factor: 4.0 }"));
+}
+
 /// A tiny BLOOM of two ranks in Megatron-DeepSpeed's format: hidden 4, 2 heads, 1 layer.
 fn tiny(folder: &Path, change: impl Fn(usize, &str, &mut Tensor)) -> PathBuf {
     let folder = folder.join("global_step5");

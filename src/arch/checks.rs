@@ -100,8 +100,10 @@ impl<'a> Checks<'a> {
 
     /// A number above 0.
     fn positive(&self, key: &str, number: f64) -> Result<()> {
-        let usable = number > 0.0 && number.is_finite();
-        self.holds(usable, key, "a number above 0", number)
+        // Frameworks compute with it in fp32.
+        let narrow = number as f32;
+        let usable = narrow > 0.0 && narrow.is_finite();
+        self.holds(usable, key, "a number above 0 that fp32 holds", number)
     }
 
     fn holds(

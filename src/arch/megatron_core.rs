@@ -17,20 +17,59 @@ pub(super) const POSITIONS: &str = "embedding.position_embeddings.weight";
 /// The bias of the last norm, which an RMSNorm lacks.
 pub(super) const FINAL_NORM_BIAS: &str = "decoder.final_layernorm.bias";
 
-/// Refuses what an architecture cannot compute: these flags, and experts.
+/// Flags that change what is computed, and that neither GPT-2 nor Llama has.
+const FOREIGN_FLAGS: [&str; 7] = [
+    "apply_layernorm_1p",
+    "layernorm_zero_centered_gamma",
+    "apply_residual_connection_post_layernorm",
+    "fp32_residual_connection",
+    "qk_l2_norm",
+    "attention_output_gate",
+    "multi_latent_attention",
+];
+/// Arguments that do, whatever their value; TransformerConfig's name of experts, then Megatron-LM's.
+const FOREIGN: [&str; 5] = [
+    "window_size",
+    "softmax_scale",
+    "no_rope_freq",
+    "num_moe_experts",
+    "num_experts",
+];
+/// The one that names a softmax, and the plain one.
+const SOFTMAX: (&str, &str) = ("softmax_type", "vanilla");
+
+/// Refuses what an architecture cannot compute: these flags, and what no architecture here can.
 pub(super) fn refuse_flags(
     checkpoint: &MegatronCheckpoint,
     architecture: &str,
     flags: &[&str],
 ) -> Result<()> {
-    for flag in flags {
-        if checkpoint.args().flag_or(flag, false)? {
+    let args = checkpoint.args();
+    for flag in flags.iter().chain(&FOREIGN_FLAGS) {
+        if args.flag_or(flag, false)? {
             return Err(unsupported(checkpoint, architecture, flag));
         }
     }
-    match checkpoint.args().get("num_experts") {
-        None => Ok(()),
-        Some(_) => Err(unsupported(checkpoint, architecture, "num_experts")),
+    for argument in FOREIGN {
+        if args.get(argument).is_some() {
+            return Err(unsupported(checkpoint, architecture, argument));
+        }
+    }
+    let (softmax, plain) = SOFTMAX;
+    require(checkpoint, architecture, softmax, plain)
+}
+
+/// Refuses another activation function than the one an architecture has. Megatron-LM's arguments do
+/// not name it, TransformerConfig's do.
+pub(super) fn require_activation(
+    checkpoint: &MegatronCheckpoint,
+    architecture: &str,
+    only: ActivationName,
+) -> Result<()> {
+    let key = "activation_func";
+    match checkpoint.args().text(key) {
+        Some(name) if named(&name) != Some(only) => Err(unsupported(checkpoint, architecture, key)),
+        _ => Ok(()),
     }
 }
 
@@ -99,15 +138,19 @@ pub(super) fn arithmetic(settings: &Settings<'_>) -> Result<MegatronArithmetic> 
     })
 }
 
-/// Refuses what an architecture cannot compute: these flags, and experts.
+/// Refuses what an architecture cannot compute: these flags, and what no architecture here can.
 pub(super) fn refuse_settings(settings: &Settings<'_>, flags: &[&str]) -> Result<()> {
-    for flag in flags {
+    for flag in flags.iter().chain(&FOREIGN_FLAGS) {
         settings.refuse_flag(flag)?;
     }
-    settings.refuse_flag("multi_latent_attention")?;
-    // TransformerConfig's name, then Megatron-LM's.
-    settings.refuse("num_moe_experts")?;
-    settings.refuse("num_experts")
+    for key in FOREIGN {
+        settings.refuse(key)?;
+    }
+    let (softmax, plain) = SOFTMAX;
+    match settings.text(&[softmax])? {
+        Some(other) if !other.ends_with(plain) => Err(settings.fault(softmax, plain, other)),
+        _ => Ok(()),
+    }
 }
 
 /// Refuses any other choice than the one an architecture has; nothing is megatron-core's default,
@@ -126,8 +169,22 @@ pub(super) fn activation(settings: &Settings<'_>) -> Result<ActivationName> {
     let key = "activation_func";
     let name = settings.text(&[key])?;
     let name = name.as_deref().unwrap_or("gelu");
+    let Some(found) = named(name) else {
+        return Err(settings.fault(key, "gelu, silu or relu", format!("{name:?}")));
+    };
+    // With its fused kernel Megatron computes GELU by the tanh formula, without it by erf.
+    let fused = settings.flag_or(&["bias_gelu_fusion", "bias_activation_fusion"], false)?;
+    let tanh = fused || settings.flag_or(&["openai_gelu"], false)?;
+    Ok(match found {
+        ActivationName::Gelu if tanh => ActivationName::GeluNew,
+        other => other,
+    })
+}
+
+/// The function that a text as Python shows one, or its name alone, names.
+fn named(text: &str) -> Option<ActivationName> {
     let is = |function: &str| {
-        let mut words = name.split(|c: char| !c.is_alphanumeric() && c != '_');
+        let mut words = text.split(|c: char| !c.is_alphanumeric() && c != '_');
         words.any(|word| word == function)
     };
     let known = [
@@ -135,17 +192,8 @@ pub(super) fn activation(settings: &Settings<'_>) -> Result<ActivationName> {
         ("silu", ActivationName::Silu),
         ("relu", ActivationName::Relu),
     ];
-    let Some((_, found)) = known.into_iter().find(|(function, _)| is(function)) else {
-        return Err(settings.fault(key, "gelu, silu or relu", format!("{name:?}")));
-    };
-    // With its fused kernel Megatron computes GELU by the tanh formula, without it by erf.
-    let fused = settings.flag_or(&["bias_gelu_fusion", "bias_activation_fusion"], false)?;
-    let tanh = fused || settings.flag_or(&["openai_gelu"], false)?;
-    let gated = settings.flag_or(&["gated_linear_unit"], false)?;
-    Ok(match found {
-        ActivationName::Gelu if tanh && !gated => ActivationName::GeluNew,
-        other => other,
-    })
+    let found = known.into_iter().find(|(function, _)| is(function));
+    found.map(|(_, name)| name)
 }
 
 /// Rows of the embedding, with their padding: as the arrays have them, where an importer says.

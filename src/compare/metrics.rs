@@ -39,7 +39,8 @@ pub struct Metrics {
     /// `‖reference − candidate‖ / ‖reference‖`, Frobenius norms; 0 if both are 0, infinite if only
     /// the reference is.
     pub relative_frobenius: f64,
-    /// Root mean square of the reference's finite values; `None` if only statistics of them are known.
+    /// Root mean square of the reference's finite values, or of the candidate's where only statistics of
+    /// the reference are known; `None` if there is none.
     pub reference_rms: Option<f64>,
     /// Largest distance in units in the last place; `None` if the two are stored differently.
     pub max_ulp: Option<u64>,
@@ -170,9 +171,19 @@ pub fn compare_statistics(reference: &Statistics, candidate: &Tensor) -> Result<
     Ok(Metrics {
         // A mean of fp64 has no ulp of the model's type, and is none of the values.
         max_ulp: None,
-        reference_rms: None,
+        reference_rms: rms(candidate)?,
         statistics,
         ..metrics
+    })
+}
+
+/// Root mean square of what is finite.
+fn rms(x: &Tensor) -> Result<Option<f64>> {
+    with_element!(x.dtype(), T => {
+        let values = x.as_slice::<T>()?.iter().map(|value| value.to_f64());
+        let finite = values.filter(|value| value.is_finite());
+        let (count, squares) = finite.fold((0_usize, 0.0), |(n, sum), x| (n + 1, sum + x * x));
+        Ok((count > 0).then(|| (squares / count as f64).sqrt()))
     })
 }
 

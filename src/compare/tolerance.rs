@@ -29,7 +29,7 @@ pub enum Bound {
     /// [`StatisticsDifference::judged`](super::StatisticsDifference::judged).
     Stat(f64),
     /// The same in units of the reference's root mean square, so that it holds of logits of any
-    /// size; absolute where the reference is known by its statistics alone.
+    /// size; of the candidate's where the reference is known by its statistics alone.
     StatRms(f64),
     /// Every difference within the [`Budget`](super::Budget) of its element.
     Rounding,

@@ -96,7 +96,8 @@ impl Candidate {
         let said = self.model.vocab_size();
         if let Some(rows) = rows.filter(|rows| *rows != said && *rows > 0) {
             self.notes.push(format!(
-                "config.json says a vocabulary of {said}, the embedding has {rows} rows"
+                "{} says a vocabulary of {said}, the embedding has {rows} rows",
+                self.settings_name()
             ));
             self.model = self.model.with_vocab_size(rows);
         }
@@ -164,6 +165,12 @@ impl Candidate {
             rewriting: Some(rewriting),
             ..self
         }
+    }
+
+    /// The name of the file that says what it is.
+    pub(super) fn settings_name(&self) -> String {
+        let name = self.settings.file_name().unwrap_or_default();
+        name.to_string_lossy().into_owned()
     }
 
     /// The file that says what it is.

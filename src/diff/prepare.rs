@@ -184,8 +184,11 @@ fn same_model(golden: &Golden, candidate: &Candidate) -> Result<Vec<String>> {
     let differences = vocabulary.differences(&manifest.model);
     let notes = differences.iter().map(|d| {
         format!(
-            "config.json says {} {}, the reference has {}",
-            d.setting, d.ours, d.theirs
+            "{} says {} {}, the reference has {}",
+            candidate.settings_name(),
+            d.setting,
+            d.ours,
+            d.theirs
         )
     });
     let notes = notes.chain(ignored_keys(golden));

@@ -3,9 +3,10 @@
 //! transformers' GPT-2 has `Conv1D` layers, whose weight is `[in, out]`, and keeps query, key and
 //! value one after the other where Megatron has them per head.
 
+use crate::arch::ActivationName;
 use crate::arch::megatron::{unsupported, vocabulary};
 use crate::arch::megatron_core::{
-    EMBEDDING, HEAD, POSITIONS, epsilon, is_tied, refuse_flags, require,
+    EMBEDDING, HEAD, POSITIONS, epsilon, is_tied, refuse_flags, require, require_activation,
 };
 use crate::arch::recipe::{Recipe, Relayout, TensorRecipe, object};
 use crate::checkpoint::megatron::{MegatronCheckpoint, Partition};
@@ -39,6 +40,7 @@ pub(super) fn recipe(checkpoint: &MegatronCheckpoint, tokens: Option<usize>) -> 
         "position_embedding_type",
         "learned_absolute",
     )?;
+    require_activation(checkpoint, GPT2, ActivationName::Gelu)?;
     if !args.flag_or("add_bias_linear", true)? {
         return Err(refuse("add_bias_linear"));
     }
@@ -191,7 +193,11 @@ fn activation(checkpoint: &MegatronCheckpoint) -> Result<&'static str> {
     let fused = match args.get("bias_gelu_fusion") {
         Some(_) => args.flag_or("bias_gelu_fusion", true)?,
         // TransformerConfig's name of it.
-        None => args.flag_or("bias_activation_fusion", true)?,
+        None => {
+            // It names the function, too, and does not fuse unless told to; Megatron-LM does.
+            let fuses = args.get("activation_func").is_none();
+            args.flag_or("bias_activation_fusion", fuses)?
+        }
     };
     let tanh = fused || args.flag_or("openai_gelu", false)?;
     Ok(if tanh { "gelu_new" } else { "gelu" })

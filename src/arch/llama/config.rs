@@ -176,7 +176,7 @@ pub(super) fn of_dump(
     let groups = groups.filter(|_| grouped).unwrap_or(num_attention_heads);
     let config = LlamaConfig {
         hidden_size,
-        intermediate_size: settings.size_or(&["ffn_hidden_size"], 4 * hidden_size)?,
+        intermediate_size: settings.size_or(&["ffn_hidden_size"], hidden_size.saturating_mul(4))?,
         num_hidden_layers: settings.size(&["num_layers"])?,
         num_attention_heads,
         num_key_value_heads: groups,

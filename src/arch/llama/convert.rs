@@ -5,8 +5,11 @@
 //! every rank has its rows of both. Both frameworks rotate halves, so rotary embeddings need no
 //! permutation.
 
+use crate::arch::ActivationName;
 use crate::arch::megatron::{unsupported, vocabulary};
-use crate::arch::megatron_core::{EMBEDDING, HEAD, epsilon, is_tied, refuse_flags, require};
+use crate::arch::megatron_core::{
+    EMBEDDING, HEAD, epsilon, is_tied, refuse_flags, require, require_activation,
+};
 use crate::arch::recipe::{Recipe, Relayout, TensorRecipe, object};
 use crate::arch::rope::{HIGH_FREQ_FACTOR, LOW_FREQ_FACTOR, ORIGINAL_POSITIONS};
 use crate::checkpoint::megatron::{MegatronCheckpoint, Partition};
@@ -33,6 +36,7 @@ pub(super) fn recipe(checkpoint: &MegatronCheckpoint, tokens: Option<usize>) -> 
     )?;
     require(checkpoint, LLAMA, "normalization", "RMSNorm")?;
     require(checkpoint, LLAMA, "position_embedding_type", "rope")?;
+    require_activation(checkpoint, LLAMA, ActivationName::Silu)?;
     let gated = match args.get("swiglu") {
         Some(_) => args.flag_or("swiglu", true)?,
         // TransformerConfig's name of it.
@@ -215,7 +219,33 @@ pub(super) fn recipe(checkpoint: &MegatronCheckpoint, tokens: Option<usize>) -> 
 
 fn rotary_scaling(checkpoint: &MegatronCheckpoint) -> Result<Option<Map<String, Value>>> {
     let args = checkpoint.args();
-    if !args.flag_or("use_rope_scaling", false)? {
+    // Megatron-LM's names, then GPTModel's.
+    let names = [
+        "rotary_seq_len_interpolation_factor",
+        "seq_len_interpolation_factor",
+    ];
+    let interpolated = names.into_iter().find(|name| args.get(name).is_some());
+    let factor = match interpolated {
+        Some(name) => args.number(name)?,
+        None => 1.0,
+    };
+    let scaled = match args.get("use_rope_scaling") {
+        Some(_) => args.flag_or("use_rope_scaling", false)?,
+        None => args.flag_or("rope_scaling", false)?,
+    };
+    if let (Some(name), true) = (
+        interpolated.filter(|_| factor != 1.0),
+        scaled || factor <= 0.0,
+    ) {
+        // transformers has one scaling or the other.
+        return Err(unsupported(checkpoint, LLAMA, name));
+    }
+    if factor != 1.0 {
+        return Ok(Some(object(
+            json!({"rope_type": "linear", "factor": factor}),
+        )));
+    }
+    if !scaled {
         return Ok(None);
     }
     Ok(Some(object(json!({

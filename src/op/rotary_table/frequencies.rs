@@ -218,7 +218,15 @@ impl fmt::Display for RopeScaling {
             Self::None => return f.write_str("none"),
             Self::Linear { factor } => ("linear", factor),
             Self::Dynamic { factor, .. } => ("dynamic", factor),
-            Self::Llama3 { factor, .. } => ("llama3", factor),
+            Self::Llama3 {
+                factor,
+                low,
+                high,
+                positions,
+            } => {
+                let what = format!("factor {factor}, {low} to {high} of {positions} positions");
+                return write!(f, "llama3 ({what})");
+            }
             Self::Yarn { factor, .. } => ("YaRN", factor),
         };
         write!(f, "{name} (factor {factor})")
