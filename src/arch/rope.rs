@@ -8,6 +8,11 @@ use crate::op::{Frequencies, RopeScaling};
 /// (`RotaryEmbedding._apply_scaling`'s defaults).
 pub(super) const LOW_FREQ_FACTOR: f64 = 1.0;
 pub(super) const HIGH_FREQ_FACTOR: f64 = 4.0;
+/// What divides positions, under Megatron-LM's name and GPTModel's.
+pub(super) const INTERPOLATION: [&str; 2] = [
+    "rotary_seq_len_interpolation_factor",
+    "seq_len_interpolation_factor",
+];
 pub(super) const ORIGINAL_POSITIONS: usize = 8192;
 
 /// Reads what transformers calls `rope_parameters`, before version 5 `rope_theta` and `rope_scaling`,
@@ -110,9 +115,9 @@ pub(super) fn of_megatron_core(settings: &Settings<'_>, dims: usize) -> Result<F
         let expected = "1: parity's model rotates heads as a whole";
         return Err(settings.fault("rotary_percent", expected, percent));
     }
-    // Megatron-LM's and GPTModel's.
-    settings.refuse("rotary_seq_len_interpolation_factor")?;
-    settings.refuse("seq_len_interpolation_factor")?;
+    for name in INTERPOLATION {
+        settings.refuse(name)?;
+    }
     // GPTModel's name of it, then Megatron-LM's.
     let scaled = settings.flag_or(&["rope_scaling", "use_rope_scaling"], false)?;
     let scaling = if scaled {

@@ -59,6 +59,13 @@ pub(crate) struct Stage {
     pub(super) hooks: &'static [Hook],
 }
 
+/// The last axis of `[sequence, batch, ·]` and of `[batch, sequence, ·]`.
+pub(super) const LAST: usize = 2;
+/// The heads of `[sequence, batch, heads, head_dim]`.
+pub(super) const INNER: usize = 2;
+/// The heads of `[batch, heads, query, key]`.
+pub(super) const HEADS: usize = 1;
+
 /// How a framework's hook shows a stage.
 #[derive(Debug)]
 pub(crate) struct Hook {
@@ -96,7 +103,7 @@ impl Stage {
 
 impl Hook {
     /// A hook whose array is `[batch, sequence, …]`, plain, and the same on all ranks.
-    pub(super) const fn new(framework: Framework, name: &'static str) -> Self {
+    const fn new(framework: Framework, name: &'static str) -> Self {
         Self {
             framework,
             name,
@@ -170,6 +177,21 @@ impl Hook {
             ..self
         }
     }
+}
+
+/// A hook of transformers.
+pub(super) const fn hf(name: &'static str) -> Hook {
+    Hook::new(Framework::Transformers, name)
+}
+
+/// A hook of Megatron-DeepSpeed.
+pub(super) const fn megatron(name: &'static str) -> Hook {
+    Hook::new(Framework::MegatronDeepspeed, name)
+}
+
+/// A hook of megatron-core.
+pub(super) const fn core(name: &'static str) -> Hook {
+    Hook::new(Framework::MegatronCore, name)
 }
 
 /// The row of a stage.

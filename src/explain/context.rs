@@ -1,7 +1,7 @@
 //! What rules can look at.
 
 use super::Subgraph;
-use super::modules::{Modules, Projection};
+use super::modules::{Layer, Modules, Projection};
 use crate::checkpoint::Weights;
 use crate::error::Result;
 use crate::op::{self, HeadPart, Op};
@@ -67,20 +67,11 @@ impl<'a> Context<'a> {
         })
     }
 
-    /// Its parameters that may have been treated alike: all of them, or one.
-    pub(super) fn projected(&self) -> Vec<(Vec<String>, &'static str)> {
-        let Some(Projection { layer, .. }) = self.projection() else {
-            return Vec::new();
-        };
-        let (weight, bias) = (&layer.weight.name, layer.bias.map(|bias| &bias.name));
-        match bias.filter(|bias| self.subgraph.params.contains_key(*bias)) {
-            Some(bias) => vec![
-                (vec![weight.clone(), bias.clone()], "weight and bias"),
-                (vec![weight.clone()], "weight"),
-                (vec![bias.clone()], "bias"),
-            ],
-            None => vec![(vec![weight.clone()], "weight")],
-        }
+    /// Those of a layer's parameters that the subgraph reads.
+    pub(super) fn params_of(&self, layer: Layer<'_>) -> Vec<String> {
+        let mut names = layer.params();
+        names.retain(|name| self.subgraph.params.contains_key(name));
+        names
     }
 
     /// The number of the block that the subgraph is in.

@@ -136,15 +136,19 @@ impl<'a> Modules<'a> {
         })
     }
 
-    /// The layers whose results are multiplied, one of them after an activation function: gate and up.
+    /// The layers whose results are multiplied, one of them after an activation function, in a step of
+    /// its own or in the same: gate and up.
     pub(super) fn gated(self) -> impl Iterator<Item = (Layer<'a>, Layer<'a>)> {
         self.steps().iter().filter_map(move |step| {
-            let (Op::Multiply(_), [gate, up]) = (&step.op, step.inputs.as_slice()) else {
+            let [gate, up] = step.inputs.as_slice() else {
                 return None;
             };
-            let activation = self.producer(gate)?;
-            let gate = self.layer_giving(activation.inputs.first()?)?;
-            Some((gate, self.layer_giving(up)?))
+            let gate = match step.op {
+                Op::Gate(_) => gate,
+                Op::Multiply(_) => self.producer(gate)?.inputs.first()?,
+                _ => return None,
+            };
+            Some((self.layer_giving(gate)?, self.layer_giving(up)?))
         })
     }
 

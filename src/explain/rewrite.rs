@@ -139,9 +139,8 @@ fn fits(subgraph: &Subgraph) -> Result<bool> {
     Ok(last.is_some_and(|(shape, _)| shape == subgraph.reference.shape()))
 }
 
-/// The parameters of a step that may have been treated alike: all of them, or one.
-pub(super) fn param_groups(step: &Step) -> Vec<(Vec<String>, &'static str)> {
-    let names: Vec<String> = step.params.iter().map(|param| param.name.clone()).collect();
+/// The parameters of a layer that may have been treated alike: all of them, or one.
+pub(super) fn param_groups(names: Vec<String>) -> Vec<(Vec<String>, &'static str)> {
     match names.as_slice() {
         [weight, bias] => vec![
             (names.clone(), "weight and bias"),

@@ -226,6 +226,13 @@ fn integers(ids: &Tensor) -> Result<Vec<i64>> {
     }
 }
 
+/// The shape of what is computed element by element from `N` arrays, which is theirs.
+fn elementwise<const N: usize>(inputs: &[&[usize]], params: &[&[usize]]) -> Option<Vec<usize>> {
+    let (first, rest) = inputs.split_first()?;
+    let fits = inputs.len() == N && params.is_empty() && rest.iter().all(|shape| shape == first);
+    fits.then(|| first.to_vec())
+}
+
 /// A shape with one more axis of this extent.
 fn extended(shape: &[usize], last: usize) -> Vec<usize> {
     [shape, &[last]].concat()

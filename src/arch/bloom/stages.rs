@@ -1,12 +1,6 @@
 //! BLOOM's stages, and which hooks of which framework show them.
 
-use crate::arch::Framework;
-use crate::arch::stage::{Hook, Role, Stage};
-
-/// The last axis of `[sequence, batch, ·]` and of `[batch, sequence, ·]`.
-const LAST: usize = 2;
-/// The heads of `[batch, heads, query, key]`.
-const HEADS: usize = 1;
+use crate::arch::stage::{HEADS, LAST, Role, Stage, hf, megatron};
 
 /// Megatron-DeepSpeed's blocks work on `[sequence, batch, ·]`. With `skip_bias_add` the output of a
 /// linear layer is a pair, of which hooks keep the product; `self_attention.output` and `mlp.output`
@@ -97,11 +91,3 @@ pub(super) const STAGES: &[Stage] = &[
         megatron("logits").sharded(LAST),
     ]),
 ];
-
-const fn hf(name: &'static str) -> Hook {
-    Hook::new(Framework::Transformers, name)
-}
-
-const fn megatron(name: &'static str) -> Hook {
-    Hook::new(Framework::MegatronDeepspeed, name)
-}

@@ -11,7 +11,7 @@ use crate::arch::megatron_core::{
     EMBEDDING, HEAD, epsilon, is_tied, refuse_flags, require, require_activation,
 };
 use crate::arch::recipe::{Recipe, Relayout, TensorRecipe, object};
-use crate::arch::rope::{HIGH_FREQ_FACTOR, LOW_FREQ_FACTOR, ORIGINAL_POSITIONS};
+use crate::arch::rope::{HIGH_FREQ_FACTOR, INTERPOLATION, LOW_FREQ_FACTOR, ORIGINAL_POSITIONS};
 use crate::checkpoint::megatron::{MegatronCheckpoint, Partition};
 use crate::error::Result;
 use serde_json::{Map, Value, json};
@@ -219,31 +219,22 @@ pub(super) fn recipe(checkpoint: &MegatronCheckpoint, tokens: Option<usize>) -> 
 
 fn rotary_scaling(checkpoint: &MegatronCheckpoint) -> Result<Option<Map<String, Value>>> {
     let args = checkpoint.args();
-    // Megatron-LM's names, then GPTModel's.
-    let names = [
-        "rotary_seq_len_interpolation_factor",
-        "seq_len_interpolation_factor",
-    ];
-    let interpolated = names.into_iter().find(|name| args.get(name).is_some());
-    let factor = match interpolated {
-        Some(name) => args.number(name)?,
-        None => 1.0,
-    };
     let scaled = match args.get("use_rope_scaling") {
         Some(_) => args.flag_or("use_rope_scaling", false)?,
+        // GPTModel's name of it.
         None => args.flag_or("rope_scaling", false)?,
     };
-    if let (Some(name), true) = (
-        interpolated.filter(|_| factor != 1.0),
-        scaled || factor <= 0.0,
-    ) {
-        // transformers has one scaling or the other.
-        return Err(unsupported(checkpoint, LLAMA, name));
-    }
-    if factor != 1.0 {
-        return Ok(Some(object(
-            json!({"rope_type": "linear", "factor": factor}),
-        )));
+    let given = INTERPOLATION.iter().find(|name| args.get(name).is_some());
+    if let Some(name) = given {
+        let factor = args.number(name)?;
+        if factor != 1.0 {
+            // transformers has one scaling or the other.
+            if scaled || factor <= 0.0 {
+                return Err(unsupported(checkpoint, LLAMA, name));
+            }
+            let linear = json!({"rope_type": "linear", "factor": factor});
+            return Ok(Some(object(linear)));
+        }
     }
     if !scaled {
         return Ok(None);

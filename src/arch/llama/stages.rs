@@ -1,14 +1,7 @@
 //! Llama's stages, and which hooks of which framework show them.
 
-use crate::arch::stage::{Hook, Role, Stage};
-use crate::arch::{Framework, Part};
-
-/// The last axis of `[sequence, batch, ·]`.
-const LAST: usize = 2;
-/// The heads of `[sequence, batch, heads, head_dim]`.
-const INNER: usize = 2;
-/// The heads of `[batch, heads, query, key]`.
-const HEADS: usize = 1;
+use crate::arch::Part;
+use crate::arch::stage::{HEADS, INNER, LAST, Role, Stage, core, hf};
 
 /// megatron-core's blocks work on `[sequence, batch, ·]`. It computes queries, keys and values at once,
 /// per group of heads that share a key, and gate and up projection too, of which every rank has its
@@ -131,11 +124,3 @@ pub(super) const STAGES: &[Stage] = &[
         core("logits").sharded(LAST).may_be_gathered(),
     ]),
 ];
-
-const fn hf(name: &'static str) -> Hook {
-    Hook::new(Framework::Transformers, name)
-}
-
-const fn core(name: &'static str) -> Hook {
-    Hook::new(Framework::MegatronCore, name)
-}

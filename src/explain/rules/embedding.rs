@@ -8,6 +8,7 @@ use crate::explain::rewrite::Rewrite;
 use crate::explain::rule::Rule;
 use crate::explain::steps::followed;
 use crate::op::{self, Op, Rounding};
+use crate::plan::Step;
 
 pub(super) struct Embedding;
 
@@ -71,18 +72,10 @@ impl Rule for Embedding {
     fn bugs(&self) -> Vec<Bug> {
         vec![
             Bug::new("embedding rows shifted by one token", |modules| {
-                let weight = modules.embedding()?.params.first()?;
-                let rows = *weight.shape.first()?;
-                let order: Vec<usize> = (0..rows).map(|row| (row + rows - 1) % rows).collect();
-                let edits = Edits::named_by("rows of the embedding lie 1 later");
-                Some(edits.weight(&weight.name, move |weight| rearrange::rows(weight, &order)))
+                one_later(modules.embedding()?)
             }),
             Bug::new("positions shifted by one", |modules| {
-                let weight = modules.positions()?.params.first()?;
-                let rows = *weight.shape.first()?;
-                let order: Vec<usize> = (0..rows).map(|row| (row + rows - 1) % rows).collect();
-                let edits = Edits::named_by("rows of the embedding lie 1 later");
-                Some(edits.weight(&weight.name, move |weight| rearrange::rows(weight, &order)))
+                one_later(modules.positions()?)
             }),
             Bug::new(
                 "embedding scaled by the root of the hidden size",
@@ -97,4 +90,13 @@ impl Rule for Embedding {
             ),
         ]
     }
+}
+
+/// An embedding whose rows lie one later than what they are of.
+fn one_later(embedding: &Step) -> Option<Edits> {
+    let weight = embedding.params.first()?;
+    let rows = *weight.shape.first()?;
+    let order: Vec<usize> = (0..rows).map(|row| (row + rows - 1) % rows).collect();
+    let edits = Edits::named_by("rows of the embedding lie 1 later");
+    Some(edits.weight(&weight.name, move |weight| rearrange::rows(weight, &order)))
 }

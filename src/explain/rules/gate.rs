@@ -148,19 +148,10 @@ fn concatenated<'a>(context: &Context<'a>, step: &Step, all: &mut Vec<Rewrite<'a
 /// The weight that is gated by, or gates, what a linear layer gives, and whether the layer is the
 /// gate.
 fn partner<'a>(context: &Context<'a>, step: &Step) -> Option<(&'a Param, bool)> {
-    for (gate, up) in Modules::new(context.plan).gated() {
-        if gate.step.id == step.id {
-            return Some((up.weight, true));
-        }
-        if up.step.id == step.id {
-            return Some((gate.weight, false));
-        }
-    }
-    let steps = context.plan.steps();
-    let gated = |other: &&Step| matches!(other.op, Op::Gate(_)) && other.inputs.contains(&step.id);
-    let gate = steps.iter().find(gated)?;
-    let is_gate = gate.inputs[0] == step.id;
-    let other = &gate.inputs[usize::from(is_gate)];
-    let producer = steps.iter().find(|step| step.id == *other)?;
-    Some((producer.params.first()?, is_gate))
+    let mut gated = Modules::new(context.plan).gated();
+    gated.find_map(|(gate, up)| match &step.id {
+        id if *id == gate.step.id => Some((up.weight, true)),
+        id if *id == up.step.id => Some((gate.weight, false)),
+        _ => None,
+    })
 }

@@ -6,7 +6,7 @@ use crate::explain::bug::{Bug, Edits, part};
 use crate::explain::context::Context;
 use crate::explain::modules::{Modules, Projection};
 use crate::explain::rearrange::{inverse, rows};
-use crate::explain::rewrite::Rewrite;
+use crate::explain::rewrite::{Rewrite, param_groups};
 use crate::explain::rule::Rule;
 use crate::op::{HeadPart, QkvLayout};
 
@@ -26,11 +26,12 @@ impl Rule for HeadOrder {
             return Ok(Vec::new());
         };
         let mut all = Vec::new();
+        let params = param_groups(context.params_of(projection.layer));
         let mut push = |finding: &str, remedy: &str, order: Vec<usize>| {
-            for (names, which) in context.projected() {
+            for (names, which) in &params {
                 let order = order.clone();
                 all.push(Rewrite::of_params(
-                    names,
+                    names.clone(),
                     format!("{which} rows {finding}"),
                     format!("with the rows {remedy}"),
                     move |param| rows(param, &order),

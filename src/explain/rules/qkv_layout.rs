@@ -6,7 +6,7 @@ use crate::explain::bug::{Bug, Edits, part};
 use crate::explain::context::Context;
 use crate::explain::modules::{Modules, Projection};
 use crate::explain::rearrange::{inverse, rows};
-use crate::explain::rewrite::Rewrite;
+use crate::explain::rewrite::{Rewrite, param_groups};
 use crate::explain::rule::Rule;
 use crate::op;
 
@@ -36,18 +36,21 @@ impl Rule for QkvLayout {
     }
 
     fn rewrites<'a>(&self, context: &Context<'a>) -> Result<Vec<Rewrite<'a>>> {
-        let Some(rows_of) = context.projection().as_ref().and_then(Rows::of) else {
+        let projection = context.projection();
+        let rows_of = projection.and_then(|projection| Some((projection, Rows::of(&projection)?)));
+        let Some((projection, rows_of)) = rows_of else {
             return Ok(Vec::new());
         };
+        let groups = param_groups(context.params_of(projection.layer));
         let mut all = Vec::new();
         for (what, remedy, order) in rows_of.orders() {
             if order.iter().enumerate().all(|(row, from)| row == *from) {
                 continue;
             }
-            for (names, which) in context.projected() {
+            for (names, which) in &groups {
                 let order = order.clone();
                 let rewrite = Rewrite::of_params(
-                    names,
+                    names.clone(),
                     format!("{which} rows {what}"),
                     format!("with the rows {remedy}"),
                     move |param| rows(param, &order),

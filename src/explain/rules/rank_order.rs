@@ -29,17 +29,19 @@ impl Rule for RankOrder {
                 continue;
             };
             let shape = &step.params[0].shape;
+            let names = step.params.iter().map(|param| param.name.clone());
+            let groups = param_groups(names.collect());
             for ranks in [2, 4, 8] {
                 for (order, how) in orders(ranks) {
                     if shape[0] % ranks == 0 {
                         let rows_of = blocks(&order, shape[0] / ranks);
-                        for (names, which) in param_groups(step) {
+                        for (names, which) in &groups {
                             let finding =
                                 format!("{which} shards of {ranks} ranks are joined {how}");
                             let rows_of = rows_of.clone();
                             let edit = move |param: &Tensor| rows(param, &rows_of);
                             let remedy = "with the shards in rank order";
-                            all.push(Rewrite::of_params(names, finding, remedy, edit));
+                            all.push(Rewrite::of_params(names.clone(), finding, remedy, edit));
                         }
                     }
                     if shape.len() == 2

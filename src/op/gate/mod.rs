@@ -5,7 +5,7 @@ mod cpu;
 mod cuda;
 mod fp64;
 
-use super::{Activation, CudaKernels, DividedBy, Locality, Numerics, Op, Operation};
+use super::{Activation, CudaKernels, DividedBy, Locality, Numerics, Op, Operation, elementwise};
 use serde::Serialize;
 use std::fmt;
 
@@ -18,10 +18,7 @@ pub struct Gate {
 
 impl Operation for Gate {
     fn shape(&self, inputs: &[&[usize]], params: &[&[usize]]) -> Option<Vec<usize>> {
-        match (inputs, params) {
-            ([a, b], []) => (a == b).then(|| a.to_vec()),
-            _ => None,
-        }
+        elementwise::<2>(inputs, params)
     }
 
     fn locality(&self) -> Locality {

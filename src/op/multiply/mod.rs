@@ -5,7 +5,7 @@ mod cpu;
 mod cuda;
 mod fp64;
 
-use super::{CudaKernels, DividedBy, Locality, Numerics, Op, Operation};
+use super::{CudaKernels, DividedBy, Locality, Numerics, Op, Operation, elementwise};
 use serde::Serialize;
 use std::fmt;
 
@@ -15,10 +15,7 @@ pub struct Multiply;
 
 impl Operation for Multiply {
     fn shape(&self, inputs: &[&[usize]], params: &[&[usize]]) -> Option<Vec<usize>> {
-        match (inputs, params) {
-            ([a, b], []) => (a == b).then(|| a.to_vec()),
-            _ => None,
-        }
+        elementwise::<2>(inputs, params)
     }
 
     fn locality(&self) -> Locality {

@@ -3,7 +3,7 @@
 mod cuda;
 
 use super::formula::{Formula, Real};
-use super::{CudaKernels, DividedBy, Locality, Numerics, Op, Operation};
+use super::{CudaKernels, DividedBy, Locality, Numerics, Op, Operation, elementwise};
 use serde::Serialize;
 use std::fmt;
 
@@ -23,10 +23,7 @@ impl Formula for Scale {
 
 impl Operation for Scale {
     fn shape(&self, inputs: &[&[usize]], params: &[&[usize]]) -> Option<Vec<usize>> {
-        match (inputs, params) {
-            ([x], []) => Some(x.to_vec()),
-            _ => None,
-        }
+        elementwise::<1>(inputs, params)
     }
 
     fn locality(&self) -> Locality {

@@ -3,7 +3,7 @@
 mod cuda;
 
 use super::formula::{Formula, Real};
-use super::{CudaKernels, DividedBy, Locality, Numerics, Op, Operation};
+use super::{CudaKernels, DividedBy, Locality, Numerics, Op, Operation, elementwise};
 use serde::Serialize;
 use std::fmt;
 
@@ -29,10 +29,7 @@ fn soft_cap<R: Real>(cap: R, x: R) -> R {
 
 impl Operation for SoftCap {
     fn shape(&self, inputs: &[&[usize]], params: &[&[usize]]) -> Option<Vec<usize>> {
-        match (inputs, params) {
-            ([x], []) => Some(x.to_vec()),
-            _ => None,
-        }
+        elementwise::<1>(inputs, params)
     }
 
     fn locality(&self) -> Locality {
