@@ -246,7 +246,11 @@ fn half_types_in_transformers_arithmetic_have_transformers_bits() {
                 result.stage,
                 result.mode
             );
-            assert!(result.plan_difference.is_none(), "{name} {}", result.stage);
+            assert!(
+                result.plan_difference().is_none(),
+                "{name} {}",
+                result.stage
+            );
         }
     }
 }
@@ -260,7 +264,7 @@ fn the_report_names_exactly_the_stages_that_round_elsewhere() {
             let linear = ["self_attention.dense", "dense_h_to_4h", "dense_4h_to_h"];
             let expected = ends_with_any(result, &linear);
             assert_eq!(
-                result.plan_difference.is_some(),
+                result.plan_difference().is_some(),
                 expected,
                 "{name} {}",
                 result.stage

@@ -13,4 +13,5 @@ mod cuda;
 mod kernels;
 mod mutations;
 mod shards;
+mod sparse;
 mod torch;

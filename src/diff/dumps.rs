@@ -4,6 +4,7 @@ use super::align::{AlignedStage, Recorded};
 use super::judge::{Computed, Judge};
 use super::outcome::{CaseOutcome, Coverage, StageResult, Verdict};
 use super::prepare::ignored_keys;
+use super::stretch::Stretch;
 use super::{Event, Options};
 use crate::backend::Cpu;
 use crate::case::{Mode, Rules};
@@ -36,7 +37,7 @@ pub fn diff_dumps(
         device: None,
         same_kernels: false,
         model: &theirs.model,
-        differences: our_plan?.differences(&their_plan?),
+        stretches: Stretch::of_stages_alone(our_plan?.differences(&their_plan?)),
     };
     if !reference.tokens()?.bits_equal(&candidate.tokens()?) {
         let file = candidate.path().join(&ours.tokens.file);

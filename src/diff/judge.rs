@@ -4,6 +4,7 @@ use super::Options;
 use super::align::{AlignedStage, Recorded, RecordedValue};
 use super::outcome::{OracleErrors, StageResult};
 use super::reference_run::Prediction;
+use super::stretch::Stretch;
 use crate::arch::ModelConfig;
 use crate::backend::Device;
 use crate::case::{Mode, ResolvedTolerance, Rules, ToleranceContext};
@@ -11,9 +12,9 @@ use crate::compare::{Budget, Flips};
 use crate::compare::{Measure, Measuring, Spec, compare, compare_statistics};
 use crate::error::Result;
 use crate::op::ErrorBound;
-use crate::plan::{PlanDifference, StageId};
+use crate::plan::StageId;
 use crate::tensor::Tensor;
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 
 /// Judges the stages of one comparison.
 pub(super) struct Judge<'a> {
@@ -25,8 +26,9 @@ pub(super) struct Judge<'a> {
     pub(super) same_kernels: bool,
     /// The model whose stages they are.
     pub(super) model: &'a ModelConfig,
-    /// Where the candidate's plan differs from the reference's.
-    pub(super) differences: BTreeMap<StageId, PlanDifference>,
+    /// For every step, over which others its value is judged, and where the candidate's plan differs
+    /// from the reference's on the way.
+    pub(super) stretches: HashMap<StageId, Stretch>,
 }
 
 /// The candidate's value of a stage.
@@ -150,6 +152,20 @@ impl Judge<'_> {
         })
     }
 
+    /// What a stage is judged over. A chained run has nothing but its own values: there it is the whole
+    /// model, and only the stage itself is described.
+    fn stretch(&self, stage: &AlignedStage<'_>, mode: Mode) -> Stretch {
+        let Some(stretch) = self.stretches.get(&stage.id) else {
+            return Stretch::default();
+        };
+        let mut stretch = stretch.clone();
+        if mode != Mode::Isolated {
+            stretch.through.clear();
+            stretch.differences.retain(|(of, _)| of == stage.stage());
+        }
+        stretch
+    }
+
     fn measure<B: Measure>(
         &self,
         stage: &AlignedStage<'_>,
@@ -178,6 +194,13 @@ impl Judge<'_> {
                 predicted => predicted,
             };
         }
+        if let Some(predicted) = prediction
+            .map(|of| of.statistics(&spec))
+            .transpose()?
+            .flatten()
+        {
+            metrics.statistics = predicted;
+        }
         Ok(Measuring::done(metrics))
     }
 
@@ -198,7 +221,7 @@ impl Judge<'_> {
             checks: pending.resolved.tolerance.judge(&metrics),
             metrics,
             resolved: pending.resolved,
-            plan_difference: self.differences.get(stage.stage()).cloned(),
+            stretch: self.stretch(stage, pending.mode),
             aligned: stage.adjusted,
             oracle: pending.oracle,
         })

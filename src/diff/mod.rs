@@ -2,7 +2,8 @@
 //! events; prints nothing.
 //!
 //! In the order of a run: `prepare` opens and checks, `align` says what each step is compared with,
-//! `run` walks over the steps, `judge` holds their values against what was recorded (with
+//! `stretch` over which steps it is judged,
+//! `run` walks over them, `judge` holds their values against what was recorded (with
 //! `reference_run` where the reference has another arithmetic), `explained` looks for causes, and
 //! `outcome` is what came out.
 
@@ -22,6 +23,7 @@ mod outcome;
 mod prepare;
 mod reference_run;
 mod run;
+mod stretch;
 
 pub use candidate::Candidate;
 pub use diff::{diff, diff_candidate};
@@ -30,3 +32,4 @@ pub use event::Event;
 pub use fused::{FusedKernel, fused_kernels};
 pub use options::{Modes, Options};
 pub use outcome::{CaseOutcome, Coverage, OnGpu, OracleErrors, StageResult, Verdict};
+pub use stretch::Stretch;

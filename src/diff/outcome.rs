@@ -2,6 +2,7 @@
 
 use super::align::AlignedStage;
 use super::prepare::Prepared;
+use super::stretch::Stretch;
 use crate::backend::{AnyBackend, Device, Gpu, GpuStats};
 use crate::case::{Mode, ResolvedTolerance};
 use crate::compare::{Bound, BoundCheck, Metrics, Spec, compare};
@@ -42,8 +43,8 @@ pub struct StageResult {
     pub resolved: ResolvedTolerance,
     /// Whether each of its bounds holds.
     pub checks: Vec<BoundCheck>,
-    /// How the candidate's plan differs from the reference's at this stage, if it does.
-    pub plan_difference: Option<PlanDifference>,
+    /// Over which steps it was judged, and where the candidate's plan differs from the reference's.
+    pub stretch: Stretch,
     /// How far both sides are from the exact result, if the oracle was asked.
     pub oracle: Option<OracleErrors>,
     /// What was done to the recorded value to make it comparable: "bias added".
@@ -130,6 +131,11 @@ impl StageResult {
     /// Whether nothing less than equality was asked.
     pub fn is_held_exactly(&self) -> bool {
         self.resolved.tolerance.bounds.contains(&Bound::Exact)
+    }
+
+    /// How the candidate's plan differs from the reference's at the stage itself, if it does.
+    pub fn plan_difference(&self) -> Option<&PlanDifference> {
+        self.stretch.difference(&self.stage)
     }
 
     /// Whether every bound holds.

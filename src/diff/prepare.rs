@@ -3,6 +3,7 @@
 use super::align::{AlignedStage, Alignment};
 use super::judge::Judge;
 use super::on_cuda::OnCuda;
+use super::stretch::Stretch;
 use super::{Candidate, Options};
 use crate::arch::{ModelConfig, SettingDifference};
 use crate::backend::AnyBackend;
@@ -37,6 +38,8 @@ pub(super) struct Prepared<'a> {
     pub(super) reference: Side<'a>,
     /// Where the two differ.
     pub(super) differences: BTreeMap<StageId, PlanDifference>,
+    /// For every step that a recorded value is compared with, where the two differ on the way to it.
+    pub(super) stretches: HashMap<StageId, Stretch>,
     pub(super) judge: Judge<'a>,
     /// A run on a GPU, if that is asked.
     pub(super) on_cuda: Option<OnCuda<'a>>,
@@ -82,15 +85,21 @@ impl<'a> Prepared<'a> {
             AnyBackend::Cuda(cuda) => Some(OnCuda::new(cuda, &plan, &arithmetic, manifest)),
         };
         notes.extend(on_cuda.as_ref().and_then(OnCuda::note));
+        let stretches = |differences: &BTreeMap<StageId, PlanDifference>| {
+            let ends = plan.steps().iter().map(|step| &step.id);
+            let ends = ends.filter(|id| alignment.of(id).is_some());
+            Stretch::all(&plan, ends, &alignment.full(), differences)
+        };
         let judge = Judge {
             rules: &case.rules,
             options,
             device: Some(options.backend.device()),
             same_kernels: on_cuda.as_ref().is_some_and(OnCuda::is_comparable),
             model: &candidate.model,
-            differences: plan.differences(&as_recorded),
+            stretches: stretches(&plan.differences(&as_recorded)),
         };
         let reference_plan = candidate.plan(&model, &theirs)?;
+        let differences = plan.differences(&reference_plan);
         let reference_shapes = reference_plan.shapes(extents)?;
         Ok(Self {
             case,
@@ -101,7 +110,8 @@ impl<'a> Prepared<'a> {
             start: exec::start(&tokens)?,
             shapes,
             arithmetic,
-            differences: plan.differences(&reference_plan),
+            stretches: stretches(&differences),
+            differences,
             candidate: Side { plan, alignment },
             reference: Side {
                 alignment: Alignment::new(golden, &reference_plan, &reference_shapes),

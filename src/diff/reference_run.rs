@@ -2,14 +2,14 @@
 //!
 //! Where the candidate's rounding points differ from the reference's, the reference's error bound is that
 //! of its own steps; and how many half-precision elements may differ at all can only be said of the same
-//! steps. So those are run: on the recorded values, for the stages where the two
-//! plans differ. They run on the CPU whatever the candidate runs on: a budget covers both.
+//! steps. So those are run: from recorded values to every recorded stage on whose way the
+//! two plans differ. They run on the CPU whatever the candidate runs on: a budget covers both.
 
 use super::align::{AlignedStage, RecordedValue};
 use super::prepare::{Prepared, Side};
+use super::stretch::Stretch;
 use crate::backend::Cpu;
-use crate::compare::Flips;
-use crate::compare::unequal;
+use crate::compare::{Flips, Spec, StatisticsDifference, compare, unequal};
 use crate::error::Result;
 use crate::exec::{Execution, Value, params_of};
 use crate::op::{ErrorBound, Operand};
@@ -52,27 +52,42 @@ impl Prediction {
     pub(super) fn flips(&self) -> Result<Option<Flips>> {
         let Evaluated {
             recorded,
-            value: Some(value),
             error_bound,
-        } = &self.evaluated
-        else {
+            ..
+        } = &self.evaluated;
+        let Some(value) = self.value() else {
             return Ok(None);
         };
-        if !self.same_formula {
-            return Ok(None);
-        }
         let unequal = unequal(recorded, value)?;
         Flips::new(unequal, recorded, error_bound, error_bound)
+    }
+
+    /// How far statistics of what the reference's own steps give are from those of what was recorded, where
+    /// [`Self::flips`] are counted.
+    pub(super) fn statistics(&self, spec: &Spec<'_>) -> Result<Option<StatisticsDifference>> {
+        let spec = Spec {
+            budget: None,
+            ..*spec
+        };
+        let metrics = self
+            .value()
+            .map(|value| compare(&self.evaluated.recorded, value, &spec));
+        Ok(metrics.transpose()?.map(|metrics| metrics.statistics))
+    }
+
+    fn value(&self) -> Option<&Tensor> {
+        self.evaluated.value.as_ref().filter(|_| self.same_formula)
     }
 }
 
 impl<'a> ReferenceRun<'a> {
-    /// A run for the stages that have a budget, where the plans differ and the reference's values were
-    /// recorded.
+    /// A run for the recorded stages that have a budget and where the plans differ, or on the way to them.
     pub(super) fn new(prepared: &'a Prepared<'a>) -> Self {
         let Side { plan, alignment } = &prepared.reference;
         let predicted = prepared.selected().filter(|stage| {
-            prepared.differences.contains_key(stage.stage()) && prepared.judge.has_budget(stage)
+            let stretch = prepared.stretches.get(&stage.id);
+            stretch.is_some_and(|stretch| !stretch.differences.is_empty())
+                && prepared.judge.has_budget(stage)
         });
         let predicted: HashSet<&StageId> = predicted.map(AlignedStage::stage).collect();
         let full = alignment.iter().filter(|stage| stage.is_full());
@@ -135,13 +150,13 @@ impl<'a> ReferenceRun<'a> {
         let Some(evaluated) = evaluated else {
             return Ok(None);
         };
-        let difference = self.prepared.differences.get(stage.stage());
+        let stretch = self.prepared.stretches.get(&stage.id);
         let confidence = self.prepared.options.confidence;
         let bound = evaluated.error_bound.clone();
         Ok(Some(Prediction {
             evaluated,
             error_bound: stage.error_bound(&recorded.raw, bound, weights, confidence)?,
-            same_formula: difference.is_some_and(|difference| !difference.formula),
+            same_formula: stretch.is_some_and(Stretch::is_of_one_formula),
         }))
     }
 
@@ -150,8 +165,9 @@ impl<'a> ReferenceRun<'a> {
         let params = self.params(step)?;
         let array = self.execution.compute(step, &params)?;
         let error_bound = self.error_bound(step, &params, &array)?;
-        self.execution
-            .keep(step, Some(Value { array, error_bound }));
+        let confidence = self.prepared.options.confidence;
+        let value = Value::computed(step, array.clone(), &array, error_bound, confidence)?;
+        self.execution.keep(step, Some(value));
         Ok(())
     }
 

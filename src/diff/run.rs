@@ -44,6 +44,7 @@ struct ModeRun<'a, B: Backend> {
     execution: Execution<'a, B>,
     /// The same in fp64.
     oracle: Option<Execution<'a, Fp64>>,
+    confidence: Confidence,
 }
 
 /// The parameters of a step, here and where the backend computes.
@@ -137,7 +138,7 @@ impl<'a, B: Measure> Run<'a, B> {
                     judge.begin(stage, mode.mode, recorded, computed, prediction, backend)?;
                 self.in_flight.push_back(pending);
             }
-            mode.keep(step, recorded.as_ref(), computed);
+            mode.keep(step, recorded.as_ref(), computed)?;
         }
         Ok(())
     }
@@ -184,6 +185,7 @@ impl<'a, B: Backend> ModeRun<'a, B> {
             backend,
             execution: Execution::new(steps, backend, start, &wanted, &known),
             oracle: prepared.options.oracle.then(oracle),
+            confidence: prepared.options.confidence,
         })
     }
 
@@ -227,7 +229,7 @@ impl<'a, B: Backend> ModeRun<'a, B> {
         step: &Step,
         recorded: Option<&Recorded<B::Array>>,
         computed: Option<Computed<B::Array>>,
-    ) {
+    ) -> Result<()> {
         let (given, exact) = match recorded {
             Some(Recorded::Full(value)) if self.mode == Mode::Isolated => (
                 Some(Value::given(value.array.clone())),
@@ -236,19 +238,27 @@ impl<'a, B: Backend> ModeRun<'a, B> {
             _ => (None, None),
         };
         let (own, own_exact) = match computed {
-            Some(computed) => (
-                Some(Value {
-                    array: computed.array,
-                    error_bound: computed.error_bound,
-                }),
-                computed.exact,
-            ),
+            Some(Computed {
+                array,
+                found,
+                error_bound,
+                exact,
+            }) => {
+                let value = match &found {
+                    Some(found) => {
+                        Value::computed(step, array, found, error_bound, self.confidence)?
+                    }
+                    None => Value { array, error_bound },
+                };
+                (Some(value), exact)
+            }
             None => (None, None),
         };
         self.execution.keep(step, given.or(own));
         if let Some(oracle) = &mut self.oracle {
             oracle.keep(step, exact.or(own_exact).map(Value::given));
         }
+        Ok(())
     }
 }
 

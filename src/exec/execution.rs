@@ -142,7 +142,14 @@ impl<'a, B: Backend + ?Sized> Execution<'a, B> {
             });
         };
         for step in before {
-            let value = self.evaluate(step, &params(step)?, confidence)?;
+            let Value { array, error_bound } = self.evaluate(step, &params(step)?, confidence)?;
+            let value = match (error_bound, confidence) {
+                (Some(bound), Some(confidence)) => {
+                    let output = self.backend.download(&array)?;
+                    Value::computed(step, array, &output, Some(bound), confidence)?
+                }
+                (error_bound, _) => Value { array, error_bound },
+            };
             self.keep(step, Some(value));
         }
         self.evaluate(last, &params(last)?, confidence)

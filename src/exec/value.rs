@@ -1,6 +1,8 @@
 //! Values that steps read.
 
-use crate::op::{ErrorBound, Operand};
+use crate::error::Result;
+use crate::op::{Confidence, ErrorBound, Operand};
+use crate::plan::Step;
 use crate::tensor::Tensor;
 
 /// An array that steps read, wherever it is, and how far it may be from exact.
@@ -19,6 +21,28 @@ impl<A> Value<A> {
             array,
             error_bound: None,
         }
+    }
+}
+
+impl<A> Value<A> {
+    /// A step's own result, as later steps see it; `output` is what was computed, in this machine's
+    /// memory. What only moves elements rounds nothing again.
+    ///
+    /// # Errors
+    /// None for floating values.
+    pub fn computed(
+        step: &Step,
+        array: A,
+        output: &Tensor,
+        error_bound: Option<ErrorBound>,
+        confidence: Confidence,
+    ) -> Result<Self> {
+        let rounds = !step.op.locality().is_copy();
+        let error_bound = match error_bound {
+            Some(error_bound) if rounds => Some(error_bound.rounded(output, confidence)?),
+            error_bound => error_bound,
+        };
+        Ok(Self { array, error_bound })
     }
 }
 

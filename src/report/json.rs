@@ -4,7 +4,7 @@ use super::summary::overall;
 use crate::backend::{Device, Gpu, Product};
 use crate::case::Mode;
 use crate::compare::{self, Bound, StatisticsDifference};
-use crate::diff::{CaseOutcome, StageResult, Verdict};
+use crate::diff::{CaseOutcome, StageResult, Stretch, Verdict};
 use crate::explain;
 use crate::tensor::DType;
 use serde::{Serialize, Serializer};
@@ -157,6 +157,7 @@ struct Stage<'a> {
     oracle: Option<Oracle>,
     tolerance: Tolerance<'a>,
     plan_difference: Option<PlanDifference<'a>>,
+    judged_over: Vec<JudgedOver<'a>>,
     reference_aligned: Option<&'static str>,
 }
 
@@ -194,6 +195,12 @@ struct Judged {
     rtol: Option<Number>,
     measured: Number,
     holds: bool,
+}
+
+#[derive(Serialize)]
+struct JudgedOver<'a> {
+    stage: &'a str,
+    plan_difference: Option<PlanDifference<'a>>,
 }
 
 #[derive(Serialize)]
@@ -336,17 +343,27 @@ fn stage<'a>(case: &'a str, result: &'a StageResult) -> Stage<'a> {
             origin: &result.resolved.origin,
             bounds: result.checks.iter().map(judged).collect(),
         },
-        plan_difference: result
-            .plan_difference
-            .as_ref()
-            .map(|plan_difference| PlanDifference {
-                candidate: &plan_difference.ours,
-                reference: &plan_difference.theirs,
-                same_formula: !plan_difference.formula,
-                candidate_lacks: &plan_difference.lacks,
-            }),
+        plan_difference: result.plan_difference().map(plan_difference),
+        judged_over: judged_over(&result.stretch),
         reference_aligned: result.aligned,
     }
+}
+
+fn plan_difference(difference: &crate::plan::PlanDifference) -> PlanDifference<'_> {
+    PlanDifference {
+        candidate: &difference.ours,
+        reference: &difference.theirs,
+        same_formula: !difference.formula,
+        candidate_lacks: &difference.lacks,
+    }
+}
+
+fn judged_over(stretch: &Stretch) -> Vec<JudgedOver<'_>> {
+    let stages = stretch.through.iter().map(|stage| JudgedOver {
+        stage: stage.as_str(),
+        plan_difference: stretch.difference(stage).map(plan_difference),
+    });
+    stages.collect()
 }
 
 fn statistics(difference: &StatisticsDifference) -> Statistics {

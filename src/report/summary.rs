@@ -31,11 +31,7 @@ pub fn describe_failure(result: &StageResult) -> String {
             worst.position, worst.reference, worst.candidate
         );
     }
-    let lacks = result
-        .plan_difference
-        .iter()
-        .flat_map(|plan_difference| &plan_difference.lacks);
-    for name in lacks {
+    for name in result.stretch.lacks() {
         text += &format!("; the candidate lacks {name}");
     }
     text

@@ -3,6 +3,7 @@
 use super::summary::{figure, short};
 use crate::compare::Flips;
 use crate::diff::{CaseOutcome, StageResult, Verdict};
+use crate::plan::PlanDifference;
 
 /// Column headings, their cells and the footnotes they refer to.
 pub(super) struct Table {
@@ -91,23 +92,45 @@ fn cells(
 
 fn remarks(result: &StageResult, notes: &mut Marks) -> Option<String> {
     let mut remarks = Vec::new();
-    if let Some(plan_difference) = &result.plan_difference {
-        let text = format!(
-            "{}: {}; the reference: {}",
-            plan_difference.name(),
-            plan_difference.ours,
-            plan_difference.theirs
-        );
-        remarks.push(format!("{} [{}]", plan_difference.name(), notes.mark(text)));
-        let lacks = plan_difference.lacks.iter();
-        remarks.extend(lacks.map(|name| format!("candidate lacks {name}")));
+    if let Some(difference) = result.plan_difference() {
+        let mark = notes.mark(described(difference));
+        remarks.push(format!("{} [{mark}]", difference.name()));
     }
+    remarks.extend(over(result, notes));
+    let lacks = result.stretch.lacks();
+    remarks.extend(lacks.map(|name| format!("candidate lacks {name}")));
     remarks.extend(result.aligned.map(|what| format!("reference with {what}")));
     let nans = result.metrics.non_finite.candidate_nans;
     if nans > 0 {
         remarks.push(format!("{nans} NaN"));
     }
     (!remarks.is_empty()).then(|| remarks.join(", "))
+}
+
+/// Over which stages that the reference does not hold the result was judged.
+fn over(result: &StageResult, notes: &mut Marks) -> Option<String> {
+    let through = &result.stretch.through;
+    let stages = match &through[..] {
+        [] => return None,
+        [only] => only.to_string(),
+        [first, ..] => format!("{} stages from {first} on", through.len()),
+    };
+    let differences = result.stretch.differences.iter();
+    let differences = differences.filter(|(stage, _)| *stage != result.stage);
+    let texts =
+        differences.map(|(stage, difference)| format!("{stage}: {}", described(difference)));
+    let text = texts.collect::<Vec<_>>().join("; ");
+    let mark = if text.is_empty() {
+        String::new()
+    } else {
+        format!(" [{}]", notes.mark(text))
+    };
+    Some(format!("judged over {stages} too, not recorded{mark}"))
+}
+
+fn described(difference: &PlanDifference) -> String {
+    let PlanDifference { ours, theirs, .. } = difference;
+    format!("{}: {ours}; the reference: {theirs}", difference.name())
 }
 
 /// Elements that differ against those expected to, where both sides round at the same places.
