@@ -94,7 +94,8 @@ fn a_correct_model_passes_on_the_commonest_dumps() {
     let blocks = ["h.0", "h.1", "ln_f", "logits"];
     let selection = ["word_embeddings_layernorm", "h.0", "h.1"];
     let attention = ["self_attention.context", "self_attention.dense"];
-    let dumps: [(&str, &dyn Fn(&str) -> bool); 4] = [
+    type Holds<'a> = &'a dyn Fn(&str) -> bool;
+    let dumps: [(&str, Holds<'_>); 4] = [
         ("bloom_bf16_tp1", &|stage| blocks.contains(&stage)),
         ("bloom_bf16_tp1", &|stage| {
             selection.contains(&stage) || attention.iter().any(|end| stage.ends_with(end))
