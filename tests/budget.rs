@@ -167,7 +167,7 @@ fn example(
                 step: step(
                     Op::Linear(op::Linear {
                         bias: true,
-                        partials: 1,
+                        partials: op::Partials::ONE,
                     }),
                     1,
                     &[&[m, k], &[m]],

@@ -2,6 +2,7 @@
 //! takes longer than compiling most of them. The cases, whose names come from a folder, are in
 //! `cases.rs`; unit tests are beside the code.
 
+mod all_reduce;
 mod bad_checkpoint;
 mod bad_input;
 mod bloom;

@@ -4,6 +4,7 @@ use super::megatron::unsupported;
 use super::{ActivationName, Settings};
 use crate::checkpoint::megatron::{Format, MegatronCheckpoint};
 use crate::error::Result;
+use crate::op::AllReduce;
 use crate::plan::MegatronArithmetic;
 
 /// How its checkpoints lie on disk.
@@ -120,6 +121,7 @@ pub(super) fn arithmetic_of(
 ) -> Result<MegatronArithmetic> {
     refuse_flags(checkpoint, architecture, &["apply_query_key_layer_scaling"])?;
     Ok(MegatronArithmetic {
+        all_reduce: AllReduce::default(),
         tensor_parallel: checkpoint.ranks(),
         query_key_layer_scaling: false,
         fused_kernels: false,
@@ -131,6 +133,7 @@ pub(super) fn arithmetic(settings: &Settings<'_>) -> Result<MegatronArithmetic> 
     settings.refuse_flag("apply_query_key_layer_scaling")?;
     let ranks = ["tensor_parallel", "tensor_model_parallel_size"];
     Ok(MegatronArithmetic {
+        all_reduce: AllReduce::default(),
         tensor_parallel: settings.size(&ranks)?,
         query_key_layer_scaling: false,
         // `--no-masked-softmax-fusion` switches Megatron's own kernels off.

@@ -1,7 +1,7 @@
 //! Building plans: the steps that architectures have in common.
 
 use crate::error::Result;
-use crate::op::{self, Numerics, Op, Rounding};
+use crate::op::{self, Numerics, Op, Partials, Rounding};
 use crate::plan::{Param, Plan, StageId, Step, Variant};
 use crate::tensor::DType;
 
@@ -169,7 +169,7 @@ impl Steps {
     }
 
     /// A linear layer of a bias that there may be, as a framework with this order of roundings has it:
-    /// in the sum, or added to the rounded sum over `ranks` by a step of its own.
+    /// in the sum, or added to the rounded sum of `partials` by a step of its own.
     pub(super) fn layer(
         &mut self,
         id: &str,
@@ -180,10 +180,10 @@ impl Steps {
     ) -> StageId {
         match (bias, order) {
             (true, BiasOrder::InSum) => self.linear(id, x, shape),
-            (false, BiasOrder::InSum) => self.product(id, x, shape, 1),
-            (false, BiasOrder::After { ranks }) => self.product(id, x, shape, ranks),
-            (true, BiasOrder::After { ranks }) => {
-                let product = self.product_before_bias(id, x, shape, ranks);
+            (false, BiasOrder::InSum) => self.product(id, x, shape, Partials::ONE),
+            (false, BiasOrder::After { partials }) => self.product(id, x, shape, partials),
+            (true, BiasOrder::After { partials }) => {
+                let product = self.product_before_bias(id, x, shape, partials);
                 self.add_bias(&product, shape[0])
             }
         }
@@ -193,7 +193,7 @@ impl Steps {
     pub(super) fn head(&mut self, x: &StageId, weight: &str, shape: [usize; 2]) -> StageId {
         let op = op::Linear {
             bias: false,
-            partials: 1,
+            partials: Partials::ONE,
         };
         self.push(Step {
             params: vec![param(weight, &shape)],
@@ -203,7 +203,7 @@ impl Steps {
 
     /// A linear layer with weight `[out, in]` whose bias is in the sum before it is rounded.
     pub(super) fn linear(&mut self, id: &str, x: &StageId, shape: [usize; 2]) -> StageId {
-        let mut step = self.projection(id, x, shape, true, 1);
+        let mut step = self.projection(id, x, shape, true, Partials::ONE);
         step.params.push(param(&format!("{id}.bias"), &shape[..1]));
         self.push(step)
     }
@@ -214,7 +214,7 @@ impl Steps {
         id: &str,
         x: &StageId,
         shape: [usize; 2],
-        partials: usize,
+        partials: Partials,
     ) -> StageId {
         self.push(self.projection(id, x, shape, false, partials))
     }
@@ -225,7 +225,7 @@ impl Steps {
         id: &str,
         x: &StageId,
         shape: [usize; 2],
-        partials: usize,
+        partials: Partials,
     ) -> StageId {
         self.push(Step {
             variant: Variant::WITHOUT_BIAS,
@@ -256,7 +256,7 @@ impl Steps {
         x: &StageId,
         shape: [usize; 2],
         bias: bool,
-        partials: usize,
+        partials: Partials,
     ) -> Step {
         let op = op::Linear { bias, partials };
         Step {
@@ -273,8 +273,8 @@ pub(super) enum BiasOrder {
     InSum,
     /// To the sum of the rounded products of so many ranks, with a rounding of its own: Megatron.
     After {
-        /// How many ranks have a part of the sum: 1 of a layer whose rows are divided.
-        ranks: usize,
+        /// What ranks have parts of the sum, and how those are added: one of a layer whose rows are divided.
+        partials: Partials,
     },
 }
 

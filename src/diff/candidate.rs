@@ -196,8 +196,9 @@ impl Candidate {
                 let ranks = case.tensor_parallel.map(usize::from);
                 Arithmetic::Megatron(MegatronArithmetic {
                     tensor_parallel: ranks.unwrap_or(megatron.tensor_parallel),
-                    // A property of the run, which no checkpoint has.
+                    // Properties of the run, which no checkpoint has.
                     fused_kernels: recorded.unwrap_or_default().fused_kernels,
+                    all_reduce: recorded.unwrap_or_default().all_reduce,
                     ..megatron
                 })
             }

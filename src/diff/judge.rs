@@ -3,7 +3,7 @@
 use super::Options;
 use super::align::{AlignedStage, Recorded, RecordedValue};
 use super::outcome::{OracleErrors, StageResult};
-use super::reference_run::Prediction;
+use super::reference_run::{Mismatches, Prediction};
 use super::stretch::Stretch;
 use crate::arch::ModelConfig;
 use crate::backend::Device;
@@ -189,9 +189,12 @@ impl Judge<'_> {
         };
         let mut metrics = compare(&recorded.aligned, found, &spec)?;
         if resolved.tolerance.counts_flips() {
-            metrics.flips = match prediction.map(Prediction::flips).transpose()?.flatten() {
-                None => Flips::new(metrics.unequal, &recorded.aligned, ours, theirs)?,
-                predicted => predicted,
+            metrics.flips = match prediction.map(Prediction::mismatches).transpose()? {
+                None | Some(Mismatches::OfCandidate) => {
+                    Flips::new(metrics.unequal, &recorded.aligned, ours, theirs)?
+                }
+                Some(Mismatches::Counted(flips)) => flips,
+                Some(Mismatches::Uncountable) => None,
             };
         }
         if let Some(predicted) = prediction

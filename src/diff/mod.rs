@@ -2,12 +2,14 @@
 //! events; prints nothing.
 //!
 //! In the order of a run: `prepare` opens and checks, `align` says what each step is compared with,
+//! `all_reduce` in what order the reference's ranks added,
 //! `stretch` over which steps it is judged,
 //! `run` walks over them, `judge` holds their values against what was recorded (with
 //! `reference_run` where the reference has another arithmetic), `explained` looks for causes, and
 //! `outcome` is what came out.
 
 mod align;
+mod all_reduce;
 mod candidate;
 mod comparable;
 #[expect(clippy::module_inception, reason = "the verb of the module")]

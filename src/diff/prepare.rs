@@ -1,6 +1,7 @@
 //! Before a run: whether golden, model and case fit together, and what is compared.
 
 use super::align::{AlignedStage, Alignment};
+use super::all_reduce;
 use super::judge::Judge;
 use super::on_cuda::OnCuda;
 use super::stretch::Stretch;
@@ -65,17 +66,28 @@ impl<'a> Prepared<'a> {
     ) -> Result<Self> {
         let mut notes = same_model(golden, candidate)?;
         let manifest = golden.manifest();
-        let theirs = manifest.arithmetic;
-        let arithmetic = candidate.arithmetic(case, &theirs);
         candidate.check()?;
         let tokens = golden.tokens()?;
         let rows = shared_vocabulary(golden, candidate, &mut notes);
         let (model, weights) = candidate.with_vocabulary(rows)?;
+        let extents = [tokens.shape()[0], tokens.shape()[1]];
+        let start = exec::start(&tokens)?;
+        let reference = |arithmetic: &Arithmetic| -> Result<Side<'a>> {
+            let plan = candidate.plan(&model, arithmetic)?;
+            let shapes = plan.shapes(extents)?;
+            Ok(Side {
+                alignment: Alignment::new(golden, &plan, &shapes),
+                plan,
+            })
+        };
+        let recorded = manifest.arithmetic;
+        let (theirs, note) = all_reduce::found(recorded, reference, weights.as_ref(), &start)?;
+        notes.extend(note);
+        let arithmetic = candidate.arithmetic(case, &theirs);
         let plan = candidate.plan(&model, &arithmetic)?;
         rules_match(case, &plan)?;
         let as_recorded = manifest.model.with_vocab_size(rows);
         let as_recorded = as_recorded.plan(plan.dtype(), &theirs)?;
-        let extents = [tokens.shape()[0], tokens.shape()[1]];
         let shapes = plan.shapes(extents);
         let shapes = shapes.map_err(|e| e.in_file(manifest_of(golden)))?;
         let alignment = Alignment::new(golden, &plan, &shapes);
@@ -98,25 +110,21 @@ impl<'a> Prepared<'a> {
             model: &candidate.model,
             stretches: stretches(&plan.differences(&as_recorded)),
         };
-        let reference_plan = candidate.plan(&model, &theirs)?;
-        let differences = plan.differences(&reference_plan);
-        let reference_shapes = reference_plan.shapes(extents)?;
+        let reference = reference(&theirs)?;
+        let differences = plan.differences(&reference.plan);
         Ok(Self {
             case,
             golden,
             weights,
             options,
             modes,
-            start: exec::start(&tokens)?,
+            start,
             shapes,
             arithmetic,
             stretches: stretches(&differences),
             differences,
             candidate: Side { plan, alignment },
-            reference: Side {
-                alignment: Alignment::new(golden, &reference_plan, &reference_shapes),
-                plan: reference_plan,
-            },
+            reference,
             judge,
             on_cuda,
             notes,

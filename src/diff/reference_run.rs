@@ -7,12 +7,12 @@
 
 use super::align::{AlignedStage, RecordedValue};
 use super::prepare::{Prepared, Side};
-use super::stretch::Stretch;
+use super::stretch::{Stretch, since_recorded};
 use crate::backend::Cpu;
 use crate::compare::{Flips, Spec, StatisticsDifference, compare, unequal};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::exec::{Execution, Value, params_of};
-use crate::op::{ErrorBound, Operand};
+use crate::op::{AllReduce, ErrorBound, Op, Operand};
 use crate::plan::{StageId, Step};
 use crate::tensor::Tensor;
 use std::collections::{HashSet, VecDeque};
@@ -23,6 +23,8 @@ pub(super) struct ReferenceRun<'a> {
     execution: Execution<'a, Cpu>,
     /// Steps still to visit, in order.
     ahead: VecDeque<&'a Step>,
+    /// Recorded steps on whose way ranks' parts are added in an order that is not known.
+    unknown: HashSet<&'a StageId>,
     /// Whether elements are counted; else nothing need be computed where a value was recorded.
     counts_flips: bool,
 }
@@ -35,6 +37,19 @@ struct Evaluated {
     value: Option<Tensor>,
     /// How far either may be from exact.
     error_bound: ErrorBound,
+    /// What is known of the order in which ranks added since recorded values.
+    sum: SumOfRanks,
+}
+
+/// How well the steps since recorded values are known where ranks' parts are added.
+#[derive(Clone, Copy)]
+enum SumOfRanks {
+    /// Wherever that is, in a known order.
+    Known,
+    /// In the last step, of which so many elements are given by no order.
+    InNoOrder(usize),
+    /// Not at all.
+    NotKnown,
 }
 
 /// A stage in the reference's arithmetic.
@@ -46,24 +61,37 @@ pub(super) struct Prediction {
     same_formula: bool,
 }
 
+/// How many elements of a stage differ from what the reference's own steps give.
+pub(super) enum Mismatches {
+    /// That was not counted: the candidate's steps are no others.
+    OfCandidate,
+    /// So many.
+    Counted(Option<Flips>),
+    /// Nobody can say: the order in which ranks added on the way is not known.
+    Uncountable,
+}
+
 impl Prediction {
-    /// How many elements differ between what the reference's own steps give and what was recorded; `None`
-    /// if they were not counted, or the candidate's are steps of another formula.
-    pub(super) fn flips(&self) -> Result<Option<Flips>> {
+    /// How many elements differ between what the reference's own steps give and what was recorded. Not
+    /// counted if the candidate's are steps of another formula.
+    pub(super) fn mismatches(&self) -> Result<Mismatches> {
         let Evaluated {
             recorded,
             error_bound,
             ..
         } = &self.evaluated;
-        let Some(value) = self.value() else {
-            return Ok(None);
+        let unequal = match (self.evaluated.sum, self.value()) {
+            (SumOfRanks::NotKnown, _) => return Ok(Mismatches::Uncountable),
+            (SumOfRanks::InNoOrder(unequal), Some(_)) => unequal,
+            (SumOfRanks::Known, Some(value)) => unequal(recorded, value)?,
+            (_, None) => return Ok(Mismatches::OfCandidate),
         };
-        let unequal = unequal(recorded, value)?;
-        Flips::new(unequal, recorded, error_bound, error_bound)
+        let flips = Flips::new(unequal, recorded, error_bound, error_bound)?;
+        Ok(Mismatches::Counted(flips))
     }
 
     /// How far statistics of what the reference's own steps give are from those of what was recorded, where
-    /// [`Self::flips`] are counted.
+    /// mismatches are counted.
     pub(super) fn statistics(&self, spec: &Spec<'_>) -> Result<Option<StatisticsDifference>> {
         let spec = Spec {
             budget: None,
@@ -76,7 +104,8 @@ impl Prediction {
     }
 
     fn value(&self) -> Option<&Tensor> {
-        self.evaluated.value.as_ref().filter(|_| self.same_formula)
+        let value = self.evaluated.value.as_ref();
+        value.filter(|_| self.same_formula)
     }
 }
 
@@ -84,10 +113,24 @@ impl<'a> ReferenceRun<'a> {
     /// A run for the recorded stages that have a budget and where the plans differ, or on the way to them.
     pub(super) fn new(prepared: &'a Prepared<'a>) -> Self {
         let Side { plan, alignment } = &prepared.reference;
+        let known = alignment.full();
+        let unknown: HashSet<&StageId> = known
+            .iter()
+            .copied()
+            .filter(|id| {
+                since_recorded(plan, id, &known)
+                    .iter()
+                    .any(|step| is_unknown_sum(step))
+            })
+            .collect();
         let predicted = prepared.selected().filter(|stage| {
             let stretch = prepared.stretches.get(&stage.id);
-            stretch.is_some_and(|stretch| !stretch.differences.is_empty())
-                && prepared.judge.has_budget(stage)
+            let differs = stretch.is_some_and(|stretch| !stretch.differences.is_empty());
+            let is_unsure = || {
+                let own = alignment.of_stage(stage.stage());
+                own.is_some_and(|own| unknown.contains(&own.id))
+            };
+            prepared.judge.has_budget(stage) && (differs || is_unsure())
         });
         let predicted: HashSet<&StageId> = predicted.map(AlignedStage::stage).collect();
         let full = alignment.iter().filter(|stage| stage.is_full());
@@ -106,6 +149,7 @@ impl<'a> ReferenceRun<'a> {
             prepared,
             ahead: execution.steps().collect(),
             execution,
+            unknown,
             counts_flips: prepared
                 .selected()
                 .any(|stage| prepared.judge.counts_flips(stage)),
@@ -182,14 +226,35 @@ impl<'a> ReferenceRun<'a> {
             let output = value.as_ref().unwrap_or(&recorded);
             evaluated = self
                 .error_bound(step, &params, output)?
-                .map(|error_bound| Evaluated {
-                    recorded: recorded.clone(),
-                    value,
-                    error_bound,
-                });
+                .map(|error_bound| {
+                    Ok::<_, Error>(Evaluated {
+                        recorded: recorded.clone(),
+                        value,
+                        error_bound,
+                        sum: self.sum_of_ranks(step, &params, &recorded)?,
+                    })
+                })
+                .transpose()?;
         }
         self.execution.keep(step, Some(Value::given(recorded)));
         Ok(evaluated)
+    }
+
+    fn sum_of_ranks(
+        &self,
+        step: &Step,
+        params: &[Tensor],
+        recorded: &Tensor,
+    ) -> Result<SumOfRanks> {
+        if !self.unknown.contains(&step.id) {
+            return Ok(SumOfRanks::Known);
+        }
+        let given = self.execution.given(step);
+        let (Some(given), Op::Linear(op), true) = (given, &step.op, is_unknown_sum(step)) else {
+            return Ok(SumOfRanks::NotKnown);
+        };
+        let missed = op.in_no_order(given[0], &params[0], recorded)?;
+        Ok(missed.map_or(SumOfRanks::NotKnown, SumOfRanks::InNoOrder))
     }
 
     fn params(&self, step: &Step) -> Result<Vec<Tensor>> {
@@ -207,4 +272,9 @@ impl<'a> ReferenceRun<'a> {
         self.execution
             .error_bound(step, &params, output, confidence)
     }
+}
+
+/// Whether a step adds ranks' parts in an order that is not known.
+fn is_unknown_sum(step: &Step) -> bool {
+    matches!(step.op, Op::Linear(op) if op.partials.has_order() && op.partials.order == AllReduce::Unknown)
 }

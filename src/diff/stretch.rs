@@ -5,7 +5,7 @@
 //! of all of them, and in the reference's arithmetic if any of them rounds elsewhere there.
 
 use crate::plan::{Plan, PlanDifference, StageId, Step};
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 /// The steps over which a stage is judged.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -25,18 +25,14 @@ impl Stretch {
         known: &HashSet<&StageId>,
         differences: &BTreeMap<StageId, PlanDifference>,
     ) -> HashMap<StageId, Self> {
-        let steps = plan.steps();
-        let places = steps.iter().enumerate();
-        let places: HashMap<&StageId, usize> =
-            places.map(|(place, step)| (&step.id, place)).collect();
-        let recorded = steps.iter().filter(|step| known.contains(&step.id));
+        let recorded = plan.steps().iter().filter(|step| known.contains(&step.id));
         let recorded: HashSet<&StageId> = recorded.map(|step| &step.stage).collect();
         let stretch = |end: &StageId| {
-            let on_the_way = since_recorded(steps, &places, places[end], known);
-            let own = &steps[places[end]].stage;
-            let held = |step: &Step| recorded.contains(&step.stage) && step.stage != *own;
+            let steps = since_recorded(plan, end, known);
+            let own = steps.last().map(|step| &step.stage);
+            let held = |step: &Step| recorded.contains(&step.stage) && Some(&step.stage) != own;
             let mut stages: Vec<&StageId> = Vec::new();
-            for step in on_the_way.into_iter().map(|place| &steps[place]) {
+            for step in &steps {
                 // What only moves elements is no computation that could be missing, and one variant of a
                 // stage is as good as another.
                 let counts = !step.op.locality().is_copy() && !held(step);
@@ -52,7 +48,7 @@ impl Stretch {
                 differences: differing.collect(),
                 through: stages
                     .iter()
-                    .filter(|stage| **stage != own)
+                    .filter(|stage| Some(**stage) != own)
                     .map(|stage| (*stage).clone())
                     .collect(),
             }
@@ -97,26 +93,21 @@ impl Stretch {
     }
 }
 
-/// The places of the steps that lead from recorded values to one, which is the last of them.
-fn since_recorded(
-    steps: &[Step],
-    places: &HashMap<&StageId, usize>,
-    end: usize,
+/// The steps that lead from recorded values to the value of one, which is the last of them. Values of the
+/// steps in `known` are recorded.
+pub(super) fn since_recorded<'p>(
+    plan: &'p Plan,
+    end: &StageId,
     known: &HashSet<&StageId>,
-) -> BTreeSet<usize> {
-    let mut found = BTreeSet::from([end]);
-    let mut open = vec![end];
-    while let Some(place) = open.pop() {
-        let computed = steps[place]
-            .inputs
-            .iter()
-            .filter(|input| !known.contains(input));
-        // What a plan starts from has no step.
-        for input in computed.filter_map(|input| places.get(input)) {
-            if found.insert(*input) {
-                open.push(*input);
-            }
+) -> Vec<&'p Step> {
+    let mut needed: HashSet<&StageId> = HashSet::new();
+    let mut steps = Vec::new();
+    for step in plan.steps().iter().rev() {
+        if step.id == *end || needed.contains(&step.id) && !known.contains(&step.id) {
+            needed.extend(&step.inputs);
+            steps.push(step);
         }
     }
-    found
+    steps.reverse();
+    steps
 }

@@ -172,6 +172,13 @@ impl<'a, B: Backend + ?Sized> Execution<'a, B> {
         Ok(Value { array, error_bound })
     }
 
+    /// The values that a step reads, if all of them were given.
+    pub fn given(&self, step: &Step) -> Option<Vec<&B::Array>> {
+        let inputs = step.inputs.iter().map(|id| self.values.get(id));
+        let given = inputs.map(|value| value.filter(|value| value.error_bound.is_none()));
+        given.map(|value| value.map(|value| &value.array)).collect()
+    }
+
     fn inputs(&self, step: &Step) -> Result<Vec<&Value<B::Array>>> {
         let missing = |id: &StageId| Error::Mismatch {
             at: step.id.to_string(),

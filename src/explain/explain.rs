@@ -375,7 +375,7 @@ mod tests {
     fn linear() -> Op {
         Op::Linear(op::Linear {
             bias: false,
-            partials: 1,
+            partials: op::Partials::ONE,
         })
     }
 

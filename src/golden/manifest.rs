@@ -494,6 +494,7 @@ mod tests {
         let arithmetic = prop_oneof![
             (1_usize..9, any::<bool>(), any::<bool>()).prop_map(|(ranks, scaling, fused)| {
                 Arithmetic::Megatron(MegatronArithmetic {
+                    all_reduce: crate::op::AllReduce::default(),
                     tensor_parallel: ranks,
                     query_key_layer_scaling: scaling,
                     fused_kernels: fused,

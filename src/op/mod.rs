@@ -54,7 +54,7 @@ pub use embedding::Embedding;
 pub(crate) use fp64::Fp64Kernel;
 pub use gate::Gate;
 pub use layer_norm::LayerNorm;
-pub use linear::Linear;
+pub use linear::{AllReduce, Linear, Partials};
 pub use locality::Locality;
 pub use multiply::Multiply;
 pub use numerics::{Numerics, Rounding, Summation};

@@ -1,6 +1,6 @@
 //! Whose arithmetic a plan follows.
 
-use crate::op::Summation;
+use crate::op::{AllReduce, Partials, Summation};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -35,6 +35,10 @@ pub struct TransformersArithmetic {
 pub struct MegatronArithmetic {
     /// Ranks that share every layer; at least 1.
     pub tensor_parallel: usize,
+    /// How the ranks' parts of a sum are added, if there are more than two. Nobody records it: it is
+    /// found from the values.
+    #[serde(skip)]
+    pub all_reduce: AllReduce,
     /// Whether scores are divided by `max(1, block index)` and multiplied back inside the softmax.
     pub query_key_layer_scaling: bool,
     /// Whether LayerNorms and softmax were Megatron's fused CUDA kernels (`MixedFusedLayerNorm`,
@@ -59,6 +63,14 @@ impl Arithmetic {
 }
 
 impl MegatronArithmetic {
+    /// How row-parallel products are summed.
+    pub fn partials(&self) -> Partials {
+        Partials {
+            count: self.tensor_parallel,
+            order: self.all_reduce,
+        }
+    }
+
     /// By what the scores of a block are divided: its number, with query-key layer scaling.
     pub fn score_divisor(&self, layer: usize) -> f32 {
         if self.query_key_layer_scaling {
@@ -80,6 +92,7 @@ impl Default for MegatronArithmetic {
     fn default() -> Self {
         Self {
             tensor_parallel: 1,
+            all_reduce: AllReduce::default(),
             query_key_layer_scaling: true,
             fused_kernels: false,
         }

@@ -3,6 +3,7 @@
 use crate::arch::{Checks, Framework, Heads, Model, ModelConfig, Read, Settings};
 use crate::checkpoint::megatron::MegatronCheckpoint;
 use crate::error::Result;
+use crate::op::AllReduce;
 use crate::plan::{Arithmetic, MegatronArithmetic, Plan, TransformersArithmetic};
 use crate::tensor::DType;
 use serde::{Deserialize, Serialize};
@@ -121,6 +122,7 @@ pub(super) fn of_dump(
         tie_word_embeddings: true,
     };
     let arithmetic = MegatronArithmetic {
+        all_reduce: AllReduce::default(),
         tensor_parallel: settings.size(&["tensor_parallel", "tensor_model_parallel_size"])?,
         query_key_layer_scaling: settings.flag(&["apply_query_key_layer_scaling"])?,
         // `--no-masked-softmax-fusion` switches Megatron's own kernels off.
@@ -134,6 +136,7 @@ pub(super) fn of_checkpoint(checkpoint: &MegatronCheckpoint) -> Result<MegatronA
     let default = MegatronArithmetic::default();
     let scaling = default.query_key_layer_scaling;
     Ok(MegatronArithmetic {
+        all_reduce: AllReduce::default(),
         tensor_parallel: checkpoint.ranks(),
         query_key_layer_scaling: checkpoint
             .args()

@@ -4,7 +4,7 @@ use super::{BloomConfig, MEGATRON_EMBEDDING_EPSILON, alibi};
 use crate::arch::steps::{Steps, param};
 use crate::error::Result;
 use crate::op::{
-    self, Activation, Alibi, AlibiForm, HeadPart, Mask, Numerics, QkvLayout, Rounding,
+    self, Activation, Alibi, AlibiForm, HeadPart, Mask, Numerics, Partials, QkvLayout, Rounding,
 };
 use crate::plan::{
     Arithmetic, MegatronArithmetic, Plan, StageId, Step, TransformersArithmetic, Variant,
@@ -68,7 +68,7 @@ impl Bloom<'_> {
     /// its number and multiplies them back inside the fp32 softmax.
     fn megatron(&mut self, megatron: &MegatronArithmetic) {
         let slopes = alibi::megatron(self.config.n_head);
-        let ranks = megatron.tensor_parallel;
+        let ranks = megatron.partials();
         let mut x = self.embeddings(MEGATRON_EMBEDDING_EPSILON);
         for layer in 0..self.config.n_layer {
             let at = |name: &str| format!("h.{layer}.{name}");
@@ -82,7 +82,12 @@ impl Bloom<'_> {
             let attended = self.steps.add(at("self_attention"), &residual, &dense);
 
             let normed = self.layer_norm(&at("post_attention_layernorm"), &attended);
-            let wide = self.biased(&at("mlp.dense_h_to_4h"), &normed, self.widening(), 1);
+            let wide = self.biased(
+                &at("mlp.dense_h_to_4h"),
+                &normed,
+                self.widening(),
+                Partials::ONE,
+            );
             let gelu = self.gelu(layer, &wide);
             let narrow = self.biased(&at("mlp.dense_4h_to_h"), &gelu, self.narrowing(), ranks);
             let residual = self.residual(&attended, &normed);
@@ -171,7 +176,7 @@ impl Bloom<'_> {
         };
         let op = op::Linear {
             bias: false,
-            partials: 1,
+            partials: Partials::ONE,
         };
         let numerics = Numerics::product(self.steps.dtype);
         let logits = self.steps.step("logits", op, [&normed], numerics);
@@ -196,12 +201,12 @@ impl Bloom<'_> {
     ) -> StageId {
         match transformers.slow_but_exact {
             None => self.steps.linear(id, x, shape),
-            Some(slices) => self.steps.product(id, x, shape, slices),
+            Some(slices) => self.steps.product(id, x, shape, Partials::in_order(slices)),
         }
     }
 
-    /// A linear layer as Megatron computes it: the sum of `ranks` products, then the bias.
-    fn biased(&mut self, id: &str, x: &StageId, shape: [usize; 2], ranks: usize) -> StageId {
+    /// A linear layer as Megatron computes it: the sum of the ranks' products, then the bias.
+    fn biased(&mut self, id: &str, x: &StageId, shape: [usize; 2], ranks: Partials) -> StageId {
         let product = self.steps.product_before_bias(id, x, shape, ranks);
         self.steps.add_bias(&product, shape[0])
     }

@@ -7,7 +7,7 @@
 use super::Gpt2Config;
 use crate::arch::steps::{BiasOrder, Steps};
 use crate::error::Result;
-use crate::op::{Activation, HeadPart, QkvLayout, Rounding, SplitHeads};
+use crate::op::{Activation, HeadPart, Partials, QkvLayout, Rounding, SplitHeads};
 use crate::plan::{Arithmetic, Plan, StageId};
 use crate::tensor::DType;
 
@@ -27,9 +27,11 @@ pub(super) fn plan(config: &Gpt2Config, dtype: DType, arithmetic: &Arithmetic) -
             config,
             steps: Steps::new(dtype),
             scores: Rounding::Once,
-            column: BiasOrder::After { ranks: 1 },
+            column: BiasOrder::After {
+                partials: Partials::ONE,
+            },
             row: BiasOrder::After {
-                ranks: megatron.tensor_parallel,
+                partials: megatron.partials(),
             },
             activation: activation.as_megatron(),
         },

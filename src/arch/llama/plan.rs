@@ -9,7 +9,8 @@ use super::LlamaConfig;
 use crate::arch::steps::{BiasOrder, Steps};
 use crate::error::Result;
 use crate::op::{
-    HeadPart, QkvLayout, Rotary, RotaryFunction, RotaryPairs, RotaryTable, Rounding, SplitHeads,
+    HeadPart, Partials, QkvLayout, Rotary, RotaryFunction, RotaryPairs, RotaryTable, Rounding,
+    SplitHeads,
 };
 use crate::plan::{Arithmetic, Plan, StageId};
 use crate::tensor::DType;
@@ -22,9 +23,11 @@ pub(super) fn plan(config: &LlamaConfig, dtype: DType, arithmetic: &Arithmetic) 
         }
         Arithmetic::Megatron(megatron) => (
             Rounding::Once,
-            BiasOrder::After { ranks: 1 },
             BiasOrder::After {
-                ranks: megatron.tensor_parallel,
+                partials: Partials::ONE,
+            },
+            BiasOrder::After {
+                partials: megatron.partials(),
             },
         ),
     };

@@ -23,9 +23,10 @@ impl Rule for PartialSums {
     fn rewrites<'a>(&self, context: &Context<'a>) -> Result<Vec<Rewrite<'a>>> {
         let mut all = Vec::new();
         for step in context.steps() {
-            let Op::Linear(op::Linear { partials: ours, .. }) = step.op else {
+            let Op::Linear(op::Linear { partials, .. }) = step.op else {
                 continue;
             };
+            let ours = partials.count;
             let k = step.params[0].shape.get(1).copied().unwrap_or(1);
             for theirs in [1, 2, 4, 8]
                 .into_iter()
@@ -33,7 +34,7 @@ impl Rule for PartialSums {
             {
                 let set = move |step: &mut Step| {
                     if let Op::Linear(op::Linear { partials, .. }) = &mut step.op {
-                        *partials = theirs;
+                        *partials = op::Partials::in_order(theirs);
                     }
                 };
                 let finding = match theirs {
@@ -61,7 +62,7 @@ impl Rule for PartialSums {
                     part(layer.inputs, 4)?;
                     Some(edits.step(&layer.step.id, |step| {
                         if let Op::Linear(op::Linear { partials, .. }) = &mut step.op {
-                            *partials = 4;
+                            *partials = op::Partials::in_order(4);
                         }
                     }))
                 })

@@ -23,8 +23,8 @@ impl Bounded for Linear {
             // The sum alone: a bias may cancel it, not its error.
             let y = y - bias.map_or(0.0, |bias| bias.element(column).0);
             let [mut rounding, mut std] = sums.at([row, column], y, k);
-            if self.partials > 1 {
-                rounding += sums.partial_roundings([row, column], y, self.partials, unit);
+            if self.partials.count > 1 {
+                rounding += sums.partial_roundings([row, column], y, self.partials.count, unit);
             }
             if let Some(bias) = bias.filter(|bias| bias.error_bound.is_some()) {
                 let [bias_rounding, bias_std] = bias.element(column).1;

@@ -1,12 +1,12 @@
 //! Products with a weight on the CPU.
 
-use super::Linear;
+use super::{Linear, Partials};
 use crate::error::Result;
 use crate::op::product::matrix;
 use crate::op::{Arguments, CpuKernel, Numerics, Rounding};
 use crate::tensor::Float;
 use ndarray::linalg::general_mat_mul;
-use ndarray::{Array2, Axis, s};
+use ndarray::{Array2, Array3, Axis, s};
 use rayon::prelude::*;
 
 impl CpuKernel for Linear {
@@ -18,7 +18,11 @@ impl CpuKernel for Linear {
         let bias = self.bias.then(|| arguments.param(1)).transpose()?;
         let [x, weight] = [arguments.input(0)?, arguments.param(0)?];
         let k = arguments.inputs[0].row_len();
-        Ok(linear(x, weight, bias, k, self.partials))
+        let sequences = match arguments.inputs[0].shape() {
+            [sequences, _, _] => *sequences,
+            _ => 1,
+        };
+        Ok(linear(x, weight, bias, k, self.partials, sequences))
     }
 }
 
@@ -27,17 +31,51 @@ const PANEL: usize = 64;
 
 /// `x [r, k] · weight [m, k]ᵀ + bias [m]` → `[r, m]`.
 ///
-/// Half weights are widened a panel at a time, never as a whole. Products are exact in fp32, sums
-/// are fp32 in `matrixmultiply`'s order over `k`, which depends on `k` alone. With `partials > 1`
-/// the sum over each equal range of `k` is rounded, and the rounded sums are added in order with a
-/// rounding each. The bias, if any, is added in fp32 before the (last) rounding.
+/// With several `partials` the sum over each equal range of `k` is rounded, and the rounded sums are added
+/// as these say. The bias, if any, is added in fp32 before the (last) rounding. `x` is of so many
+/// `sequences`.
 fn linear<T: Float>(
     x: &[T],
     weight: &[T],
     bias: Option<&[T]>,
     k: usize,
-    partials: usize,
+    partials: Partials,
+    sequences: usize,
 ) -> Vec<T> {
+    let [rows, width] = [x, weight].map(|matrix| matrix.len().checked_div(k).unwrap_or(0));
+    let positions = rows.checked_div(sequences).unwrap_or(0).max(1);
+    let chunk = partials.chunk(rows * width, T::DTYPE.size());
+    each_sum(
+        x,
+        weight,
+        k,
+        partials.count,
+        T::zeroed(),
+        |row, column, parts| {
+            let (sequence, position) = (row / positions, row % positions);
+            let place = (position * sequences + sequence) * width + column;
+            let mut sum = partials.sum::<T>(parts, place / chunk);
+            if let Some(bias) = bias {
+                sum += bias[column].to_f32();
+            }
+            T::from_f32(sum)
+        },
+    )
+}
+
+/// `of` every element of `x [r, k] · weight [m, k]ᵀ`: of its row, its column, and the sums over `count`
+/// equal ranges of `k`, rounded if there are several.
+///
+/// Half weights are widened a panel at a time, never as a whole. Products are exact in fp32, sums
+/// are fp32 in `matrixmultiply`'s order over `k`, which depends on `k` alone.
+pub(super) fn each_sum<T: Float, O: Copy + Send + Sync>(
+    x: &[T],
+    weight: &[T],
+    k: usize,
+    count: usize,
+    empty: O,
+    of: impl Fn(usize, usize, &[f32]) -> O + Sync,
+) -> Vec<O> {
     if k == 0 {
         // Nothing to sum; and no row length to divide by.
         return Vec::new();
@@ -45,7 +83,7 @@ fn linear<T: Float>(
     let (rows, width) = (x.len() / k, weight.len() / k);
     let x = T::widened(x);
     let x = matrix(&x, rows, k);
-    let mut out = Array2::from_elem((rows, width), T::zeroed());
+    let mut out = Array2::from_elem((rows, width), empty);
     out.axis_chunks_iter_mut(Axis(1), PANEL)
         .into_par_iter()
         .enumerate()
@@ -54,30 +92,28 @@ fn linear<T: Float>(
             let first = number * PANEL;
             let panel = T::widened(&weight[first * k..(first + columns) * k]);
             let panel = matrix(&panel, columns, k);
+            let length = k / count;
             let mut sums = Array2::<f32>::zeros((rows, columns));
-            for part in 0..partials {
-                let range = s![.., part * (k / partials)..(part + 1) * (k / partials)];
-                general_mat_mul(
-                    1.0,
-                    &x.slice(range),
-                    &panel.slice(range).t(),
-                    0.0,
-                    &mut sums,
-                );
-                for (row, out) in out.outer_iter_mut().enumerate() {
-                    for (column, out) in out.into_iter().enumerate() {
-                        let mut sum = sums[[row, column]];
-                        if part > 0 {
-                            sum = out.to_f32() + T::from_f32(sum).to_f32();
-                        }
-                        if part + 1 == partials
-                            && let Some(bias) = bias
-                        {
-                            sum += bias[first + column].to_f32();
-                        }
-                        *out = T::from_f32(sum);
-                    }
-                }
+            let mut parts = Array3::<f32>::zeros((rows, columns, count));
+            for part in 0..count {
+                let range = s![.., part * length..(part + 1) * length];
+                let (x, panel) = (x.slice(range), panel.slice(range));
+                general_mat_mul(1.0, &x, &panel.t(), 0.0, &mut sums);
+                parts
+                    .index_axis_mut(Axis(2), part)
+                    .zip_mut_with(&sums, |part, sum| {
+                        // One sum is rounded when it is stored, with its bias.
+                        *part = if count == 1 {
+                            *sum
+                        } else {
+                            T::from_f32(*sum).to_f32()
+                        };
+                    });
+            }
+            for ((row, column), out) in out.indexed_iter_mut() {
+                let parts = parts.slice(s![row, column, ..]);
+                let parts = parts.as_slice().expect("the last axis is in one piece");
+                *out = of(row, first + column, parts);
             }
         });
     out.into_raw_vec_and_offset().0
@@ -99,9 +135,12 @@ mod tests {
         let x = bf16s(&[1.0, 0.5_f32.powi(9)]);
         let ones = bf16s(&[1.0, 1.0]);
         let bias = bf16s(&[0.5_f32.powi(8)]);
-        assert_eq!(linear(&x, &ones, None, 2, 1), bf16s(&[1.0]));
         assert_eq!(
-            linear(&x, &ones, Some(&bias), 2, 1),
+            linear(&x, &ones, None, 2, Partials::in_order(1), 1),
+            bf16s(&[1.0])
+        );
+        assert_eq!(
+            linear(&x, &ones, Some(&bias), 2, Partials::in_order(1), 1),
             bf16s(&[1.0 + 0.5_f32.powi(7)])
         );
     }
@@ -114,10 +153,13 @@ mod tests {
         let x = bf16s(&[1.0, small, small, small]);
         let ones = bf16s(&[1.0; 4]);
         assert_eq!(
-            linear(&x, &ones, None, 4, 1),
+            linear(&x, &ones, None, 4, Partials::in_order(1), 1),
             bf16s(&[1.0 + 0.5_f32.powi(7)])
         );
-        assert_eq!(linear(&x, &ones, None, 4, 2), bf16s(&[1.0]));
+        assert_eq!(
+            linear(&x, &ones, None, 4, Partials::in_order(2), 1),
+            bf16s(&[1.0])
+        );
     }
 
     proptest! {
@@ -146,8 +188,8 @@ mod tests {
                     terms.sum::<f32>() + bias[column]
                 })
                 .collect();
-            prop_assert_eq!(&linear(&x, &weight, Some(&bias), k, 1), &expected);
-            prop_assert_eq!(&linear(&x, &weight, Some(&bias), k, 2), &expected);
+            prop_assert_eq!(&linear(&x, &weight, Some(&bias), k, Partials::in_order(1), 1), &expected);
+            prop_assert_eq!(&linear(&x, &weight, Some(&bias), k, Partials::in_order(2), 1), &expected);
         }
 
         /// A row's result does not depend on the rows beside it.
@@ -161,9 +203,9 @@ mod tests {
             };
             let x: Vec<f32> = (0..rows * k).map(|_| draw()).collect();
             let weight: Vec<f32> = (0..width * k).map(|_| draw()).collect();
-            let batch = linear(&x, &weight, None, k, 1);
+            let batch = linear(&x, &weight, None, k, Partials::in_order(1), 1);
             for row in 0..rows {
-                let alone = linear(&x[row * k..(row + 1) * k], &weight, None, k, 1);
+                let alone = linear(&x[row * k..(row + 1) * k], &weight, None, k, Partials::in_order(1), 1);
                 prop_assert_eq!(&alone, &batch[row * width..(row + 1) * width]);
             }
         }

@@ -26,12 +26,16 @@ impl Launch for Linear {
         if k == 0 {
             return Err(call.unsupported("sums of nothing"));
         }
-        if self.bias && self.partials > 1 {
+        let parts = self.partials.count;
+        if self.partials.has_order() && !self.partials.order.is_default() {
+            return Err(call.unsupported("partial sums in this order"));
+        }
+        if self.bias && parts > 1 {
             return Err(call.unsupported("partial sums with a bias"));
         }
         let x = gpu.contiguous(call.inputs[0])?;
         let (x, weight) = (gpu.read(&x), gpu.read(weight));
-        let part = k / self.partials;
+        let part = k / parts;
         let product = |number: usize, out: u64, beta: f32| {
             // Slices of the last axis: the leading dimension stays that of the whole matrices.
             let start = (number * part * dtype.size()) as u64;
@@ -66,7 +70,7 @@ impl Launch for Linear {
                 gpu.blas.gemm(&product(0, out, 1.0))
             });
         }
-        (1..self.partials).try_fold(partial(0)?, |sum, number| add(gpu, &sum, &partial(number)?))
+        (1..parts).try_fold(partial(0)?, |sum, number| add(gpu, &sum, &partial(number)?))
     }
 
     fn kernel_source() -> String {
