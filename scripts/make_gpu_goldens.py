@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Runs random BLOOM models with torch on this machine's GPU and dumps every stage, for gpu_check.sh.
+"""Runs random models with torch on this machine's GPU and dumps every stage, for gpu_check.sh.
 
     python3 scripts/make_gpu_goldens.py OUT [--device cuda|cpu] [--budget-s N]
 
@@ -48,6 +48,16 @@ MODELS = {
 }
 WIDE = "bloom_4096"
 
+# Not BLOOM's settings, whose random models are the same wherever they are made.
+GPT2 = {"gpt2_64": {"n_embd": 64, "n_layer": 2, "n_head": 8, "vocab_size": 512, "n_positions": 64}}
+LLAMA = {
+    "llama_64": {
+        "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 8,
+        "num_key_value_heads": 2, "intermediate_size": 160, "vocab_size": 512,
+        "max_position_embeddings": 64,
+    },
+}
+
 # Model, batch, positions, types, modules. The small ones, which are worth most, come first.
 CASES = [
     ("bloom_64", 2, 20, ["fp32", "bf16", "fp16"], "*"),
@@ -56,6 +66,8 @@ CASES = [
     # One token in all: linear layers are other products.
     ("bloom_64", 1, 1, ["fp32", "bf16", "fp16"], "*"),
     ("bloom_64_1head", 1, 20, ["fp32", "bf16", "fp16"], "*"),
+    ("gpt2_64", 2, 20, ["fp32", "bf16", "fp16"], "*"),
+    ("llama_64", 2, 20, ["fp32", "bf16", "fp16"], "*"),
     (WIDE, 2, 128, ["fp32", "bf16", "fp16"], "*"),
     # Past 1024 and 2048 keys torch's softmax is another kernel.
     ("bloom_64_2heads", 1, 1025, ["fp32", "bf16"], "*self_attention*"),
@@ -147,8 +159,13 @@ class Maker:
     def model(self, name, dtype):
         """A copy of the model in this type; the weights of the last model are kept."""
         if self.base[0] != name:
-            self.base = name, random_model(MODELS[name])
-        return copy.deepcopy(self.base[1]).to(DTYPES[dtype])
+            self.base = name, random_model(config_of(name))
+        model = copy.deepcopy(self.base[1]).to(DTYPES[dtype])
+        for module, original in zip(model.modules(), self.base[1].modules()):
+            # As from_pretrained loads a model: frequencies stay in fp32 whatever its type.
+            if hasattr(original, "inv_freq"):
+                module.inv_freq = original.inv_freq.clone()
+        return model
 
     def timed(self, model, tokens):
         """Times of a forward with nothing recorded, as eager torch runs it."""
@@ -208,6 +225,10 @@ def dump(model, tokens, folder, include):
 @contextlib.contextmanager
 def scores_kept(model, recorder):
     """Records the scores, which transformers has in no module: what baddbmm makes of ALiBi."""
+    if model.config.model_type != "bloom":
+        # There attention is a function of its own, and parity_dump records what it computes.
+        yield
+        return
     heads = model.config.n_head
     blocks = (name for name, _ in model.named_modules() if name.endswith(".self_attention"))
     product = torch.Tensor.baddbmm
@@ -235,10 +256,18 @@ def add(path, entries):
     path.write_text(json.dumps({**json.loads(path.read_text()), **entries}, indent=1))
 
 
-def random_model(sizes):
-    config = transformers.BloomConfig(
-        **sizes, hidden_dropout=0.0, attention_dropout=0.0, use_cache=False,
-        bos_token_id=1, eos_token_id=2, pad_token_id=3)
+def config_of(name):
+    ends = {"use_cache": False, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 3}
+    if name in GPT2:
+        return transformers.GPT2Config(
+            **GPT2[name], resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, **ends)
+    if name in LLAMA:
+        return transformers.LlamaConfig(**LLAMA[name], **ends)
+    return transformers.BloomConfig(
+        **MODELS[name], hidden_dropout=0.0, attention_dropout=0.0, **ends)
+
+
+def random_model(config):
     # The implementation whose stages are the plan's; others fuse them.
     model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager")
     model = model.float().eval()
@@ -254,9 +283,9 @@ def random_parameter(name, shape):
     module = name.split(".")[-2]
     if name.endswith(".bias"):
         return 0.1 * values
-    if "layernorm" in module or module == "ln_f":
+    if "norm" in module or module.startswith("ln_"):
         return 1 + 0.1 * values
-    if module == "word_embeddings":
+    if module in ("word_embeddings", "wte", "wpe", "embed_tokens"):
         return 0.05 * values
     return 0.7 * shape[-1] ** -0.5 * values
 
