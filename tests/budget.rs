@@ -196,6 +196,7 @@ fn example(
                     scale: 1.0,
                     slopes: vec![0.25],
                     form: AlibiForm::KeyPosition,
+                    sum: op::AlibiSum::InProduct,
                 }),
             });
             let shape = [1, 1, rows, k];

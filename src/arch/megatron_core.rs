@@ -4,7 +4,6 @@ use super::megatron::unsupported;
 use super::{ActivationName, Settings};
 use crate::checkpoint::megatron::{Format, MegatronCheckpoint};
 use crate::error::Result;
-use crate::op::AllReduce;
 use crate::plan::MegatronArithmetic;
 
 /// How its checkpoints lie on disk.
@@ -121,10 +120,10 @@ pub(super) fn arithmetic_of(
 ) -> Result<MegatronArithmetic> {
     refuse_flags(checkpoint, architecture, &["apply_query_key_layer_scaling"])?;
     Ok(MegatronArithmetic {
-        all_reduce: AllReduce::default(),
         tensor_parallel: checkpoint.ranks(),
         query_key_layer_scaling: false,
         fused_kernels: false,
+        ..MegatronArithmetic::default()
     })
 }
 
@@ -133,11 +132,11 @@ pub(super) fn arithmetic(settings: &Settings<'_>) -> Result<MegatronArithmetic> 
     settings.refuse_flag("apply_query_key_layer_scaling")?;
     let ranks = ["tensor_parallel", "tensor_model_parallel_size"];
     Ok(MegatronArithmetic {
-        all_reduce: AllReduce::default(),
         tensor_parallel: settings.size(&ranks)?,
         query_key_layer_scaling: false,
         // `--no-masked-softmax-fusion` switches Megatron's own kernels off.
         fused_kernels: settings.flag_or(&["masked_softmax_fusion"], false)?,
+        ..MegatronArithmetic::default()
     })
 }
 

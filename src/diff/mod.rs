@@ -2,14 +2,14 @@
 //! events; prints nothing.
 //!
 //! In the order of a run: `prepare` opens and checks, `align` says what each step is compared with,
-//! `all_reduce` in what order the reference's ranks added,
+//! `inferred` what nobody
+//! recorded of the reference's run,
 //! `stretch` over which steps it is judged,
 //! `run` walks over them, `judge` holds their values against what was recorded (with
 //! `reference_run` where the reference has another arithmetic), `explained` looks for causes, and
 //! `outcome` is what came out.
 
 mod align;
-mod all_reduce;
 mod candidate;
 mod comparable;
 #[expect(clippy::module_inception, reason = "the verb of the module")]
@@ -18,6 +18,7 @@ mod dumps;
 mod event;
 mod explained;
 mod fused;
+mod inferred;
 mod judge;
 mod on_cuda;
 mod options;

@@ -1,7 +1,7 @@
 //! Before a run: whether golden, model and case fit together, and what is compared.
 
 use super::align::{AlignedStage, Alignment};
-use super::all_reduce;
+use super::inferred::Inference;
 use super::judge::Judge;
 use super::on_cuda::OnCuda;
 use super::stretch::Stretch;
@@ -80,9 +80,14 @@ impl<'a> Prepared<'a> {
                 plan,
             })
         };
-        let recorded = manifest.arithmetic;
-        let (theirs, note) = all_reduce::found(recorded, reference, weights.as_ref(), &start)?;
-        notes.extend(note);
+        let inference = Inference {
+            side: &reference,
+            weights: weights.as_ref(),
+            start: &start,
+            on_gpu: manifest.provenance.gpu.is_some(),
+        };
+        let (theirs, inferred) = inference.complete(manifest.arithmetic)?;
+        notes.extend(inferred);
         let arithmetic = candidate.arithmetic(case, &theirs);
         let plan = candidate.plan(&model, &arithmetic)?;
         rules_match(case, &plan)?;

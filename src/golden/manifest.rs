@@ -494,16 +494,17 @@ mod tests {
         let arithmetic = prop_oneof![
             (1_usize..9, any::<bool>(), any::<bool>()).prop_map(|(ranks, scaling, fused)| {
                 Arithmetic::Megatron(MegatronArithmetic {
-                    all_reduce: crate::op::AllReduce::default(),
                     tensor_parallel: ranks,
                     query_key_layer_scaling: scaling,
                     fused_kernels: fused,
+                    ..MegatronArithmetic::default()
                 })
             }),
             any::<bool>().prop_map(|use_cache| {
                 Arithmetic::Transformers(TransformersArithmetic {
                     slow_but_exact: None,
                     use_cache,
+                    ..TransformersArithmetic::default()
                 })
             }),
         ];

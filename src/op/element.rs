@@ -142,10 +142,6 @@ impl<T: Float> Real for Eager<T> {
         Self::rounded(Real::erf(self.0))
     }
     #[inline(always)]
-    fn cube(self) -> Self {
-        Self::rounded(self.0.cube())
-    }
-    #[inline(always)]
     fn positive(self) -> Self {
         Self::of(self.0.positive())
     }

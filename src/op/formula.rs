@@ -18,8 +18,6 @@ pub(crate) trait Real:
     fn exp(self) -> Self;
     /// Its error function.
     fn erf(self) -> Self;
-    /// Its third power, as one operation.
-    fn cube(self) -> Self;
     /// Itself, or 0 if that is larger; NaN stays.
     fn positive(self) -> Self;
 }
@@ -48,10 +46,6 @@ impl Real for f64 {
         libm::erf(self)
     }
     #[inline(always)]
-    fn cube(self) -> Self {
-        self * self * self
-    }
-    #[inline(always)]
     fn positive(self) -> Self {
         if self < 0.0 { 0.0 } else { self }
     }
@@ -73,10 +67,6 @@ impl Real for f32 {
     #[inline(always)]
     fn erf(self) -> Self {
         libm::erf(self.into()) as f32
-    }
-    #[inline(always)]
-    fn cube(self) -> Self {
-        self * self * self
     }
     #[inline(always)]
     fn positive(self) -> Self {

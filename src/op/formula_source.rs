@@ -124,10 +124,6 @@ impl Real for Traced<'_> {
     fn erf(self) -> Self {
         self.function("erff")
     }
-    fn cube(self) -> Self {
-        let x = self.operand.source();
-        self.then(format!("settled<EACH>({x} * {x} * {x})"))
-    }
     /// Of values that are rounded already it is one of them.
     fn positive(self) -> Self {
         self.then(format!("positive({})", self.operand.source()))

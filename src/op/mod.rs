@@ -45,7 +45,7 @@ pub use activation::Activation;
 pub use add::Add;
 pub use add_bias::AddBias;
 pub(crate) use arguments::Arguments;
-pub use attention_scores::{Alibi, AlibiForm, AttentionScores};
+pub use attention_scores::{Alibi, AlibiForm, AlibiSum, AttentionScores};
 pub(crate) use bound::U as FP32_ROUNDOFF;
 pub use bound::{Confidence, ErrorBound, Operand};
 pub use context::Context;

@@ -1,6 +1,6 @@
 //! Whose arithmetic a plan follows.
 
-use crate::op::{AllReduce, Partials, Summation};
+use crate::op::{AlibiSum, AllReduce, Partials, Summation};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -27,6 +27,9 @@ pub struct TransformersArithmetic {
     /// kernels by where operands lie.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub use_cache: bool,
+    /// What ALiBi was added to. Nobody records it: it is inferred from the values.
+    #[serde(skip)]
+    pub alibi_sum: AlibiSum,
 }
 
 /// What changes Megatron's results from run to run.
@@ -36,7 +39,7 @@ pub struct MegatronArithmetic {
     /// Ranks that share every layer; at least 1.
     pub tensor_parallel: usize,
     /// How the ranks' parts of a sum are added, if there are more than two. Nobody records it: it is
-    /// found from the values.
+    /// inferred from the values.
     #[serde(skip)]
     pub all_reduce: AllReduce,
     /// Whether scores are divided by `max(1, block index)` and multiplied back inside the softmax.
@@ -45,12 +48,29 @@ pub struct MegatronArithmetic {
     /// `ScaledUpperTriangMaskedSoftmax`) in place of torch's. Says nothing of a run on a CPU.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub fused_kernels: bool,
+    /// What ALiBi was added to. Nobody records it: it is inferred from the values.
+    #[serde(skip)]
+    pub alibi_sum: AlibiSum,
 }
 
 impl Arithmetic {
     /// Whether keys and values went through a key-value cache.
     pub fn uses_cache(&self) -> bool {
         matches!(self, Self::Transformers(transformers) if transformers.use_cache)
+    }
+
+    /// The same, ALiBi being added to something else.
+    pub fn with_alibi_sum(self, alibi_sum: AlibiSum) -> Self {
+        match self {
+            Self::Transformers(transformers) => Self::Transformers(TransformersArithmetic {
+                alibi_sum,
+                ..transformers
+            }),
+            Self::Megatron(megatron) => Self::Megatron(MegatronArithmetic {
+                alibi_sum,
+                ..megatron
+            }),
+        }
     }
 
     /// The order in which a GPU sums the rows of norms and softmax in this arithmetic.
@@ -95,6 +115,7 @@ impl Default for MegatronArithmetic {
             all_reduce: AllReduce::default(),
             query_key_layer_scaling: true,
             fused_kernels: false,
+            alibi_sum: AlibiSum::default(),
         }
     }
 }

@@ -359,7 +359,7 @@ pub fn activation(activation: Activation, x: f32, round: &dyn Fn(f32) -> f32) ->
         Activation::Relu => positive,
         Activation::ReluSquared => round(positive * positive),
         Activation::GeluNew => {
-            let cubic = round(0.044_715 * round(x * x * x));
+            let cubic = round(0.044_715 * round(round(x * x) * x));
             let inner = round(0.797_884_6 * round(x + cubic));
             round(round(x * 0.5) * round(1.0 + round(tanh(inner))))
         }

@@ -3,7 +3,6 @@
 use crate::arch::{Checks, Framework, Heads, Model, ModelConfig, Read, Settings};
 use crate::checkpoint::megatron::MegatronCheckpoint;
 use crate::error::Result;
-use crate::op::AllReduce;
 use crate::plan::{Arithmetic, MegatronArithmetic, Plan, TransformersArithmetic};
 use crate::tensor::DType;
 use serde::{Deserialize, Serialize};
@@ -122,11 +121,11 @@ pub(super) fn of_dump(
         tie_word_embeddings: true,
     };
     let arithmetic = MegatronArithmetic {
-        all_reduce: AllReduce::default(),
         tensor_parallel: settings.size(&["tensor_parallel", "tensor_model_parallel_size"])?,
         query_key_layer_scaling: settings.flag(&["apply_query_key_layer_scaling"])?,
         // `--no-masked-softmax-fusion` switches Megatron's own kernels off.
         fused_kernels: settings.flag_or(&["masked_softmax_fusion"], false)?,
+        ..MegatronArithmetic::default()
     };
     Ok(Some((ModelConfig::Bloom(config), arithmetic)))
 }
@@ -136,7 +135,6 @@ pub(super) fn of_checkpoint(checkpoint: &MegatronCheckpoint) -> Result<MegatronA
     let default = MegatronArithmetic::default();
     let scaling = default.query_key_layer_scaling;
     Ok(MegatronArithmetic {
-        all_reduce: AllReduce::default(),
         tensor_parallel: checkpoint.ranks(),
         query_key_layer_scaling: checkpoint
             .args()

@@ -4,7 +4,8 @@ use super::{BloomConfig, MEGATRON_EMBEDDING_EPSILON, alibi};
 use crate::arch::steps::{Steps, param};
 use crate::error::Result;
 use crate::op::{
-    self, Activation, Alibi, AlibiForm, HeadPart, Mask, Numerics, Partials, QkvLayout, Rounding,
+    self, Activation, Alibi, AlibiForm, AlibiSum, HeadPart, Mask, Numerics, Partials, QkvLayout,
+    Rounding,
 };
 use crate::plan::{
     Arithmetic, MegatronArithmetic, Plan, StageId, Step, TransformersArithmetic, Variant,
@@ -43,7 +44,7 @@ impl Bloom<'_> {
         for layer in 0..self.config.n_layer {
             let at = |name: &str| format!("h.{layer}.{name}");
             let normed = self.layer_norm(&at("input_layernorm"), &x);
-            let scores = self.scores(layer, &normed, &slopes, 1.0);
+            let scores = self.scores(layer, &normed, &slopes, 1.0, transformers.alibi_sum);
             let context = self.context(layer, &scores, 1.0);
             let id = at("self_attention.dense");
             let dense = self.row_parallel(&id, &context, self.square(), transformers);
@@ -74,7 +75,7 @@ impl Bloom<'_> {
             let at = |name: &str| format!("h.{layer}.{name}");
             let divisor = megatron.score_divisor(layer);
             let normed = self.layer_norm(&at("input_layernorm"), &x);
-            let scores = self.scores(layer, &normed, &slopes, divisor);
+            let scores = self.scores(layer, &normed, &slopes, divisor, megatron.alibi_sum);
             let context = self.context(layer, &scores, divisor);
             let id = at("self_attention.dense");
             let dense = self.biased(&id, &context, self.square(), ranks);
@@ -103,7 +104,14 @@ impl Bloom<'_> {
         self.steps.layer_norm(id, &raw, hidden, epsilon)
     }
 
-    fn scores(&mut self, layer: usize, x: &StageId, slopes: &[f32], divisor: f32) -> StageId {
+    fn scores(
+        &mut self,
+        layer: usize,
+        x: &StageId,
+        slopes: &[f32],
+        divisor: f32,
+        sum: AlibiSum,
+    ) -> StageId {
         let at = |name: &str| format!("h.{layer}.self_attention.{name}");
         let shape = [3 * self.hidden(), self.hidden()];
         let fused = self.steps.linear(&at("query_key_value"), x, shape);
@@ -131,6 +139,7 @@ impl Bloom<'_> {
                 scale: (1.0 / f64::from(divisor)) as f32,
                 slopes: slopes.to_vec(),
                 form: AlibiForm::KeyPosition,
+                sum,
             }),
         };
         let (inputs, numerics) = ([&heads[0], &heads[1]], Numerics::product(dtype));

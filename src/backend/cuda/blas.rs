@@ -5,10 +5,10 @@
 //! math mode. So all of these are PyTorch's (`aten/src/ATen/cuda/CUDABlas.cpp`,
 //! `aten/src/ATen/native/cuda/Blas.cpp`, 2.11):
 //!
-//! * a linear layer with a bias on more than one row: `cublasLtMatmul` with the bias in its epilogue,
-//!   1 MiB of workspace, the first algorithm that the heuristic names for the pointers' alignments;
-//! * on one row, or where the heuristic names none: the bias copied into the result, then a product
-//!   with `beta = 1`;
+//! * a linear layer with a bias: `cublasLtMatmul` with the bias in its epilogue, 1 MiB of workspace, the
+//!   first algorithm that the heuristic names for the pointers' alignments;
+//! * where the weight has one row or column, or the heuristic names none: the bias copied into the
+//!   result, then a product with `beta = 1`;
 //! * products: `cublasSgemm` in fp32, `cublasGemmEx` of half types with fp32 sums and scales, and their
 //!   strided-batched forms where there is more than one;
 //! * 32 MiB of workspace on Hopper, 8.125 MiB elsewhere; math mode default, TF32 if the reference
@@ -141,7 +141,7 @@ impl Blas {
     /// false if they name no algorithm.
     pub(crate) fn linear_with_bias(&self, gemm: &Gemm, bias: u64) -> Result<bool> {
         let mut state = self.lock();
-        if gemm.n <= 1 || gemm.m <= 1 || gemm.k <= 1 || !state.epilogues {
+        if gemm.m <= 1 || gemm.k <= 1 || !state.epilogues {
             return Ok(false);
         }
         let (workspace, record) = state.lt_workspace.device_ptr(&self.stream);

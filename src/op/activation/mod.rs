@@ -60,7 +60,8 @@ impl Formula for Activation {
                 half * (constant(1.0) + inner.tanh())
             }
             Self::GeluNew => {
-                let inner = x + constant(0.044_715) * x.cube();
+                // The third power is two products, each rounded, as torch's pow computes it.
+                let inner = x + constant(0.044_715) * (x * x * x);
                 let tanh = (constant(0.797_884_56) * inner).tanh();
                 constant(0.5) * x * (constant(1.0) + tanh)
             }

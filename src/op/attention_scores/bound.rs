@@ -1,6 +1,6 @@
 //! How far attention scores may be off.
 
-use super::AttentionScores;
+use super::{AlibiSum, AttentionScores};
 use crate::error::Result;
 use crate::op::bound::{Bounded, ErrorBound, Evaluation, Sums, U};
 use crate::op::product::group_of;
@@ -15,6 +15,11 @@ impl Bounded for AttentionScores {
         let groups = of.inputs[1].shape[1];
         let unit = of.storage_roundoff();
         let each = of.eager_roundoff();
+        // Of products that are rounded before ALiBi is added.
+        let first = match &self.alibi {
+            Some(alibi) if alibi.sum == AlibiSum::Rounded => unit,
+            _ => 0.0,
+        };
         let confidence = of.confidence;
         Ok(of.rows(positions * positions, |head, emit| {
             let shape = [positions, head_dim];
@@ -37,6 +42,7 @@ impl Bounded for AttentionScores {
                 let std = confidence.join(product_scale.abs() * std, in_fp32);
                 let rounding = product_scale.abs() * rounding
                     + unit * alibi.abs()
+                    + first * product.abs()
                     + each * (2.0 * product.abs() + alibi.abs());
                 emit(index, rounding, std);
             }

@@ -1,6 +1,6 @@
 //! Attention scores on the CPU.
 
-use super::{Alibi, AlibiForm, AttentionScores};
+use super::{Alibi, AlibiForm, AlibiSum, AttentionScores};
 use crate::error::Result;
 use crate::op::product::{group_of, matrix, widened_head};
 use crate::op::{Arguments, CpuKernel, Numerics, Rounding};
@@ -15,8 +15,8 @@ impl CpuKernel for AttentionScores {
     }
 
     /// The product is summed in fp32, scaled, and added to the scaled ALiBi term in fp32; one
-    /// rounding, or with [`Rounding::EachOperation`] one of the sum, of its scaled value, and of what
-    /// is added to it.
+    /// rounding, and one before the addition where [`AlibiSum`] says so; or with
+    /// [`Rounding::EachOperation`] one of the sum, of its scaled value, and of what is added to it.
     fn cpu<T: Float>(&self, arguments: &Arguments<'_>, rounding: Rounding) -> Result<Vec<T>> {
         let [query, key] = [arguments.input::<T>(0)?, arguments.input(1)?];
         let shape = arguments.inputs[0].shape();
@@ -58,7 +58,11 @@ impl CpuKernel for AttentionScores {
                         bias = biases(query);
                     }
                     for ((out, sum), bias) in out.iter_mut().zip(sums).zip(&bias) {
-                        *out = T::from_f32(scaled(*sum) + bias);
+                        let product = match alibi.sum {
+                            AlibiSum::InProduct => scaled(*sum),
+                            AlibiSum::Rounded => T::from_f32(scaled(*sum)).to_f32(),
+                        };
+                        *out = T::from_f32(product + bias);
                     }
                 }
             });

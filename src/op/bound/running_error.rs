@@ -152,9 +152,6 @@ impl Real for RunningError {
         let slope = std::f64::consts::FRAC_2_SQRT_PI * Real::exp(-self.value * self.value);
         self.function(libm::erf(self.value), slope)
     }
-    fn cube(self) -> Self {
-        self.function(self.value.cube(), 3.0 * self.value * self.value)
-    }
     fn positive(self) -> Self {
         if self.value < 0.0 {
             // A value whose sign rounding may have changed keeps its error bound.
