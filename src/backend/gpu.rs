@@ -104,6 +104,12 @@ pub(super) fn environment() -> BTreeMap<String, String> {
 }
 
 impl Gpu {
+    /// The compute capability as numbers; `None` if it is none.
+    pub fn capability(&self) -> Option<(u32, u32)> {
+        let (major, minor) = self.compute_capability.split_once('.')?;
+        Some((major.parse().ok()?, minor.parse().ok()?))
+    }
+
     /// What keeps results of `here` from being the ones of `self` to the bit, in words; nothing if
     /// they are to be the same. Settings that a run can take over are no difference.
     pub fn differences(&self, here: &Self) -> Vec<String> {

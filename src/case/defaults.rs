@@ -4,9 +4,10 @@
 //!   Where it does not, no two runs could be: what holds on a CPU holds there, and says so.
 //! * On a CPU the word embeddings are exact; after the embedding LayerNorm the difference is at
 //!   most 0.05; the statistics of the final logits differ by at most 1e-6. These are the figures of
-//!   the published BLOOM conversion. Half-precision logits that were *chained* through a whole model
-//!   cannot meet the last: two correct frameworks round differently on the way, by an amount that grows
-//!   with the logits and with the type's unit roundoff. There the bound is in proportion to both.
+//!   the published BLOOM conversion, and of fp32. A few half-precision logits that are rounded the
+//!   other way move a mean by more: isolated, their means are held to what rounding makes of them.
+//!   Those that were *chained* through a whole model differ by an amount that grows with the logits and
+//!   with the type's unit roundoff: there the bound is in proportion to both.
 //! * In between, and on top of the two named figures, a stage that ran on the reference's own values
 //!   is held to its [rounding budget](crate::compare::Budget), and a half-precision one to the number of
 //!   elements that may differ at all.
@@ -37,6 +38,8 @@ const ISOLATED_HALF: f64 = 1.0;
 /// Chained, in isolated tolerances times the square root of the number of blocks, as independent
 /// errors grow: bf16 needed up to 1e-2 after three blocks, fp32 8e-7.
 const CHAINED: f64 = 4.0;
+/// The most blocks that count: a file may name any number, and no bound may grow beyond noise.
+const MOST_BLOCKS: usize = 128;
 
 /// The built-in tolerance.
 pub(super) fn tolerance(context: &ToleranceContext<'_>) -> ResolvedTolerance {
@@ -81,7 +84,8 @@ fn relative(context: &ToleranceContext<'_>) -> f64 {
     two_digits(match context.mode {
         Mode::Isolated => isolated,
         Mode::Chained | Mode::Recorded => {
-            isolated * CHAINED * (context.layers.max(1) as f64).sqrt()
+            let blocks = context.layers.clamp(1, MOST_BLOCKS);
+            isolated * CHAINED * (blocks as f64).sqrt()
         }
     })
 }
@@ -91,6 +95,7 @@ fn logits(context: &ToleranceContext<'_>) -> Bound {
         (Mode::Chained | Mode::Recorded, Some(roundoff)) => {
             Bound::StatRms(two_digits(LOGITS_CHAINED_HALF * roundoff))
         }
+        (Mode::Isolated, Some(_)) if context.budgeted => Bound::StatRounding,
         _ => Bound::Stat(LOGITS),
     }
 }
@@ -185,11 +190,30 @@ mod tests {
         assert_eq!(of(Role::Block, Mode::Chained, DType::F16), "rel 2.8e-3");
         assert_eq!(
             of(Role::Logits, Mode::Isolated, DType::Bf16),
-            "stat 1e-6, rounding, flips 1e-6"
+            "stat_rounding, rounding, flips 1e-6"
         );
         assert_eq!(
             of(Role::Logits, Mode::Chained, DType::Bf16),
             "stat_rms 4.9e-4, rel 2.2e-2"
         );
+    }
+
+    #[test]
+    fn no_number_of_blocks_makes_a_bound_of_noise() {
+        let rel = |layers| {
+            let context = ToleranceContext {
+                stage: &"h.1".into(),
+                role: None,
+                device: None,
+                same_kernels: false,
+                mode: Mode::Recorded,
+                dtype: DType::Bf16,
+                budgeted: false,
+                layers,
+            };
+            tolerance(&context).tolerance.to_string()
+        };
+        assert_eq!(rel(2), "rel 2.2e-2");
+        assert_eq!([rel(128), rel(2000), rel(usize::MAX)], ["rel 1.8e-1"; 3]);
     }
 }

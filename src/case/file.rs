@@ -50,6 +50,7 @@ const KEYS: &[&str] = &[
     "ulp",
     "stat",
     "stat_rms",
+    "stat_rounding",
     "rounding",
     "flips",
     "atol",
@@ -79,6 +80,7 @@ struct Entry {
     ulp: Option<u64>,
     stat: Option<f64>,
     stat_rms: Option<f64>,
+    stat_rounding: Option<bool>,
     rounding: Option<bool>,
     flips: Option<f64>,
 }
@@ -187,6 +189,9 @@ impl Entry {
             self.ulp.map(Bound::Ulp),
             self.stat.map(Bound::Stat),
             self.stat_rms.map(Bound::StatRms),
+            self.stat_rounding
+                .filter(|on| *on)
+                .map(|_| Bound::StatRounding),
             self.rounding.filter(|on| *on).map(|_| Bound::Rounding),
             self.flips.map(Bound::Flips),
         ]
@@ -195,7 +200,7 @@ impl Entry {
         .collect();
         if bounds.is_empty() {
             return Err(fault(
-                "at least one bound: exact, abs, rel, close, ulp, stat, stat_rms, rounding or flips",
+                "at least one bound: exact, abs, rel, close, ulp, stat, stat_rms, stat_rounding, rounding or flips",
                 "none".into(),
             ));
         }
@@ -214,9 +219,15 @@ impl Entry {
                 bad.to_string(),
             ));
         }
+        let chance = self.flips.filter(|least| *least <= 0.0 || *least >= 1.0);
+        if let Some(least) = chance {
+            let expected = "flips between 0 and 1, the least probability of so many mismatches";
+            return Err(fault(expected, least.to_string()));
+        }
         let tolerance = Tolerance { bounds };
         if self.mode == Some(Mode::Chained) && tolerance.needs_budget() {
-            let expected = "rounding and flips in mode \"isolated\", where inputs are the same";
+            let expected =
+                "rounding, stat_rounding and flips in mode \"isolated\", where inputs are the same";
             return Err(fault(expected, "\"chained\"".into()));
         }
         Ok(Rule {
@@ -275,9 +286,13 @@ mod tests {
         insta::assert_snapshot!(error("arithmetik = \"megatron\""), @"cases/x.toml: expected keys that case files have, found `arithmetik`; did you mean `arithmetic`?");
         insta::assert_snapshot!(error("[[tolerance]]\nstage = \"h\"\nstages = \"h\"\nrel = 1"), @"cases/x.toml: expected keys that case files have, found `tolerance.0.stage`; did you mean `stages`?");
         insta::assert_snapshot!(error("[[tolerance]]\nstages = \"h[\"\nrel = 1.0"), @"cases/x.toml: line 3: expected a stage pattern, found error parsing glob 'h[': unclosed character class; missing ']'");
-        insta::assert_snapshot!(error("[[tolerance]]\nstages = \"h\""), @"cases/x.toml: line 3: expected at least one bound: exact, abs, rel, close, ulp, stat, stat_rms, rounding or flips, found none");
+        insta::assert_snapshot!(error("[[tolerance]]\nstages = \"h\""), @"cases/x.toml: line 3: expected at least one bound: exact, abs, rel, close, ulp, stat, stat_rms, stat_rounding, rounding or flips, found none");
         insta::assert_snapshot!(error("[[tolerance]]\nstages = \"h\"\nrel = -1.0"), @"cases/x.toml: line 3: expected bounds that are finite and not negative, found -1");
-        insta::assert_snapshot!(error("[[tolerance]]\nstages = \"h\"\nmode = \"chained\"\nrounding = true"), @r#"cases/x.toml: line 3: expected rounding and flips in mode "isolated", where inputs are the same, found "chained""#);
+        insta::assert_snapshot!(error("[[tolerance]]\nstages = \"h\"\nmode = \"chained\"\nrounding = true"), @r#"cases/x.toml: line 3: expected rounding, stat_rounding and flips in mode "isolated", where inputs are the same, found "chained""#);
+        for least in ["0.0", "1.0", "2.0"] {
+            let text = format!("[[tolerance]]\nstages = \"h\"\nflips = {least}");
+            assert!(error(&text).contains("flips between 0 and 1"), "{least}");
+        }
         insta::assert_snapshot!(error("[[tolerance]]\nstages = \"h\"\nrel = nan"), @"cases/x.toml: line 3: expected bounds that are finite and not negative, found NaN");
         insta::assert_snapshot!(error("[[tolerance]]\nstages = \"h\"\nrel = \"much\""), @r#"cases/x.toml: line 5: expected a case file, found invalid type: string "much", expected f64"#);
         insta::assert_snapshot!(error("arithmetic = \"jax\""), @"cases/x.toml: line 3: expected a case file, found unknown variant `jax`, expected `transformers` or `megatron`");
@@ -291,8 +306,11 @@ mod tests {
         let text = "golden = \"g\"\nmodel = \"m\"\narithmetic = \"megatron\"\n\
                     tensor_parallel = 2\ndtype = \"bf16\"\n[[tolerance]]\nstages = \"h\"\n\
                     device = \"cpu\"\nmode = \"isolated\"\nexact = true\nabs = 1.0\nrel = 1.0\nulp = 1\nstat = 1.0\n\
-                    stat_rms = 1.0\nrounding = true\nflips = 1e-6\nclose = { atol = 1.0, rtol = 1.0 }\n";
-        assert_eq!(case(text).unwrap().rules.rules[0].tolerance.bounds.len(), 9);
+                    stat_rms = 1.0\nstat_rounding = true\nrounding = true\nflips = 1e-6\nclose = { atol = 1.0, rtol = 1.0 }\n";
+        assert_eq!(
+            case(text).unwrap().rules.rules[0].tolerance.bounds.len(),
+            10
+        );
         assert!(KEYS.iter().all(|key| text.contains(key)));
     }
 }

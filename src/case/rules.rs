@@ -34,7 +34,7 @@ impl Rules {
         let applying = self.rules.iter().filter(|rule| rule.applies(context));
         // `max_by_key` takes the last of equals: the later rule.
         let rule = applying.max_by_key(|rule| {
-            let specificity = rule.stages.specificity();
+            let specificity = rule.stages.specificity(context.stage);
             (specificity, rule.device.is_some(), rule.mode.is_some())
         });
         match rule {

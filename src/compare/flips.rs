@@ -1,9 +1,11 @@
 //! Mismatch counts: how many half-precision elements two correct implementations disagree on.
 
-use crate::error::Result;
+use super::Statistics;
+use crate::error::{Error, Result};
 use crate::op::{ErrorBound, FP32_ROUNDOFF};
-use crate::tensor::{DType, Float, Tensor, with_float};
+use crate::tensor::{DType, Element, Float, Tensor, with_float};
 use rayon::prelude::*;
+use std::num::NonZeroUsize;
 
 /// Elements a thread takes at a time.
 const CHUNK: usize = 1 << 14;
@@ -74,6 +76,52 @@ impl Flips {
     pub fn expected_fraction(&self) -> f64 {
         self.expected / self.elements.max(1) as f64
     }
+}
+
+/// How far what two means over all tokens of slices of the last axis differ by, over what rounding may make
+/// of them; the largest of all slices. `None` if the values are of no half type.
+///
+/// An element's two values differ by a unit in the last place with a [small probability](Flips), with a sign
+/// that is drawn for each, or, on a unit that cuts, is the same for all: its mean distance `m = E|d|`
+/// counts in full, and six times the root of the sum of the variances `m·ulp` besides.
+///
+/// # Errors
+/// If the last axis cannot be cut so.
+pub fn rounding_of_means(
+    reference: &Tensor,
+    candidate: &Tensor,
+    [ours, theirs]: [&ErrorBound; 2],
+    slices: NonZeroUsize,
+) -> Result<Option<f64>> {
+    const STDS: f64 = 6.0;
+    let mean = |tensor| Ok::<_, Error>(Statistics::new(tensor, Some(slices))?.vocab_shard_mean);
+    let (Some(expected), Some(found)) = (mean(reference)?, mean(candidate)?) else {
+        return Ok(None);
+    };
+    let row = reference.row_len();
+    let width = row / slices;
+    with_float!(reference.dtype(), T => {
+        if !T::DTYPE.is_half() {
+            return Ok(None);
+        }
+        let values = reference.as_slice::<T>()?;
+        let mut allowed = vec![[0.0; 2]; slices.get()];
+        for (index, value) in values.iter().enumerate() {
+            let magnitude = f64::from(value.to_f32().abs());
+            let ulp = ulp(T::DTYPE, magnitude);
+            let chance = chance::<T>(*value, ours.std[index].into(), theirs.std[index].into());
+            let of_slice = &mut allowed[(index % row) / width];
+            of_slice[0] += chance * ulp;
+            of_slice[1] += chance * ulp * ulp;
+        }
+        let elements = (values.len() / slices) as f64;
+        let ratios = allowed.iter().zip(expected.iter().zip(&found)).map(|([sum, variance], (a, b))| {
+            let difference = (a - b).abs() * elements;
+            if difference == 0.0 { 0.0 } else { difference / (sum + STDS * variance.sqrt()) }
+        });
+        // A NaN is no ratio that a bound could hold.
+        Ok(ratios.reduce(|a, b| if a.is_nan() || a > b { a } else { b }))
+    }, else Ok(None))
 }
 
 fn chance<T: Float>(value: T, ours: f64, theirs: f64) -> f64 {

@@ -56,6 +56,9 @@ pub struct Metrics {
     pub flips: Option<Flips>,
     /// How far statistics are apart.
     pub statistics: StatisticsDifference,
+    /// The largest difference of means of vocabulary slices, over what rounding may make of each
+    /// ([`rounding_of_means`](super::rounding_of_means)). Not measured by [`compare`].
+    pub statistics_ratio: Option<f64>,
 }
 
 /// An element and its difference.
@@ -345,6 +348,7 @@ impl Metrics {
             outside_close: count(|s| s.outside_close),
             worst_ratio,
             flips: None,
+            statistics_ratio: None,
             statistics: sides(|s| s.reference).difference(&sides(|s| s.candidate))?,
         })
     }

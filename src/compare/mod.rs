@@ -12,7 +12,7 @@ mod tolerance;
 
 pub use budget::Budget;
 pub(crate) use cuda::SOURCE as KERNEL_SOURCE;
-pub use flips::Flips;
+pub use flips::{Flips, rounding_of_means};
 pub use measure::{Measure, Measuring};
 pub use metrics::{
     Extreme, Metrics, NonFinite, Spec, WorstRatio, compare, compare_statistics, largest_difference,

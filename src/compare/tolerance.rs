@@ -31,6 +31,9 @@ pub enum Bound {
     /// The same in units of the reference's root mean square, so that it holds of logits of any
     /// size; of the candidate's where the reference is known by its statistics alone.
     StatRms(f64),
+    /// Differences of statistics within what rounding makes of means of so many half-precision elements,
+    /// see [`Metrics::statistics_ratio`].
+    StatRounding,
     /// Every difference within the [`Budget`](super::Budget) of its element.
     Rounding,
     /// Least probability that as many half-precision elements differ by chance; holds of other
@@ -82,8 +85,18 @@ impl Tolerance {
 
     /// Whether a bound is of what correct implementations may differ by, computed from the data.
     pub fn needs_budget(&self) -> bool {
-        let budgeted = |bound: &Bound| matches!(bound, Bound::Rounding | Bound::Flips(_));
+        let budgeted = |bound: &Bound| {
+            matches!(
+                bound,
+                Bound::Rounding | Bound::StatRounding | Bound::Flips(_)
+            )
+        };
         self.bounds.iter().any(budgeted)
+    }
+
+    /// Whether means are held to what rounding makes of them.
+    pub fn holds_means_to_rounding(&self) -> bool {
+        self.bounds.contains(&Bound::StatRounding)
     }
 
     /// Whether elements that differ by chance are counted.
@@ -121,6 +134,7 @@ impl Bound {
                 let measured = metrics.statistics.judged().unwrap_or(f64::INFINITY);
                 (over_rms(measured, metrics.reference_rms), allowed)
             }
+            Self::StatRounding => (metrics.statistics_ratio.unwrap_or(f64::INFINITY), 1.0),
             // Nothing to compare differs by nothing; where no budget was computed the bound cannot
             // hold.
             Self::Rounding => match (&metrics.worst_ratio, &metrics.max_abs) {
@@ -156,6 +170,7 @@ impl Bound {
             Self::Ulp(_) => "ulp",
             Self::Stat(_) => "stat",
             Self::StatRms(_) => "stat_rms",
+            Self::StatRounding => "stat_rounding",
             Self::Rounding => "rounding",
             Self::Flips(_) => "flips",
         }
@@ -189,17 +204,23 @@ impl FromStr for Bound {
         match (kind, figure) {
             ("exact", None) => Ok(Self::Exact),
             ("rounding", None) => Ok(Self::Rounding),
+            ("stat_rounding", None) => Ok(Self::StatRounding),
             ("abs", _) => number().map(Self::Abs),
             ("rel", _) => number().map(Self::Rel),
             ("stat", _) => number().map(Self::Stat),
             ("stat_rms", _) => number().map(Self::StatRms),
-            ("flips", _) => number().map(Self::Flips),
+            ("flips", _) => match number()? {
+                least if least > 0.0 && least < 1.0 => Ok(Self::Flips(least)),
+                least => Err(format!(
+                    "expected a probability between 0 and 1, the least that passes, found {least}"
+                )),
+            },
             ("ulp", _) => match number()? {
                 ulp if ulp.fract() == 0.0 => Ok(Self::Ulp(ulp as u64)),
                 ulp => Err(format!("expected whole ulps, found {ulp}")),
             },
             _ => Err(
-                "expected exact, rounding, abs=…, rel=…, ulp=…, stat=…, stat_rms=… or flips=…"
+                "expected exact, rounding, stat_rounding, abs=…, rel=…, ulp=…, stat=…, stat_rms=… or flips=…"
                     .into(),
             ),
         }
@@ -209,7 +230,7 @@ impl FromStr for Bound {
 impl fmt::Display for Bound {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Exact | Self::Rounding => f.write_str(self.kind()),
+            Self::Exact | Self::Rounding | Self::StatRounding => f.write_str(self.kind()),
             Self::Abs(bound)
             | Self::Rel(bound)
             | Self::Stat(bound)
@@ -252,7 +273,18 @@ mod tests {
             assert_eq!(text.parse(), Ok(bound));
         }
         for text in [
-            "", "rel", "exact=1", "rel=-1", "rel=nan", "rel=x", "ulp=1.5", "much=1",
+            "flips=0",
+            "flips=1",
+            "flips=2",
+            "flips=nan",
+            "",
+            "rel",
+            "exact=1",
+            "rel=-1",
+            "rel=nan",
+            "rel=x",
+            "ulp=1.5",
+            "much=1",
         ] {
             assert!(text.parse::<Bound>().is_err(), "{text}");
         }

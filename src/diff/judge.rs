@@ -9,7 +9,7 @@ use crate::arch::ModelConfig;
 use crate::backend::Device;
 use crate::case::{Mode, ResolvedTolerance, Rules, ToleranceContext};
 use crate::compare::{Budget, Flips};
-use crate::compare::{Measure, Measuring, Spec, compare, compare_statistics};
+use crate::compare::{Measure, Measuring, Spec, compare, compare_statistics, rounding_of_means};
 use crate::error::Result;
 use crate::op::ErrorBound;
 use crate::plan::StageId;
@@ -197,12 +197,14 @@ impl Judge<'_> {
                 Some(Mismatches::Uncountable) => None,
             };
         }
-        if let Some(predicted) = prediction
-            .map(|of| of.statistics(&spec))
-            .transpose()?
-            .flatten()
+        if resolved.tolerance.holds_means_to_rounding()
+            && let Some(slices) = spec.vocab_shards
         {
-            metrics.statistics = predicted;
+            let of_reference = prediction.map(|of| of.rounding_of_means(slices));
+            metrics.statistics_ratio = match of_reference.transpose()?.flatten() {
+                None => rounding_of_means(&recorded.aligned, found, [ours, theirs], slices)?,
+                predicted => predicted,
+            };
         }
         Ok(Measuring::done(metrics))
     }

@@ -7,7 +7,7 @@ use super::on_cuda::OnCuda;
 use super::stretch::Stretch;
 use super::{Candidate, Options};
 use crate::arch::{ModelConfig, SettingDifference};
-use crate::backend::AnyBackend;
+use crate::backend::{AnyBackend, Gpu};
 use crate::case::{Case, Mode};
 use crate::checkpoint::Weights;
 use crate::error::{BadInput, Result};
@@ -74,6 +74,11 @@ impl<'a> Prepared<'a> {
         let start = exec::start(&tokens)?;
         let reference = |arithmetic: &Arithmetic| -> Result<Side<'a>> {
             let plan = candidate.plan(&model, arithmetic)?;
+            let gpu = manifest.provenance.gpu.as_ref();
+            let plan = match gpu.and_then(Gpu::capability) {
+                Some(capability) => plan.on_tensor_cores(capability),
+                None => plan,
+            };
             let shapes = plan.shapes(extents)?;
             Ok(Side {
                 alignment: Alignment::new(golden, &plan, &shapes),
@@ -91,6 +96,7 @@ impl<'a> Prepared<'a> {
         let arithmetic = candidate.arithmetic(case, &theirs);
         let plan = candidate.plan(&model, &arithmetic)?;
         rules_match(case, &plan)?;
+        rules_apply(case, &plan, options, &mut notes)?;
         let as_recorded = manifest.model.with_vocab_size(rows);
         let as_recorded = as_recorded.plan(plan.dtype(), &theirs)?;
         let shapes = plan.shapes(extents);
@@ -254,6 +260,40 @@ fn rules_match(case: &Case, plan: &Plan) -> Result<()> {
             let remedy = example.map(|stage| format!("stages are named like {stage}; "));
             let remedy = remedy.unwrap_or_default() + "`parity inspect` lists them";
             return Err(fault.remedy(remedy).into());
+        }
+    }
+    Ok(())
+}
+
+/// A bound that nothing can be held to is a mistake, too: mismatches are counted of half types, and budgets are
+/// of stages on the reference's own inputs.
+fn rules_apply(case: &Case, plan: &Plan, options: &Options, notes: &mut Vec<String>) -> Result<()> {
+    for rule in &case.rules.rules {
+        let tolerance = &rule.tolerance;
+        let fault = |expected: &str, found: String| {
+            let fault = BadInput::new(&rule.origin, expected, found);
+            fault.at(rule.stages.to_string())
+        };
+        let counts = tolerance.counts_flips() || tolerance.holds_means_to_rounding();
+        if counts && !plan.dtype().is_half() {
+            let expected = "flips and stat_rounding of a half-precision model";
+            let fault = fault(expected, format!("one in {}", plan.dtype()));
+            return Err(fault.remedy("hold it to rounding").into());
+        }
+        if tolerance.needs_budget() && rule.mode.is_none() {
+            let modes = options.modes.list();
+            if !modes.contains(&Mode::Isolated) {
+                let expected =
+                    "rounding, stat_rounding and flips in isolated mode, where inputs are the same";
+                let fault = fault(expected, "chained mode".into());
+                return Err(fault.remedy("use --mode isolated, or another bound").into());
+            }
+            if modes.contains(&Mode::Chained) {
+                notes.push(format!(
+                    "{}: holds of isolated stages; chained ones have no budget and are held to what else applies",
+                    rule.origin
+                ));
+            }
         }
     }
     Ok(())

@@ -1,21 +1,23 @@
 //! The candidate's model in the reference's arithmetic.
 //!
-//! Where the candidate's rounding points differ from the reference's, the reference's error bound is that
-//! of its own steps; and how many half-precision elements may differ at all can only be said of the same
-//! steps. So those are run: from recorded values to every recorded stage on whose way the
-//! two plans differ. They run on the CPU whatever the candidate runs on: a budget covers both.
+//! Where the candidate's rounding points differ from the reference's, or a tensor core computed it, the
+//! reference's error bound is that of its own steps; and how many half-precision elements may differ at
+//! all can only be said of the same steps. So those are run: from recorded values to every recorded stage
+//! on whose way the two sides differ. They run on the CPU whatever the candidate runs on: a budget covers
+//! both.
 
 use super::align::{AlignedStage, RecordedValue};
 use super::prepare::{Prepared, Side};
 use super::stretch::{Stretch, since_recorded};
 use crate::backend::Cpu;
-use crate::compare::{Flips, Spec, StatisticsDifference, compare, unequal};
+use crate::compare::{Flips, rounding_of_means, unequal};
 use crate::error::{Error, Result};
 use crate::exec::{Execution, Value, params_of};
-use crate::op::{AllReduce, ErrorBound, Op, Operand};
+use crate::op::{AllReduce, ErrorBound, Op, Operand, Summation};
 use crate::plan::{StageId, Step};
 use crate::tensor::Tensor;
 use std::collections::{HashSet, VecDeque};
+use std::num::NonZeroUsize;
 
 /// The run, step by step beside the candidate's.
 pub(super) struct ReferenceRun<'a> {
@@ -25,8 +27,8 @@ pub(super) struct ReferenceRun<'a> {
     ahead: VecDeque<&'a Step>,
     /// Recorded steps on whose way ranks' parts are added in an order that is not known.
     unknown: HashSet<&'a StageId>,
-    /// Whether elements are counted; else nothing need be computed where a value was recorded.
-    counts_flips: bool,
+    /// Stages of which elements are counted; else nothing need be computed where a value was recorded.
+    counted: HashSet<&'a StageId>,
 }
 
 /// A step in the reference's arithmetic.
@@ -90,17 +92,18 @@ impl Prediction {
         Ok(Mismatches::Counted(flips))
     }
 
-    /// How far statistics of what the reference's own steps give are from those of what was recorded, where
-    /// mismatches are counted.
-    pub(super) fn statistics(&self, spec: &Spec<'_>) -> Result<Option<StatisticsDifference>> {
-        let spec = Spec {
-            budget: None,
-            ..*spec
-        };
-        let metrics = self
+    /// How far means of what the reference's own steps give are from those of what was recorded, over what
+    /// rounding may make of them; where mismatches are counted.
+    pub(super) fn rounding_of_means(&self, slices: NonZeroUsize) -> Result<Option<f64>> {
+        let Evaluated {
+            recorded,
+            error_bound,
+            ..
+        } = &self.evaluated;
+        let ratio = self
             .value()
-            .map(|value| compare(&self.evaluated.recorded, value, &spec));
-        Ok(metrics.transpose()?.map(|metrics| metrics.statistics))
+            .map(|value| rounding_of_means(recorded, value, [error_bound, error_bound], slices));
+        Ok(ratio.transpose()?.flatten())
     }
 
     fn value(&self) -> Option<&Tensor> {
@@ -123,15 +126,23 @@ impl<'a> ReferenceRun<'a> {
                     .any(|step| is_unknown_sum(step))
             })
             .collect();
-        let predicted = prepared.selected().filter(|stage| {
+        let differs = |stage: &&AlignedStage<'_>| {
             let stretch = prepared.stretches.get(&stage.id);
-            let differs = stretch.is_some_and(|stretch| !stretch.differences.is_empty());
-            let is_unsure = || {
-                let own = alignment.of_stage(stage.stage());
-                own.is_some_and(|own| unknown.contains(&own.id))
-            };
-            prepared.judge.has_budget(stage) && (differs || is_unsure())
-        });
+            let own = alignment.of_stage(stage.stage());
+            stretch.is_some_and(|stretch| !stretch.differences.is_empty())
+                || own.is_some_and(|own| unknown.contains(&own.id))
+        };
+        let on_tensor_core = plan
+            .steps()
+            .iter()
+            .any(|step| matches!(step.numerics.summation, Summation::TensorCore(_)));
+        let budgeted = || {
+            let stages = prepared.selected();
+            stages.filter(|stage| prepared.judge.has_budget(stage))
+        };
+        let counted = budgeted().filter(|stage| prepared.judge.counts_flips(stage));
+        let counted = counted.filter(&differs).map(AlignedStage::stage).collect();
+        let predicted = budgeted().filter(|stage| on_tensor_core || differs(stage));
         let predicted: HashSet<&StageId> = predicted.map(AlignedStage::stage).collect();
         let full = alignment.iter().filter(|stage| stage.is_full());
         let wanted = full.filter(|stage| predicted.contains(stage.stage()));
@@ -150,9 +161,7 @@ impl<'a> ReferenceRun<'a> {
             ahead: execution.steps().collect(),
             execution,
             unknown,
-            counts_flips: prepared
-                .selected()
-                .any(|stage| prepared.judge.counts_flips(stage)),
+            counted,
         }
     }
 
@@ -220,7 +229,7 @@ impl<'a> ReferenceRun<'a> {
         let mut evaluated = None;
         if self.execution.runs(&step.id) {
             let params = self.params(step)?;
-            let counted = self.counts_flips && step.numerics.out.is_half();
+            let counted = self.counted.contains(&step.stage) && step.numerics.out.is_half();
             let value = counted.then(|| self.execution.compute(step, &params));
             let value = value.transpose()?;
             let output = value.as_ref().unwrap_or(&recorded);

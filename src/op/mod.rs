@@ -40,6 +40,7 @@ mod scale;
 mod soft_cap;
 mod softmax;
 pub(crate) mod split_heads;
+pub mod tensor_core;
 
 pub use activation::Activation;
 pub use add::Add;

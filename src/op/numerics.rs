@@ -1,5 +1,6 @@
 //! The numeric choices of a step.
 
+use super::tensor_core::MmaUnit;
 use crate::tensor::DType;
 use serde::Serialize;
 use std::fmt;
@@ -45,6 +46,9 @@ pub enum Summation {
     /// The tree of Megatron's fused CUDA kernel, to the bit, with its approximate quotients,
     /// exponentials and roots. A softmax that Megatron's kernel does not take is torch's.
     MegatronCuda,
+    /// That of a tensor core: blocks of products are cut, not rounded, and their number is what errors grow
+    /// with. A CPU computes such a step in its own order; what is the unit's is the error bound.
+    TensorCore(MmaUnit),
 }
 
 impl Numerics {
@@ -113,6 +117,17 @@ impl Numerics {
 }
 
 impl Numerics {
+    /// The same in the backend's own order, if they are a product's: what any backend can compute.
+    pub(crate) fn in_own_order(self) -> Self {
+        match self.summation {
+            Summation::TensorCore(_) => Self {
+                summation: Summation::Backend,
+                ..self
+            },
+            _ => self,
+        }
+    }
+
     /// The same, but rounded where `rounding` says.
     pub(crate) fn with_rounding(self, rounding: Rounding) -> Self {
         Self { rounding, ..self }

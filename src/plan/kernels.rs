@@ -1,7 +1,9 @@
 //! A plan as a GPU's kernels compute it.
 
 use super::{Arithmetic, Plan, Step};
-use crate::op::CudaKernels;
+use crate::op::tensor_core::{MmaInput, MmaUnit};
+use crate::op::{CudaKernels, Op, Summation};
+use crate::tensor::DType;
 
 impl Plan {
     /// The same steps with the numerics of CUDA kernels: norms and softmax in fp32, summed in the
@@ -20,6 +22,30 @@ impl Plan {
                 numerics,
                 ..step.clone()
             }
+        })
+    }
+
+    /// The same steps, the products of half types being those of a GPU's tensor cores. On others, or where
+    /// nothing is known of the GPU's, they stay.
+    #[must_use]
+    pub fn on_tensor_cores(&self, capability: (u32, u32)) -> Self {
+        let input = match self.dtype() {
+            DType::Bf16 => MmaInput::Bf16,
+            DType::F16 => MmaInput::F16,
+            _ => return self.clone(),
+        };
+        let Some(unit) = MmaUnit::of(capability, input) else {
+            return self.clone();
+        };
+        self.map(|step| {
+            let mut step = step.clone();
+            if matches!(
+                step.op,
+                Op::Linear(_) | Op::AttentionScores(_) | Op::Context(_)
+            ) {
+                step.numerics.summation = Summation::TensorCore(unit);
+            }
+            step
         })
     }
 }

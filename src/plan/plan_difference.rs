@@ -111,9 +111,11 @@ impl Recipe {
     }
 }
 
-/// All that makes a difference in the result, apart from the names of the inputs.
+/// All that makes a difference in the result, apart from the names of the inputs and what is the same
+/// formula, rounded at the same places, on another unit.
 fn identity(step: &Step) -> String {
-    format!("{:?} {:?} {:?};", step.op, step.numerics, step.variant)
+    let numerics = step.numerics.in_own_order();
+    format!("{:?} {numerics:?} {:?};", step.op, step.variant)
 }
 
 /// What a step computes, apart from roundings: biases are added in a step of their own, sums are

@@ -379,7 +379,7 @@ fn statistics(difference: &StatisticsDifference) -> Statistics {
 fn judged(check: &crate::compare::BoundCheck) -> Judged {
     let (allowed, close) = match check.bound {
         Bound::Exact => (Some(0.0), None),
-        Bound::Rounding => (Some(1.0), None),
+        Bound::Rounding | Bound::StatRounding => (Some(1.0), None),
         Bound::Abs(allowed)
         | Bound::Rel(allowed)
         | Bound::Stat(allowed)

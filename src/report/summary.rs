@@ -54,6 +54,9 @@ fn broken_bound(result: &StageResult, check: &BoundCheck) -> Option<String> {
                 check.bound.kind()
             )
         }
+        Bound::StatRounding => {
+            format!("means differ by {measured} times what rounding makes of them")
+        }
         Bound::Rounding => {
             let worst_ratio = result.metrics.worst_ratio.as_ref()?;
             format!(

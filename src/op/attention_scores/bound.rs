@@ -25,7 +25,7 @@ impl Bounded for AttentionScores {
             let shape = [positions, head_dim];
             let query = of.inputs[0].matrix(head, shape);
             let key = of.inputs[1].matrix(group_of(head, heads, groups), shape);
-            let sums = Sums::new(query, key, confidence);
+            let sums = Sums::new(query, key, confidence, of.tensor_core());
             let bias = |query, key| {
                 self.alibi.as_ref().map_or(0.0, |alibi| {
                     let bias = alibi.form.bias(alibi.slopes[head % heads], query, key);

@@ -11,7 +11,7 @@ use rayon::prelude::*;
 
 impl CpuKernel for AttentionScores {
     fn cpu_implements(&self, numerics: Numerics) -> bool {
-        numerics == Numerics::product(numerics.out).with_rounding(numerics.rounding)
+        numerics.in_own_order() == Numerics::product(numerics.out).with_rounding(numerics.rounding)
     }
 
     /// The product is summed in fp32, scaled, and added to the scaled ALiBi term in fp32; one

@@ -4,7 +4,8 @@ use super::error_bound::Storage;
 use super::operand::{Operand, Wide};
 use super::{Confidence, ErrorBound};
 use crate::error::Result;
-use crate::op::{Numerics, Rounding};
+use crate::op::tensor_core::MmaUnit;
+use crate::op::{Numerics, Rounding, Summation};
 use crate::tensor::Tensor;
 use rayon::prelude::*;
 
@@ -32,6 +33,14 @@ impl<'a> Evaluation<'a> {
             confidence,
             numerics,
         })
+    }
+
+    /// The unit that computed the products, if it is a tensor core.
+    pub(in crate::op) fn tensor_core(&self) -> Option<MmaUnit> {
+        match self.numerics.summation {
+            Summation::TensorCore(unit) => Some(unit),
+            _ => None,
+        }
     }
 
     /// Unit roundoff of the type that the result is stored in.

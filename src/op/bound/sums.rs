@@ -16,11 +16,14 @@
 
 use super::operand::Matrix;
 use super::{Confidence, U};
+use crate::op::tensor_core::MmaUnit;
 use multiversion::multiversion;
 use ndarray::linalg::general_mat_mul;
 use ndarray::{Array2, ArrayView2, Axis};
 use rayon::prelude::*;
 
+/// How many standard deviations a budget allows ([`Budget`](crate::compare::Budget)).
+const STDS: f64 = 3.0;
 /// Terms bounded together.
 const BLOCK: usize = 16;
 /// Rows of the right-hand side that one thread takes at a time.
@@ -35,11 +38,20 @@ pub(in crate::op) struct Sums {
 }
 
 impl Sums {
-    pub(in crate::op) fn new(x: Matrix<'_>, weight: Matrix<'_>, confidence: Confidence) -> Self {
+    /// As a CPU computes them, or a tensor core.
+    pub(in crate::op) fn new(
+        x: Matrix<'_>,
+        weight: Matrix<'_>,
+        confidence: Confidence,
+        unit: Option<MmaUnit>,
+    ) -> Self {
         let values = [x.values, weight.values];
         let squares = confidence == Confidence::Probabilistic;
         Self {
-            magnitudes: Magnitudes::new(x.values, weight.values, confidence),
+            magnitudes: Magnitudes {
+                unit,
+                ..Magnitudes::new(x.values, weight.values, confidence)
+            },
             rounding: propagated(values, [x.rounding(), weight.rounding()], false),
             std: propagated(values, [x.std(), weight.std()], squares),
             confidence,
@@ -75,6 +87,7 @@ impl Sums {
 struct Magnitudes {
     of: Array2<f32>,
     confidence: Confidence,
+    unit: Option<MmaUnit>,
 }
 
 impl Magnitudes {
@@ -88,18 +101,32 @@ impl Magnitudes {
             .for_each(|(mut of, panel)| {
                 general_mat_mul(1.0, &x_norms, &panel.t(), 0.0, &mut of);
             });
-        Self { of, confidence }
+        Self {
+            of,
+            confidence,
+            unit: None,
+        }
     }
 
     /// The standard deviation of a sum `y` of so many terms; `magnitude` is its entry in [`Self::of`].
     #[inline(always)]
     fn std(&self, y: f64, magnitude: f64, terms: usize) -> f64 {
-        let terms = terms as f64;
-        match self.confidence {
+        let count = terms as f64;
+        let rounded = match self.confidence {
             Confidence::Probabilistic => {
-                U * (terms * (y * y / 3.0 + magnitude / 6.0) + magnitude).sqrt()
+                U * (count * (y * y / 3.0 + magnitude / 6.0) + magnitude).sqrt()
             }
-            Confidence::Deterministic => terms * U / (1.0 - terms * U) * magnitude,
+            Confidence::Deterministic => count * U / (1.0 - count * U) * magnitude,
+        };
+        match (self.unit, self.confidence) {
+            (None, _) => rounded,
+            // A tensor core errs to one side: what it is typically off by is no deviation from a mean of
+            // zero, and counts once, where deviations count three times.
+            (Some(unit), Confidence::Probabilistic) => {
+                let cut = unit.typical(terms, y, magnitude) / STDS;
+                self.confidence.join(rounded, cut)
+            }
+            (Some(unit), Confidence::Deterministic) => rounded.max(unit.bound(terms, magnitude)),
         }
     }
 

@@ -20,7 +20,7 @@ impl Bounded for Context {
                 let probs = of.inputs[0].matrix(index, [positions; 2]);
                 let value =
                     of.inputs[1].matrix(group_of(index, heads, groups), [positions, head_dim]);
-                let sums = Sums::new(probs, value.transposed(), of.confidence);
+                let sums = Sums::new(probs, value.transposed(), of.confidence, of.tensor_core());
                 let (batch, head) = (index / heads, index % heads);
                 let row_of = |position: usize| {
                     let start = ((batch * positions + position) * heads + head) * head_dim;

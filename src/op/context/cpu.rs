@@ -11,7 +11,7 @@ use rayon::prelude::*;
 
 impl CpuKernel for Context {
     fn cpu_implements(&self, numerics: Numerics) -> bool {
-        numerics == Numerics::product(numerics.out)
+        numerics.in_own_order() == Numerics::product(numerics.out)
     }
 
     /// Summed in fp32, one rounding.

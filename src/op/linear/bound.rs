@@ -16,6 +16,7 @@ impl Bounded for Linear {
             x.matrix(0, [rows, k]),
             weight.matrix(0, [width, k]),
             of.confidence,
+            of.tensor_core(),
         );
         let unit = of.storage_roundoff();
         let bias = of.params.get(1);

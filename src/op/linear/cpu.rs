@@ -11,7 +11,7 @@ use rayon::prelude::*;
 
 impl CpuKernel for Linear {
     fn cpu_implements(&self, numerics: Numerics) -> bool {
-        numerics == Numerics::product(numerics.out)
+        numerics.in_own_order() == Numerics::product(numerics.out)
     }
 
     fn cpu<T: Float>(&self, arguments: &Arguments<'_>, _: Rounding) -> Result<Vec<T>> {
