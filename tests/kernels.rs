@@ -404,13 +404,13 @@ fn grid(count: usize) -> usize {
 
 const BLOCK: [u32; 2] = [256, 1];
 
-/// Every value of a half type, or as many of fp32; a seventh of them by default.
+/// Every value of a half type, or as many of fp32; a thirteenth of them by default.
 fn all_values<T: Float>() -> Vec<T> {
     let bits: Vec<u32> = match size_of::<T>() {
-        2 => sample(0..1 << 15, 7)
+        2 => sample(0..1 << 15, 13)
             .map(|pair| pair << 17 | (2 * pair + 1))
             .collect(),
-        _ => sample(0..1 << 16, 7)
+        _ => sample(0..1 << 16, 13)
             .map(|bits| bits << 16 | 0x9e37)
             .collect(),
     };

@@ -10,6 +10,7 @@ mod budget;
 mod cli;
 mod common;
 mod convert;
+mod coverage;
 mod cuda;
 mod kernels;
 mod mutations;

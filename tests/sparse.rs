@@ -140,7 +140,7 @@ fn a_correct_model_passes_whatever_stages_are_recorded() {
     let draws = (0..21).flat_map(|seed| (0..cases.len()).map(move |case| (seed, case)));
     let mut judged_over_more = 0;
     let mut faults = Vec::new();
-    for (seed, number) in common::sample(draws, 37) {
+    for (seed, number) in common::sample(draws, 101) {
         let mut draw = Draw::new(100 * number as u64 + seed);
         let share = SHARES[(draw.uniform() * 3.0) as usize];
         let part = drawn_part_of(&cases[number].golden, share, &mut draw);
@@ -162,7 +162,7 @@ fn a_correct_model_passes_whatever_stages_are_recorded() {
         }));
     }
     assert_eq!(faults, Vec::<String>::new());
-    assert!(judged_over_more > 20, "only {judged_over_more}");
+    assert!(judged_over_more > 5, "only {judged_over_more}");
 }
 
 /// What a bug does to recorded stages on recorded inputs.
@@ -285,7 +285,7 @@ fn a_wrong_model_fails_at_the_first_recorded_stage_that_shows_it() {
             .map(move |(number, bug)| (subject, number, bug))
     });
     let mut counts = [[0; 3]; 2];
-    for ((name, folder, _), number, bug) in common::sample(trials, 23) {
+    for ((name, folder, _), number, bug) in common::sample(trials, 31) {
         let path = common::goldens().join(name);
         let whole = Golden::open(&path).expect("a golden");
         let dtype = whole.manifest().dtype;

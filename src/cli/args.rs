@@ -6,7 +6,7 @@ use crate::case::{ArithmeticName, Pattern};
 use crate::checkpoint::megatron::Arg;
 use crate::compare::Bound;
 use crate::convert::ByteSize;
-use crate::diff::Modes;
+use crate::diff::{Modes, Share};
 use crate::op::Confidence;
 use crate::report::Format;
 use crate::tensor::DType;
@@ -71,6 +71,9 @@ pub(super) struct DiffArgs {
     /// Stop at the first stage that fails
     #[arg(long)]
     pub(super) fail_fast: bool,
+    /// Fail if fewer of the stages that the golden holds are compared, such as 100%
+    #[arg(long, value_name = "PERCENT", default_value = "0%")]
+    pub(super) require_coverage: Share,
 
     /// How both sides compare with the same plan in fp64
     #[arg(long, conflicts_with = "reference")]

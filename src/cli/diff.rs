@@ -27,6 +27,7 @@ pub(super) fn run(args: &DiffArgs) -> Result<Verdict> {
         oracle: args.oracle,
         explain: args.explain,
         fail_fast: args.fail_fast,
+        coverage: args.require_coverage,
     };
     let report = Report::open(&args.report, Detail::Stages)?;
     let outcomes = match (&args.reference, &args.candidate) {

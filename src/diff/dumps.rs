@@ -75,7 +75,6 @@ pub fn diff_dumps(
         let pending = judge.begin(&aligned, Mode::Recorded, &expected, &computed, None, &Cpu)?;
         let result = judge.finish(pending)?;
         on(Event::Judged(&result));
-        coverage.compared += 1;
         let failed = result.verdict() == Verdict::Fail;
         stages.push(result);
         if failed && options.fail_fast {
@@ -83,7 +82,19 @@ pub fn diff_dumps(
         }
     }
     on(Event::Finished);
-    if coverage.compared == 0 {
+    let unmatched = coverage.unmatched;
+    let of = Coverage::of(reference, &stages, &[Mode::Recorded], options);
+    let mut coverage = Coverage {
+        skipped: of
+            .skipped
+            .iter()
+            .filter(|stage| !unmatched.contains(stage))
+            .cloned()
+            .collect(),
+        unmatched,
+        ..of
+    };
+    if stages.is_empty() {
         let path = candidate.path().join(Golden::MANIFEST);
         let expected = format!(
             "a stage that both goldens hold and {} matches",

@@ -26,6 +26,7 @@ mod outcome;
 mod prepare;
 mod reference_run;
 mod run;
+mod share;
 mod stretch;
 
 pub use candidate::Candidate;
@@ -35,4 +36,5 @@ pub use event::Event;
 pub use fused::{FusedKernel, fused_kernels};
 pub use options::{Modes, Options};
 pub use outcome::{CaseOutcome, Coverage, OnGpu, OracleErrors, StageResult, Verdict};
+pub use share::Share;
 pub use stretch::Stretch;

@@ -1,5 +1,6 @@
 //! What to run of a case.
 
+use super::Share;
 use crate::backend::AnyBackend;
 use crate::case::{Mode, Pattern};
 use crate::op::Confidence;
@@ -21,6 +22,8 @@ pub struct Options {
     pub explain: bool,
     /// Whether to stop at the first stage that fails.
     pub fail_fast: bool,
+    /// Of the stages that the golden holds, the share that has to be compared.
+    pub coverage: Share,
 }
 
 /// One mode or both.
@@ -55,6 +58,7 @@ impl Default for Options {
             oracle: false,
             explain: false,
             fail_fast: false,
+            coverage: Share::NONE,
         }
     }
 }

@@ -3,11 +3,13 @@
 use super::align::AlignedStage;
 use super::prepare::Prepared;
 use super::stretch::Stretch;
+use super::{Options, Share};
 use crate::backend::{AnyBackend, Device, Gpu, GpuStats};
 use crate::case::{Mode, ResolvedTolerance};
 use crate::compare::{Bound, BoundCheck, Metrics, Spec, compare};
 use crate::error::Result;
 use crate::explain::Explanation;
+use crate::golden::Golden;
 use crate::plan::{PlanDifference, StageId};
 use crate::tensor::{DType, Tensor};
 use serde::Serialize;
@@ -61,14 +63,24 @@ pub struct OracleErrors {
 }
 
 /// What was and was not compared.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Coverage {
-    /// Stages that were compared.
+    /// Stages that the golden holds.
+    pub expected: usize,
+    /// Those of them that were compared, an element at least.
     pub compared: usize,
+    /// Stages that were compared in every mode that ran.
+    pub modes: Vec<(Mode, usize)>,
     /// Stages of the model that the golden does not hold.
     pub unrecorded: Vec<StageId>,
     /// Stages of the golden that no stage of the model can be compared with.
     pub unmatched: Vec<StageId>,
+    /// Stages of the golden that were not selected, or not reached.
+    pub skipped: Vec<StageId>,
+    /// Stages that were judged and have no elements.
+    pub empty: Vec<StageId>,
+    /// The share of the expected ones that has to be compared.
+    pub required: Share,
 }
 
 /// What ran on a GPU.
@@ -150,10 +162,58 @@ impl StageResult {
 }
 
 impl Coverage {
+    /// Of what a golden holds and was judged in these modes. The rest is for the caller to say.
+    pub(super) fn of(
+        golden: &Golden,
+        judged: &[StageResult],
+        modes: &[Mode],
+        options: &Options,
+    ) -> Self {
+        let stages_of = |is_such: &dyn Fn(&StageResult) -> bool| -> HashSet<&StageId> {
+            let such = judged.iter().filter(|result| is_such(result));
+            such.map(|result| &result.stage).collect()
+        };
+        let compared = stages_of(&|result| result.metrics.elements > 0);
+        let in_mode = |mode: &Mode| {
+            let stages = stages_of(&|result| result.mode == *mode && result.metrics.elements > 0);
+            (*mode, stages.len())
+        };
+        let all = stages_of(&|_| true);
+        let held = golden.manifest().stages.iter().map(|record| &record.stage);
+        let (judged, skipped): (Vec<&StageId>, Vec<&StageId>) =
+            held.partition(|stage| all.contains(stage));
+        let empty = judged.iter().filter(|stage| !compared.contains(*stage));
+        Self {
+            expected: judged.len() + skipped.len(),
+            compared: compared.len(),
+            modes: modes.iter().map(in_mode).collect(),
+            empty: empty.map(|stage| (*stage).clone()).collect(),
+            skipped: skipped.into_iter().cloned().collect(),
+            required: options.coverage,
+            ..Self::default()
+        }
+    }
+
+    /// What of it is too little for a pass, if anything is: a comparison of nothing is none.
+    pub fn fault(&self) -> Option<String> {
+        if let Some((mode, _)) = self.modes.iter().find(|(_, compared)| *compared == 0) {
+            return Some(format!("nothing was compared in {mode} mode"));
+        }
+        let (compared, expected) = (self.compared, self.expected);
+        let missed = || {
+            format!(
+                "{compared} of the {expected} stages that the reference holds were compared, where {} are \
+                 required",
+                self.required
+            )
+        };
+        (!self.required.is_met(compared, expected)).then(missed)
+    }
+
     /// Of the stages that were judged, against those that the golden holds and the model has.
     fn new(prepared: &Prepared<'_>, judged: &[StageResult]) -> Self {
         let candidate = &prepared.candidate;
-        let compared: HashSet<&StageId> = judged.iter().map(|result| &result.stage).collect();
+        let coverage = Self::of(prepared.golden, judged, &prepared.modes, prepared.options);
         let held: HashSet<&StageId> = candidate
             .alignment
             .iter()
@@ -166,13 +226,13 @@ impl Coverage {
         let unrecorded = stages.filter(|stage| computed.contains(stage) && !held.contains(stage));
         let recorded = prepared.golden.manifest().stages.iter();
         let unmatched = recorded.map(|record| &record.stage);
+        let unmatched = unmatched.filter(|stage| !held.contains(stage));
+        let skipped = coverage.skipped.into_iter();
         Self {
-            compared: compared.len(),
             unrecorded: unrecorded.cloned().collect(),
-            unmatched: unmatched
-                .filter(|stage| !held.contains(stage))
-                .cloned()
-                .collect(),
+            unmatched: unmatched.cloned().collect(),
+            skipped: skipped.filter(|stage| held.contains(stage)).collect(),
+            ..coverage
         }
     }
 }
@@ -218,11 +278,11 @@ impl CaseOutcome {
         self.stages.iter().all(StageResult::is_held_exactly)
     }
 
-    /// Whether every stage passes.
+    /// Whether every stage passes, and there are stages.
     pub fn verdict(&self) -> Verdict {
-        match self.first_failure() {
-            None => Verdict::Pass,
-            Some(_) => Verdict::Fail,
+        match (self.first_failure(), self.coverage.fault()) {
+            (None, None) => Verdict::Pass,
+            _ => Verdict::Fail,
         }
     }
 

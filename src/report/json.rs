@@ -6,6 +6,7 @@ use crate::case::Mode;
 use crate::compare::{self, Bound, StatisticsDifference};
 use crate::diff::{CaseOutcome, StageResult, Stretch, Verdict};
 use crate::explain;
+use crate::plan::StageId;
 use crate::tensor::DType;
 use serde::{Serialize, Serializer};
 
@@ -62,10 +63,21 @@ struct Case<'a> {
     compared: usize,
     unrecorded: Vec<&'a str>,
     unmatched: Vec<&'a str>,
+    coverage: Coverage<'a>,
     explanations: Vec<Explained<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     on_gpu: Option<OnGpu<'a>>,
     notes: &'a [String],
+}
+
+/// What of the golden was compared.
+#[derive(Serialize)]
+struct Coverage<'a> {
+    expected: usize,
+    compared: usize,
+    skipped: Vec<&'a str>,
+    empty: Vec<&'a str>,
+    fault: Option<String>,
 }
 
 /// What ran on a GPU.
@@ -224,24 +236,25 @@ impl Serialize for Number {
     }
 }
 
+fn names(stages: &[StageId]) -> Vec<&str> {
+    stages.iter().map(StageId::as_str).collect()
+}
+
 fn case(outcome: &CaseOutcome) -> Case<'_> {
     Case {
         case: &outcome.name,
         title: &outcome.title,
         verdict: outcome.verdict(),
         compared: outcome.coverage.compared,
-        unrecorded: outcome
-            .coverage
-            .unrecorded
-            .iter()
-            .map(|s| s.as_str())
-            .collect(),
-        unmatched: outcome
-            .coverage
-            .unmatched
-            .iter()
-            .map(|s| s.as_str())
-            .collect(),
+        unrecorded: names(&outcome.coverage.unrecorded),
+        unmatched: names(&outcome.coverage.unmatched),
+        coverage: Coverage {
+            expected: outcome.coverage.expected,
+            compared: outcome.coverage.compared,
+            skipped: names(&outcome.coverage.skipped),
+            empty: names(&outcome.coverage.empty),
+            fault: outcome.coverage.fault(),
+        },
         explanations: outcome.explanations.iter().map(explained).collect(),
         on_gpu: outcome.on_gpu.as_ref().map(|on_gpu| OnGpu {
             gpu: &on_gpu.gpu,

@@ -17,7 +17,8 @@ pub(super) fn render(outcomes: &[CaseOutcome], detail: Detail) -> String {
         "| case | verdict | first failing stage |\n|---|---|---|"
     );
     for outcome in outcomes {
-        let first = outcome.first_failure().map_or(String::new(), |first| {
+        let fault = || outcome.coverage.fault().unwrap_or_default();
+        let first = outcome.first_failure().map_or_else(fault, |first| {
             format!(
                 "`{}` ({}): {}",
                 first.stage,

@@ -237,5 +237,11 @@ pub(super) fn coverage(outcome: &CaseOutcome) -> Vec<String> {
     };
     list(&coverage.unrecorded, "not in the reference, not compared");
     list(&coverage.unmatched, "in the reference, but not comparable");
+    list(&coverage.empty, "without elements, not compared");
+    let skipped = format!(
+        "compared {} of the {} stages that the reference holds; not selected or not reached",
+        coverage.compared, coverage.expected
+    );
+    list(&coverage.skipped, &skipped);
     lines
 }

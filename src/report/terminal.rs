@@ -57,6 +57,8 @@ fn case(text: &mut String, outcome: &CaseOutcome) {
             first.mode,
             describe_failure(first)
         ));
+    } else if let Some(fault) = outcome.coverage.fault() {
+        line(fault);
     } else {
         line(format!(
             "{} comparisons of {} stages within tolerance{}",
