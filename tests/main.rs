@@ -9,6 +9,7 @@ mod bloom;
 mod budget;
 mod cli;
 mod common;
+mod contradictions;
 mod convert;
 mod coverage;
 mod cuda;

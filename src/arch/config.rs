@@ -62,6 +62,19 @@ impl ModelConfig {
         self.model().is_redundant(tensor)
     }
 
+    /// The embedding that is the head's weight, too; `None` if the head has one of its own.
+    pub fn tied_embedding(&self) -> Option<&'static str> {
+        self.model().tied_embedding()
+    }
+
+    /// The same model with a head of its own.
+    #[must_use]
+    pub fn untied(&self) -> Self {
+        let mut model = self.clone();
+        model.model_mut().untie();
+        model
+    }
+
     /// The same model of a vocabulary of this many tokens.
     #[must_use]
     pub fn with_vocab_size(&self, rows: usize) -> Self {

@@ -134,6 +134,12 @@ pub(crate) trait Model {
 
     /// Whether a checkpoint may hold this tensor though no step needs it.
     fn is_redundant(&self, tensor: &str) -> bool;
+
+    /// The embedding that is the head's weight, too; `None` if the head has one of its own.
+    fn tied_embedding(&self) -> Option<&'static str>;
+
+    /// Gives the head a weight of its own.
+    fn untie(&mut self);
 }
 
 /// The closed list of architectures. One with a config can be run; one without is only converted to.

@@ -4,8 +4,8 @@ use crate::error::{BadInput, Error, Result};
 use serde_json::{Map, Value};
 use std::path::Path;
 
-/// Settings with errors that name the key. A setting may have several names; the first that is there
-/// counts. `null` is as good as nothing.
+/// Settings with errors that name the key. A setting may have several names; where more than one is there,
+/// they have to say the same. `null` is as good as nothing.
 pub(crate) struct Settings<'a> {
     path: &'a Path,
     /// What stands before the keys in messages: the key under which the settings lie, and a dot.
@@ -133,9 +133,16 @@ impl<'a> Settings<'a> {
         expected: &str,
         of: impl Fn(&Value) -> Option<T>,
     ) -> Result<Option<T>> {
-        let given = keys
+        let mut all = keys
             .iter()
-            .find_map(|key| Some((key, self.values.get(*key).filter(|value| !value.is_null())?)));
+            .filter_map(|key| Some((key, self.values.get(*key).filter(|value| !value.is_null())?)));
+        let given = all.next();
+        if let Some((first, value)) = given
+            && let Some((second, other)) = all.find(|(_, other)| *other != value)
+        {
+            let expected = format!("what {first} says, {value}: they are two names of one setting");
+            return Err(self.fault(second, &expected, other));
+        }
         let typed = |(key, value): (&&str, &Value)| {
             of(value).ok_or_else(|| self.fault(key, expected, value))
         };

@@ -68,14 +68,33 @@ impl SafetensorsFiles {
     }
 
     /// The same with this prefix taken off the names that have it.
-    fn without_prefix(mut self, prefix: &str) -> Self {
-        let short = |name: String| match name.strip_prefix(prefix) {
-            Some(short) => short.to_owned(),
-            None => name,
-        };
-        let tensors = self.tensors.into_iter();
-        self.tensors = tensors.map(|(name, entry)| (short(name), entry)).collect();
-        self
+    ///
+    /// # Errors
+    /// If a tensor is there with and without it, and not the same.
+    fn without_prefix(mut self, prefix: &str) -> Result<Self> {
+        let prefixed: Vec<String> = self
+            .tensors
+            .keys()
+            .filter(|name| !prefix.is_empty() && name.starts_with(prefix))
+            .cloned()
+            .collect();
+        for name in prefixed {
+            let short = &name[prefix.len()..];
+            if self.tensors.contains_key(short) && !self.load(&name)?.bits_equal(&self.load(short)?)
+            {
+                let expected = format!("one tensor {short}, as {name} or as {short}");
+                let found = "both, with different values";
+                let remedy =
+                    "remove the one that is not meant; transformers loads the one without prefix";
+                return Err(BadInput::new(&self.folder, expected, found)
+                    .remedy(remedy)
+                    .into());
+            }
+            if let Some(entry) = self.tensors.remove(&name) {
+                self.tensors.insert(short.to_owned(), entry);
+            }
+        }
+        Ok(self)
     }
 }
 
@@ -113,7 +132,7 @@ impl TransformersFolder {
     pub fn open(folder: impl Into<PathBuf>) -> Result<Self> {
         let folder = folder.into();
         let config = ConvertedConfig::read(&folder.join("config.json"))?;
-        let weights = SafetensorsFiles::open(folder)?.without_prefix(config.model.base_prefix());
+        let weights = SafetensorsFiles::open(folder)?.without_prefix(config.model.base_prefix())?;
         let mut stored = weights.tensors.values().map(|entry| entry.stored.dtype);
         let dtype = match config.dtype.or_else(|| stored.next()) {
             Some(dtype) => dtype,
@@ -154,7 +173,13 @@ fn weight_files(folder: &Path) -> Result<Vec<(PathBuf, Option<BTreeSet<String>>)
     let index = folder.join(INDEX);
     let single = folder.join(SINGLE);
     match (single.exists(), index.exists()) {
-        (true, _) => Ok(vec![(single, None)]),
+        (true, true) => {
+            let found = format!("{SINGLE} and {INDEX}");
+            let remedy = "remove the one that is not meant; transformers loads the single file";
+            let fault = BadInput::new(folder, "one set of weights", found);
+            Err(fault.remedy(remedy).into())
+        }
+        (true, false) => Ok(vec![(single, None)]),
         (false, true) => {
             let file = MappedFile::open(&index)?;
             let map: Index = serde_json::from_slice(&file)

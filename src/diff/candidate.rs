@@ -4,6 +4,7 @@ use crate::arch::{ModelConfig, Role};
 use crate::case::{ArithmeticName, Case};
 use crate::checkpoint::megatron::MegatronCheckpoint;
 use crate::checkpoint::{Adapted, Overlay, TransformersFolder, Weights};
+use crate::compare::{Spec, compare};
 use crate::convert::Converted;
 use crate::error::{BadInput, Result};
 use crate::explain::{Injected, StepEdit};
@@ -11,6 +12,9 @@ use crate::plan::{Arithmetic, MegatronArithmetic, Plan, TransformersArithmetic};
 use crate::tensor::DType;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+
+/// The head's weight, where it is one of its own.
+const HEAD: &str = "lm_head.weight";
 
 /// A model with its weights, and how it was meant to be run.
 pub struct Candidate {
@@ -39,6 +43,13 @@ impl Candidate {
     /// If it holds neither, or not all of a model.
     pub fn open(path: &Path) -> Result<Self> {
         if MegatronCheckpoint::recognises(path) {
+            let single = path.join("model.safetensors");
+            if single.exists() || path.join("model.safetensors.index.json").exists() {
+                let expected = "a transformers model or Megatron's shards";
+                let fault = BadInput::new(path, expected, "both: model.safetensors and shards");
+                let remedy = "name a folder that holds the one that is meant";
+                return Err(fault.remedy(remedy).into());
+            }
             Self::from_megatron(path)
         } else {
             Self::from_transformers(path)
@@ -79,8 +90,46 @@ impl Candidate {
         .adapted()
     }
 
+    /// A head that is there although the embedding is to be used for it: one that differs is run, as
+    /// transformers runs it.
+    fn with_its_head(mut self) -> Result<Self> {
+        let Some(embedding) = self.model.tied_embedding() else {
+            return Ok(self);
+        };
+        if self.weights.stored(HEAD).is_none() || self.weights.stored(embedding).is_none() {
+            return Ok(self);
+        }
+        let [head, tied] = [HEAD, embedding].map(|name| self.weights.load(name));
+        let (head, tied) = (head?, tied?);
+        if head.bits_equal(&tied) {
+            self.notes.push(format!(
+                "{HEAD} is there beside {embedding}, which it is tied to, and equal"
+            ));
+            return Ok(self);
+        }
+        let differing = if head.shape() == tied.shape() {
+            let metrics = compare(&tied, &head, &Spec::default())?;
+            format!(
+                "in {} of {} elements, by {:.1e} at most",
+                metrics.unequal,
+                metrics.elements,
+                metrics.max_abs_difference()
+            )
+        } else {
+            format!("in shape, {:?} and {:?}", head.shape(), tied.shape())
+        };
+        self.notes.push(format!(
+            "{} ties {HEAD} to {embedding}, but they differ {differing}: run as a head of its own, as \
+             transformers 5 runs it",
+            self.settings_name()
+        ));
+        self.model = self.model.untied();
+        Ok(self)
+    }
+
     /// Its weights as plans want them, its vocabulary as large as its embedding.
     fn adapted(mut self) -> Result<Self> {
+        self = self.with_its_head()?;
         let names = self.weights.names().into_iter();
         let transposed = names.filter(|name| self.model.is_transposed(name));
         let transposed: BTreeSet<String> = transposed.map(str::to_owned).collect();

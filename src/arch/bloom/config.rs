@@ -73,6 +73,14 @@ impl Model for BloomConfig {
     fn is_redundant(&self, tensor: &str) -> bool {
         self.tie_word_embeddings && tensor == "lm_head.weight"
     }
+
+    fn tied_embedding(&self) -> Option<&'static str> {
+        self.tie_word_embeddings.then_some("word_embeddings.weight")
+    }
+
+    fn untie(&mut self) {
+        self.tie_word_embeddings = false;
+    }
 }
 
 /// Reads transformers' settings, under the names that its `BloomConfig` maps older ones to as well.

@@ -91,6 +91,14 @@ impl Model for Gpt2Config {
             || tensor.ends_with(".attn.bias")
             || tensor.ends_with(".attn.masked_bias")
     }
+
+    fn tied_embedding(&self) -> Option<&'static str> {
+        self.tie_word_embeddings.then_some("wte.weight")
+    }
+
+    fn untie(&mut self) {
+        self.tie_word_embeddings = false;
+    }
 }
 
 /// Reads transformers' settings, under the names that its `GPT2Config` maps others to as well.

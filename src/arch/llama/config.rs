@@ -107,6 +107,14 @@ impl Model for LlamaConfig {
         (self.tie_word_embeddings && tensor == "lm_head.weight")
             || tensor.ends_with("rotary_emb.inv_freq")
     }
+
+    fn tied_embedding(&self) -> Option<&'static str> {
+        self.tie_word_embeddings.then_some("embed_tokens.weight")
+    }
+
+    fn untie(&mut self) {
+        self.tie_word_embeddings = false;
+    }
 }
 
 /// Reads transformers' settings.

@@ -47,7 +47,13 @@ pub(super) fn open(folder: &Path) -> Result<(DeepSpeed, usize, Args)> {
         let path = entry.map_err(Error::io(folder, "list"))?.path();
         let name = path.file_name().and_then(|name| name.to_str());
         if let Some((layer, rank)) = name.and_then(layer_and_rank) {
-            files.entry(layer).or_default().insert(rank, path);
+            let files = files.entry(layer).or_default();
+            if let Some(other) = files.insert(rank, path.clone()) {
+                let expected = format!("one file of layer {layer} and rank {rank}");
+                let found = format!("{} as well", other.display());
+                let remedy = "remove the one that is not meant";
+                return Err(BadInput::new(path, expected, found).remedy(remedy).into());
+            }
         }
     }
     let ranks = files
