@@ -4,6 +4,7 @@
 //! [`checkpoint`] (the converted model). The model's config gives a [`plan`]: every step with every
 //! rounding spelled out. A [`backend`] computes the steps; [`diff`] feeds them, [`compare`] measures
 //! what comes out against what was recorded, and [`report`] says it to people and programs.
+//! [`selftest`] says what a case would catch.
 //!
 //! In another crate's tests: [`assert_parity`].
 
@@ -23,6 +24,7 @@ pub mod op;
 pub mod output;
 pub mod plan;
 pub mod report;
+pub mod selftest;
 pub mod tensor;
 
 mod assert;

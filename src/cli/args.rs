@@ -1,5 +1,6 @@
 //! The arguments, as typed.
 
+use super::selftest::SelfTestFormat;
 use crate::arch::{ArchitectureName, Framework};
 use crate::backend::CudaSettings;
 use crate::case::{ArithmeticName, Pattern};
@@ -32,6 +33,8 @@ pub(super) enum Command {
     Diff(Box<DiffArgs>),
     /// Say why a converted model differs
     Explain(Box<ExplainArgs>),
+    /// Say which deliberate bugs a case would catch
+    Selftest(Box<SelfTestArgs>),
     /// Make a transformers folder from a Megatron checkpoint
     Convert(ConvertArgs),
     /// Make a golden from a folder of raw dumps
@@ -99,6 +102,27 @@ pub(super) struct ExplainArgs {
     pub(super) stage: Pattern,
     #[command(flatten)]
     pub(super) report: ReportArgs,
+}
+
+/// Put deliberate bugs into a case's model, one after the other, and say which of them its golden, stages
+/// and tolerances would catch.
+#[derive(Debug, clap::Args)]
+pub(super) struct SelfTestArgs {
+    #[command(flatten)]
+    pub(super) cases: CaseArgs,
+
+    /// Feed every stage from the reference, from our own earlier stages, or do both
+    #[arg(long, value_enum, default_value_t = Modes::Both)]
+    pub(super) mode: Modes,
+    /// Compare only stages that match, such as 'h.0.*'
+    #[arg(long, value_name = "PATTERN", default_value = "*")]
+    pub(super) stages: Pattern,
+    /// Fail if fewer of the bugs are caught, such as 90%
+    #[arg(long, value_name = "PERCENT", default_value = "0%")]
+    pub(super) require: Share,
+    /// Format of the result
+    #[arg(long, value_enum, default_value_t = SelfTestFormat::Terminal)]
+    pub(super) format: SelfTestFormat,
 }
 
 /// What is compared, and how.

@@ -54,16 +54,7 @@ pub(super) fn outcomes(args: &CaseArgs, options: Options) -> Result<Vec<CaseOutc
     };
     let mut progress = Progress::new();
     let mut outcomes: Vec<CaseOutcome> = Vec::new();
-    for mut case in cases(args)? {
-        case.arithmetic = args.arithmetic.or(case.arithmetic);
-        case.dtype = args.dtype.or(case.dtype);
-        if args.tp.is_some() {
-            case.arithmetic = Some(ArithmeticName::Megatron);
-            case.tensor_parallel = args.tp;
-        }
-        if let Some(rules) = rules(args) {
-            case.rules = rules;
-        }
+    for case in adjusted_cases(args)? {
         let outcome = diff(&case, &options, &mut |event| progress.on(&event))?;
         let failed = outcome.verdict() == Verdict::Fail;
         outcomes.push(outcome);
@@ -119,6 +110,23 @@ fn rules(args: &CaseArgs) -> Option<Rules> {
     };
     let rules = vec![rule];
     (!args.tolerance.is_empty()).then_some(Rules { rules })
+}
+
+/// The cases that arguments name, with what else these say of them.
+pub(super) fn adjusted_cases(args: &CaseArgs) -> Result<Vec<Case>> {
+    let mut cases = cases(args)?;
+    for case in &mut cases {
+        case.arithmetic = args.arithmetic.or(case.arithmetic);
+        case.dtype = args.dtype.or(case.dtype);
+        if args.tp.is_some() {
+            case.arithmetic = Some(ArithmeticName::Megatron);
+            case.tensor_parallel = args.tp;
+        }
+        if let Some(rules) = rules(args) {
+            case.rules = rules;
+        }
+    }
+    Ok(cases)
 }
 
 fn cases(args: &CaseArgs) -> Result<Vec<Case>> {

@@ -12,5 +12,6 @@ mod inspect;
 mod print;
 mod progress;
 mod run;
+mod selftest;
 
 pub use run::run;

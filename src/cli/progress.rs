@@ -37,6 +37,12 @@ impl Progress {
                 self.bar.set_message((*stage).to_owned());
                 self.bar.set_length(*hypotheses as u64);
             }
+            Event::Injecting { bug, number, of } => {
+                self.bar.set_prefix("selftest");
+                self.bar.set_message((*bug).to_owned());
+                self.bar.set_length(*of as u64);
+                self.bar.set_position(*number as u64);
+            }
             Event::Tried => self.bar.inc(1),
             Event::Judged(_) => {}
             Event::Finished => self.bar.finish_and_clear(),

@@ -1,7 +1,7 @@
 //! From arguments to an exit code.
 
 use super::args::{Args, Command};
-use super::{convert, diff, doctor, exit, explain, import, inspect};
+use super::{convert, diff, doctor, exit, explain, import, inspect, selftest};
 use clap::Parser;
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -19,6 +19,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let done = match args.command {
         Command::Diff(args) => diff::run(&args).map(exit::of_verdict),
         Command::Explain(args) => explain::run(&args).map(exit::of_verdict),
+        Command::Selftest(args) => selftest::run(&args).map(exit::of_verdict),
         Command::Convert(args) => convert::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Import(args) => import::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Inspect(args) => inspect::run(&args).map(|()| ExitCode::SUCCESS),

@@ -27,6 +27,15 @@ pub enum Event<'a> {
     },
     /// A hypothesis has been tried.
     Tried,
+    /// A deliberate bug is tried on the case.
+    Injecting {
+        /// Its name.
+        bug: &'a str,
+        /// Its place among them.
+        number: usize,
+        /// How many there are.
+        of: usize,
+    },
     /// A stage has been judged.
     Judged(&'a StageResult),
     /// The case is done.
