@@ -480,7 +480,7 @@ fn an_incomplete_or_contradictory_dump_leaves_nothing_behind() {
         )
         .unwrap();
     }
-    refuse("found others");
+    refuse("h.0.self_attention.dense: expected shape [1, 20, 64], batch first");
     std::fs::copy(dumped(".3.mlp.dense_h_to_4h.output.tp0"), &second[0]).unwrap();
     refuse("050.3.self_attention.output.tp1.npy: expected shape [20, 1, 128]");
     std::fs::remove_file(&second[0]).unwrap();

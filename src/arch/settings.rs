@@ -51,7 +51,7 @@ impl<'a> Settings<'a> {
     }
 
     /// Says that a setting is not what it has to be.
-    pub(super) fn fault(&self, key: &str, expected: &str, found: impl ToString) -> Error {
+    pub(crate) fn fault(&self, key: &str, expected: &str, found: impl ToString) -> Error {
         BadInput::new(self.path, expected, found.to_string())
             .at(format!("{}{key}", self.within))
             .into()
@@ -101,7 +101,7 @@ impl<'a> Settings<'a> {
     }
 
     /// A flag, if it is there.
-    pub(super) fn optional_flag(&self, keys: &[&str]) -> Result<Option<bool>> {
+    pub(crate) fn optional_flag(&self, keys: &[&str]) -> Result<Option<bool>> {
         self.find(keys, "true or false", Value::as_bool)
     }
 
@@ -122,7 +122,7 @@ impl<'a> Settings<'a> {
     }
 
     /// A size, if it is there.
-    pub(super) fn optional_size(&self, keys: &[&str]) -> Result<Option<usize>> {
+    pub(crate) fn optional_size(&self, keys: &[&str]) -> Result<Option<usize>> {
         let size = |value: &Value| usize::try_from(value.as_u64()?).ok();
         self.find(keys, "a whole number", size)
     }

@@ -74,10 +74,7 @@ impl Golden {
             DType::I64 | DType::I32 => integers(&tokens)?,
             other => return Err(bad("token ids, int64 or int32".into(), other.to_string()).into()),
         };
-        if tokens.shape().len() != 2 || tokens.is_empty() {
-            let found = format!("shape {:?}", tokens.shape());
-            return Err(bad("token ids [batch, positions], at least one".into(), found).into());
-        }
+        token_extents(&tokens, &path)?;
         let vocabulary = self.manifest.model.vocab_size();
         let outside = |id: &i64| usize::try_from(*id).map_or(true, |id| id >= vocabulary);
         if let Some(index) = ids.iter().position(outside) {
@@ -271,6 +268,16 @@ impl Golden {
         digest::verify(&MappedFile::open(&path)?, &record.digest)?;
         npy::read(path, declared)
     }
+}
+
+/// Rows and positions of an array of tokens, from this file.
+pub(super) fn token_extents(tokens: &Tensor, path: &Path) -> Result<[usize; 2]> {
+    let extents = <[usize; 2]>::try_from(tokens.shape());
+    extents.ok().filter(|_| !tokens.is_empty()).ok_or_else(|| {
+        let expected = "token ids [batch, positions], at least one";
+        let found = format!("shape {:?}", tokens.shape());
+        BadInput::new(path, expected, found).into()
+    })
 }
 
 /// The elements of an array of integers or booleans.

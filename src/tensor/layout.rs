@@ -30,6 +30,23 @@ pub enum Join {
 }
 
 impl Layout {
+    /// The axis of the rows of the batch.
+    pub(crate) fn batch_axis(self) -> usize {
+        match self {
+            Self::Bsh | Self::Bnss => 0,
+            Self::Sbh | Self::Sbnd => 1,
+        }
+    }
+
+    /// The axis of the positions, of queries in scores and probabilities.
+    pub(crate) fn sequence_axis(self) -> usize {
+        match self {
+            Self::Bsh => 1,
+            Self::Bnss => 2,
+            Self::Sbh | Self::Sbnd => 0,
+        }
+    }
+
     /// The array in parity's own layout, or `None` if it lacks the axes of this one.
     pub(crate) fn to_batch_first(self, array: &Tensor) -> Option<Tensor> {
         match (self, array.shape().len()) {

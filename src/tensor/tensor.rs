@@ -297,21 +297,29 @@ impl Tensor {
     /// # Errors
     /// [`Error::Mismatch`] if the axis has fewer.
     pub fn first(&self, axis: usize, count: usize) -> Result<Self> {
+        self.slice(axis, 0..count)
+    }
+
+    /// A range of the entries of an axis.
+    ///
+    /// # Errors
+    /// [`Error::Mismatch`] if the axis has fewer.
+    pub fn slice(&self, axis: usize, range: Range<usize>) -> Result<Self> {
         let extent = self.shape.get(axis).copied().unwrap_or(0);
-        if extent < count {
+        if axis >= self.shape.len() || extent < range.end || range.end < range.start {
             return Err(Error::Mismatch {
                 at: format!("axis {axis}"),
-                expected: format!("at least {count} entries"),
+                expected: format!("at least {} entries", range.end),
                 found: extent.to_string(),
             });
         }
         let mut shape = self.shape.clone();
-        shape[axis] = count;
+        shape[axis] = range.len();
         let inner: usize = shape[axis + 1..].iter().product();
         with_element!(self.dtype, T => {
             let rows = self.as_slice::<T>()?.chunks((extent * inner).max(1));
-            let kept = rows.flat_map(|row| &row[..count * inner]).copied();
-            Self::from_vec(&shape, kept.collect())
+            let kept = rows.flat_map(|row| &row[range.start * inner..range.end * inner]).copied();
+            Self::from_vec(&shape, kept.collect()).map(|kept| kept.reinterpret(self.dtype))
         })
     }
 

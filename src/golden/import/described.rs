@@ -1,5 +1,6 @@
 //! What the importer of a framework tells the import.
 
+use super::ranks::Ranks;
 use crate::arch::{Framework, ModelConfig};
 use crate::plan::Arithmetic;
 use crate::tensor::DType;
@@ -11,7 +12,7 @@ pub(super) struct Described {
     pub(super) model: ModelConfig,
     pub(super) dtype: DType,
     pub(super) arithmetic: Arithmetic,
-    pub(super) ranks: usize,
+    pub(super) ranks: Ranks,
     /// A hook's name as that table has it, made of a dumped one; `None` if there cannot be one.
     pub(super) hook: Renaming,
 }

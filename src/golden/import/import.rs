@@ -1,13 +1,14 @@
 //! The import itself: what every framework's dumps have in common.
 
 use super::described::Described;
+use super::ranks::Joined;
 use super::raw::RawDump;
 use super::{megatron_core, megatron_deepspeed, transformers};
 use crate::arch::{Framework, Hook, Hooked, Part, Role, alternatives};
-use crate::compare::{Statistics, largest_difference};
+use crate::compare::Statistics;
 use crate::digest::Algorithm;
 use crate::error::{BadInput, Error, Result};
-use crate::golden::Golden;
+use crate::golden::golden::{Golden, token_extents};
 use crate::golden::manifest::{
     Content, FileRecord, Manifest, Provenance, StageRecord, StatisticsFiles,
 };
@@ -15,7 +16,7 @@ use crate::plan::{Arithmetic, StageId, Variant};
 use crate::tensor::{Join, Layout, MappedFile, Tensor, npy};
 use clap::ValueEnum;
 use serde_json::Value;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
@@ -123,6 +124,8 @@ struct Read {
     value: Tensor,
     /// How the files made it.
     join: Join,
+    /// The order of the files' axes.
+    layout: Layout,
     /// How far replicas are apart, if they are.
     drift: Option<f64>,
     /// Whether it is other than the files joined.
@@ -135,7 +138,8 @@ impl Import<'_> {
         let mut stages = Vec::new();
         let mut unmapped = Vec::new();
         let tokens = self.dump.tokens()?;
-        let batch = npy::read(tokens.as_path(), None)?.shape().first().copied();
+        let extents = token_extents(&npy::read(&tokens, None)?, &tokens)?;
+        let shapes = self.shapes(extents)?;
         let mut model = self.described.model.clone();
         for ((_, name), files) in &self.dump.listing.arrays {
             let hooked = self.hooked(name);
@@ -150,7 +154,8 @@ impl Import<'_> {
             for hooked in hooked {
                 let variant = self.variant(&hooked);
                 let (stage, hook) = (hooked.stage, hooked.hook);
-                let read = self.read(&files, hook, batch.unwrap_or(1))?;
+                let read = self.read(&stage, &files, hook, extents)?;
+                self.check_shape(&stage, &read.value, files[0], (&shapes, extents))?;
                 if let Some(kept) = kept.get(&stage) {
                     if !kept.value.bits_equal(&read.value) {
                         let expected =
@@ -171,7 +176,7 @@ impl Import<'_> {
                     self.write(&stage, &read.value)?
                 } else {
                     let content = self.keep(&stage, read.join, &files, read.drift)?;
-                    (content, hook.layout)
+                    (content, read.layout)
                 };
                 stages.push(StageRecord {
                     stage: stage.clone(),
@@ -236,12 +241,16 @@ impl Import<'_> {
         name: &str,
         files: &'f BTreeMap<usize, PathBuf>,
     ) -> Result<Vec<&'f PathBuf>> {
-        let ranks = self.described.ranks;
+        let ranks = self.described.ranks.files();
+        let kind = match self.described.ranks.context {
+            1 => "tensor-parallel",
+            _ => "tensor- and context-parallel",
+        };
         (0..ranks.max(files.len()))
             .map(|rank| {
                 files.get(&rank).filter(|_| rank < ranks).ok_or_else(|| {
                     let any = files.values().next().map_or(self.staging, PathBuf::as_path);
-                    let expected = format!("{name} of {ranks} tensor-parallel ranks");
+                    let expected = format!("{name} of {ranks} {kind} ranks");
                     let found: Vec<_> = files.keys().collect();
                     BadInput::new(any, expected, format!("ranks {found:?}")).into()
                 })
@@ -250,7 +259,13 @@ impl Import<'_> {
     }
 
     /// A stage's value, of what every rank recorded.
-    fn read(&self, files: &[&PathBuf], hook: &Hook, batch: usize) -> Result<Read> {
+    fn read(
+        &self,
+        stage: &StageId,
+        files: &[&PathBuf],
+        hook: &Hook,
+        tokens: [usize; 2],
+    ) -> Result<Read> {
         let (heads, dtype) = (self.described.model.heads(), self.described.dtype);
         let shards = files
             .iter()
@@ -263,37 +278,27 @@ impl Import<'_> {
             .zip(files)
             .map(|(shard, file)| shard.map_err(|e: Error| e.in_file(*file)))
             .collect::<Result<Vec<Tensor>>>()?;
-        let gathered = || shards.iter().all(|shard| shard.bits_equal(&shards[0]));
-        let join = match hook.join {
-            Join::Concat(_) if hook.may_be_gathered && gathered() => Join::Replicated,
-            join => join,
-        };
-        let (joined, drift) = match join {
-            Join::Concat(axis) => {
-                let joined = Tensor::concat(&shards, axis);
-                (joined.map_err(|e| e.in_file(files[0]))?, None)
-            }
-            Join::Replicated => {
-                let mut drift = None;
-                for (other, file) in shards.iter().zip(files).skip(1) {
-                    if !shards[0].bits_equal(other) {
-                        let apart = largest_difference(&shards[0], other);
-                        let apart = apart.map_err(|e| e.in_file(*file))?;
-                        drift = Some(drift.unwrap_or(0.0_f64).max(apart));
-                    }
-                }
-                (shards[0].clone(), drift)
-            }
-        };
+        let how = (hook.layout, hook.join, hook.may_be_gathered);
+        let Joined {
+            value: joined,
+            join,
+            layout,
+            drift,
+            is_made,
+        } = self
+            .described
+            .ranks
+            .join(stage, &shards, files, how, tokens)?;
         let joined = if hook.part.is_some() {
             Part::joined(joined)?
         } else {
             joined
         };
-        let value = hook.layout.to_batch_first(&joined).ok_or_else(|| {
-            let (layout, found) = (hook.layout, format!("shape {:?}", joined.shape()));
+        let value = layout.to_batch_first(&joined).ok_or_else(|| {
+            let found = format!("shape {:?}", joined.shape());
             BadInput::new(files[0], format!("an array laid out as {layout:?}"), found)
         })?;
+        let batch = tokens[0];
         let repeated = hook.one_row && batch > 1 && value.shape()[0] == 1;
         let value = if repeated {
             Tensor::concat(&vec![value; batch], 0)?
@@ -303,9 +308,68 @@ impl Import<'_> {
         Ok(Read {
             value,
             join,
+            layout,
             drift,
-            is_made: repeated || hook.part.is_some(),
+            is_made: is_made || repeated || hook.part.is_some(),
         })
+    }
+
+    /// The shape that every stage has in this model on these tokens.
+    fn shapes(&self, tokens: [usize; 2]) -> Result<HashMap<StageId, Vec<usize>>> {
+        let Described {
+            model,
+            dtype,
+            arithmetic,
+            ..
+        } = self.described;
+        let plan = model.plan(*dtype, arithmetic)?;
+        let mut shapes = plan.shapes(tokens);
+        let shapes = shapes.as_mut().map_err(|e| {
+            let expected = "settings of a model whose stages fit together";
+            BadInput::new(self.dump.config_path(), expected, e.to_string())
+        })?;
+        let steps = plan.steps().iter();
+        Ok(steps
+            .filter_map(|step| Some((step.stage.clone(), shapes.remove(&step.id)?)))
+            .collect())
+    }
+
+    /// Refuses a value that is not one of this model on these tokens. How many columns the logits have is
+    /// for the arrays to say.
+    fn check_shape(
+        &self,
+        stage: &StageId,
+        value: &Tensor,
+        file: &Path,
+        (shapes, tokens): (&HashMap<StageId, Vec<usize>>, [usize; 2]),
+    ) -> Result<()> {
+        let Some(expected) = shapes.get(stage) else {
+            return Ok(());
+        };
+        let free = usize::from(self.described.model.role(stage) == Some(Role::Logits));
+        let fixed = expected.len() - free;
+        let found = value.shape();
+        if found.len() == expected.len() && found[..fixed] == expected[..fixed] {
+            return Ok(());
+        }
+        let config = self.dump.config_path();
+        let ranks = match self.described.ranks.files() {
+            1 => String::new(),
+            ranks => format!(" of {ranks} ranks' arrays joined"),
+        };
+        let of_columns = if free == 1 {
+            " and any number of columns"
+        } else {
+            ""
+        };
+        let whole = format!(
+            "shape {:?}{of_columns}, batch first, for tokens {tokens:?} and the sizes in {}",
+            &expected[..fixed],
+            config.display()
+        );
+        let fault = BadInput::new(file, whole, format!("{found:?}{ranks}"));
+        let remedy = "check that tokens and settings are those of this run";
+        Err(fault.at(stage.as_str()).remedy(remedy).into())
     }
 
     /// Keeps a value that no file of the dump is.
@@ -354,7 +418,7 @@ impl Import<'_> {
     fn keep_statistics(&self, stage: &StageId, value: &Tensor) -> Result<StatisticsFiles> {
         let logits = self.described.model.role(stage) == Some(Role::Logits);
         let shards = logits
-            .then(|| NonZeroUsize::new(self.described.ranks))
+            .then(|| NonZeroUsize::new(self.described.ranks.tensor))
             .flatten();
         let statistics = Statistics::new(value, shards)?;
         let keep = |name: &str, column: Option<Vec<f64>>| -> Result<Option<FileRecord>> {

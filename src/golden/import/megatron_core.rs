@@ -2,6 +2,7 @@
 //! off.
 
 use super::described::Described;
+use super::ranks::Ranks;
 use super::raw::RawDump;
 use crate::arch::{Framework, ModelConfig, Settings};
 use crate::error::{BadInput, Result};
@@ -25,8 +26,7 @@ struct Run {
     pipeline_parallel: usize,
     #[serde(default = "one")]
     expert_parallel: usize,
-    #[serde(default)]
-    sequence_parallel: bool,
+    sequence_parallel: Option<bool>,
 }
 
 fn one() -> usize {
@@ -38,9 +38,12 @@ pub(super) fn describe(dump: &RawDump) -> Result<Described> {
     let framework = Framework::MegatronCore;
     let run = run(dump)?;
     let mut settings = settings(dump)?;
-    let ranks = ranks(dump, run.as_ref(), &settings)?;
+    let context_parallel =
+        dump.context_parallel(&Settings::new(dump.config_path(), settings.clone()))?;
+    let ranks = ranks(dump, run.as_ref(), &settings, context_parallel)?;
     settings.insert("tensor_parallel".to_owned(), ranks.into());
     let settings = Settings::new(dump.config_path(), settings);
+    let sequence_parallel = settings.optional_flag(&["sequence_parallel"])?;
     let (model, megatron) = ModelConfig::of_dump(framework, &settings)?;
     Ok(Described {
         framework,
@@ -51,7 +54,13 @@ pub(super) fn describe(dump: &RawDump) -> Result<Described> {
             fused_kernels: megatron.fused_kernels && dump.is_of_a_gpu(),
             ..megatron
         }),
-        ranks,
+        ranks: Ranks {
+            tensor: ranks,
+            context: context_parallel,
+            sequence_parallel: run
+                .and_then(|run| run.sequence_parallel)
+                .or(sequence_parallel),
+        },
         hook: Box::new(|name| {
             let name = name.trim_start_matches(WRAPPER);
             Some(name.to_owned())
@@ -69,8 +78,6 @@ fn run(dump: &RawDump) -> Result<Option<Run>> {
     for (key, found) in [
         ("pipeline_parallel", run.pipeline_parallel),
         ("expert_parallel", run.expert_parallel),
-        // A flag, but like the others it must be as if it were not there.
-        ("sequence_parallel", 1 + usize::from(run.sequence_parallel)),
     ] {
         tensor_parallel_only(dump, format!("runs.{name}.{key}"), found)?;
     }
@@ -84,33 +91,30 @@ fn settings(dump: &RawDump) -> Result<Map<String, Value>> {
         let inner: Option<Map<String, Value>> = dump.optional(&[group], "an object of settings")?;
         settings.extend(inner.into_iter().flatten());
     }
-    for key in [
-        "pipeline_model_parallel_size",
-        "expert_model_parallel_size",
-        "context_parallel_size",
-        "sequence_parallel",
-    ] {
-        let found = settings.get(key).map(|found| match found {
-            Value::Bool(is_on) => 1 + u64::from(*is_on),
-            other => other.as_u64().unwrap_or(1),
-        });
+    for key in ["pipeline_model_parallel_size", "expert_model_parallel_size"] {
+        let found = settings.get(key).map(|found| found.as_u64().unwrap_or(1));
         tensor_parallel_only(dump, key.to_owned(), found.unwrap_or(1) as usize)?;
     }
     Ok(settings)
 }
 
-/// Refuses other kinds of parallelism, whose arrays are laid out in other ways.
+/// Refuses other kinds of parallelism, whose ranks have other stages or experts.
 fn tensor_parallel_only(dump: &RawDump, key: String, ranks: usize) -> Result<()> {
     if ranks == 1 {
         return Ok(());
     }
-    let expected = "a run that is tensor-parallel at most";
+    let expected = "a run without pipeline and expert parallelism";
     let fault = BadInput::new(dump.config_path(), expected, "another");
     Err(fault.at(key).into())
 }
 
 /// How many ranks there are: what the settings say, which must be what lies there.
-fn ranks(dump: &RawDump, run: Option<&Run>, settings: &Map<String, Value>) -> Result<usize> {
+fn ranks(
+    dump: &RawDump,
+    run: Option<&Run>,
+    settings: &Map<String, Value>,
+    context_parallel: usize,
+) -> Result<usize> {
     let keys = ["tensor_parallel", "tensor_model_parallel_size"];
     let said = match run {
         Some(run) => Some(run.tensor_parallel),
@@ -126,6 +130,12 @@ fn ranks(dump: &RawDump, run: Option<&Run>, settings: &Map<String, Value>) -> Re
         let ranks = dump.listing.arrays.values().map(BTreeMap::len);
         ranks.max().unwrap_or(1)
     });
+    if !found.is_multiple_of(context_parallel) {
+        let expected = format!("arrays of a multiple of {context_parallel} ranks");
+        let fault = BadInput::new(dump.config_path(), expected, format!("of {found}"));
+        return Err(fault.at("context_parallel_size").into());
+    }
+    let found = found / context_parallel;
     match said {
         Some(said) if said != found => {
             let expected = format!("arrays of {said} ranks");

@@ -5,6 +5,7 @@
 //! final norm is `final_layernorm`.
 
 use super::described::Described;
+use super::ranks::Ranks;
 use super::raw::RawDump;
 use crate::arch::{Framework, ModelConfig};
 use crate::error::Result;
@@ -28,7 +29,11 @@ pub(super) fn describe(dump: &RawDump) -> Result<Described> {
             fused_kernels: megatron.fused_kernels && dump.is_of_a_gpu(),
             ..megatron
         }),
-        ranks: megatron.tensor_parallel,
+        ranks: Ranks {
+            tensor: megatron.tensor_parallel,
+            context: dump.context_parallel(&dump.settings())?,
+            sequence_parallel: dump.optional(&["sequence_parallel"], "true or false")?,
+        },
         hook: Box::new(move |name| hook(name, layers)),
     })
 }

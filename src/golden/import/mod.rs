@@ -6,6 +6,7 @@ mod import;
 mod listing;
 mod megatron_core;
 mod megatron_deepspeed;
+mod ranks;
 mod raw;
 mod transformers;
 

@@ -158,6 +158,17 @@ impl RawDump {
         Settings::new(&self.config_path, settings)
     }
 
+    /// How many ranks share every sequence.
+    pub(super) fn context_parallel(&self, settings: &Settings<'_>) -> Result<usize> {
+        const MOST: usize = 4096;
+        let key = "context_parallel_size";
+        match settings.optional_size(&[key])? {
+            None => Ok(1),
+            Some(ranks @ 1..=MOST) => Ok(ranks),
+            Some(other) => Err(settings.fault(key, "1 to 4096 ranks", other)),
+        }
+    }
+
     /// The file that they come from.
     pub(super) fn config_path(&self) -> &Path {
         &self.config_path

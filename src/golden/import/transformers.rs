@@ -1,6 +1,7 @@
 //! Dumps of transformers: hooks are named by module paths, the model prefix taken off.
 
 use super::described::Described;
+use super::ranks::Ranks;
 use super::raw::RawDump;
 use crate::arch::{ConvertedConfig, Framework};
 use crate::error::Result;
@@ -24,7 +25,7 @@ pub(super) fn describe(dump: &RawDump) -> Result<Described> {
             use_cache: used_cache(dump)?,
             ..config.arithmetic
         }),
-        ranks: 1,
+        ranks: Ranks::ONE,
         hook: Box::new(move |name| Some(name.strip_prefix(prefix).unwrap_or(name).to_owned())),
         model: config.model,
     })
