@@ -46,6 +46,7 @@ import os
 import platform
 import subprocess
 import sys
+import warnings
 
 import numpy
 import torch
@@ -265,12 +266,16 @@ class _Recorder:
         # transformers keeps keys and values unless it is told not to; where they lie then decides
         # which kernel a GPU's library takes.
         default = getattr(getattr(module, "config", None), "use_cache", None)
-        self.use_cache = kwargs.get("use_cache", default)
-        self._on_positions(module, (), {"position_ids": kwargs.get("position_ids")})
-        mask = kwargs.get("attention_mask")
-        if isinstance(mask, torch.Tensor) and mask.dim() == 2 and not mask.is_floating_point():
-            self.mask = mask.detach().to("cpu", torch.int64).numpy()
-        named = [kwargs[key] for key in ("input_ids", "tokens") if key in kwargs]
+        given = _by_name(module, args, kwargs)
+        self.use_cache = given.get("use_cache", default)
+        self._on_positions(module, (), {"position_ids": given.get("position_ids")})
+        mask = given.get("attention_mask")
+        if isinstance(mask, torch.Tensor) and mask.dim() == 2:
+            self.mask = (mask != 0).detach().to("cpu", torch.int64).numpy()
+        elif isinstance(mask, torch.Tensor) and self.framework == "transformers":
+            warnings.warn("an attention mask of %d axes is not recorded: parity will take every token "
+                          "to see all before it" % mask.dim(), stacklevel=2)
+        named = [given[key] for key in ("input_ids", "tokens") if key in given]
         for value in named + list(args) + list(kwargs.values()):
             for tensor in value if isinstance(value, (tuple, list)) else (value,):
                 whole = isinstance(tensor, torch.Tensor) and tensor.dtype in (torch.int64, torch.int32)
@@ -386,6 +391,15 @@ class _Recorder:
                 os.remove(path)
         with contextlib.suppress(OSError):
             os.rmdir(self.folder)
+
+
+def _by_name(module, args, kwargs):
+    """What a module is given, by the names of its parameters."""
+    try:
+        given = dict(inspect.signature(module.forward).bind_partial(*args, **kwargs).arguments)
+    except (TypeError, ValueError):
+        return kwargs
+    return {**given.pop("kwargs", {}), **given}
 
 
 def _before(module, function):

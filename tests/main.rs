@@ -16,6 +16,7 @@ mod cuda;
 mod import;
 mod kernels;
 mod mutations;
+mod padding;
 mod shards;
 mod sparse;
 mod torch;

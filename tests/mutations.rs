@@ -207,7 +207,7 @@ fn usual_gates(golden: &Golden, candidate: &Candidate) -> [f64; 2] {
         steps.iter_mut().for_each(rewriting);
     }
     let mut values: HashMap<StageId, Tensor> = HashMap::new();
-    values.extend(exec::start(&golden.tokens().expect("tokens")).expect("positions"));
+    values.extend(exec::start(&golden.tokens().expect("tokens"), None).expect("positions"));
     for step in &steps {
         let inputs: Vec<&Tensor> = step.inputs.iter().map(|id| &values[id]).collect();
         let params = step

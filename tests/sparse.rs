@@ -191,7 +191,7 @@ impl<'a> Effects<'a> {
     ) -> HashMap<StageId, (Tensor, Option<ErrorBound>)> {
         let recorded = golden.manifest().stages.iter().map(|record| &record.stage);
         let recorded: HashSet<&StageId> = recorded.collect();
-        let start = exec::start(&golden.tokens().expect("tokens")).expect("positions");
+        let start = exec::start(&golden.tokens().expect("tokens"), None).expect("positions");
         let start = start.map(|(id, value)| (id, Value::given(value)));
         let mut execution = Execution::new(&self.steps, backend, start, &recorded, &recorded);
         let mut values = HashMap::new();

@@ -109,6 +109,28 @@ impl Metrics {
         }
     }
 
+    /// The same without so many elements that are 0 on both sides and no part of what is compared.
+    #[must_use]
+    pub fn without(self, zeros: usize) -> Self {
+        let elements = self.elements.saturating_sub(zeros);
+        if zeros == 0 || elements == 0 {
+            return Self { elements, ..self };
+        }
+        // What is a mean over all elements is one over fewer.
+        let share = self.elements as f64 / elements as f64;
+        Self {
+            elements,
+            mean_abs: self.mean_abs * share,
+            reference_rms: self.reference_rms.map(|rms| rms * share.sqrt()),
+            flips: self.flips.map(|flips| Flips { elements, ..flips }),
+            statistics: StatisticsDifference {
+                vocab_shard_mean: self.statistics.vocab_shard_mean.map(|mean| mean * share),
+                ..self.statistics
+            },
+            ..self
+        }
+    }
+
     /// The largest absolute difference; 0 if no element is finite on both sides.
     pub fn max_abs_difference(&self) -> f64 {
         self.max_abs.as_ref().map_or(0.0, |worst| worst.difference)

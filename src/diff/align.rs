@@ -8,7 +8,7 @@
 use crate::arch::Role;
 use crate::backend::{Backend, Cpu};
 use crate::checkpoint::Weights;
-use crate::compare::{Close, NonFinite, Spec, Statistics};
+use crate::compare::{Close, Metrics, NonFinite, Spec, Statistics};
 use crate::error::{BadInput, Result};
 use crate::exec::{Execution, Value, params_of};
 use crate::golden::{Content, Golden, Reference, StageRecord};
@@ -305,10 +305,30 @@ impl<'a> AlignedStage<'a> {
             return Ok(raw);
         }
         let start = [(RECORDED.into(), raw)];
-        Execution::whole(&self.adjustments, &Cpu, start).finish(confidence, |step| {
+        let execution = Execution::whole(&self.adjustments, &Cpu, start);
+        let execution = execution.padded(self.golden.padding());
+        execution.finish(confidence, |step| {
             let params = params_of(step, weights)?;
             Ok(params.into_iter().map(Value::given).collect())
         })
+    }
+
+    /// Measurements of a batch's sequences alone, without what fills them up; places are those that were
+    /// recorded.
+    pub(super) fn of_sequences(&self, metrics: Metrics) -> Result<Metrics> {
+        let Some(sequences) = self.golden.sequences() else {
+            return Ok(metrics);
+        };
+        let axes = self.golden.position_axes(self.stage(), self.shape.len())?;
+        let padding = self.golden.padding_in(self.stage(), &self.shape)?;
+        let mut metrics = metrics.without(padding);
+        if let Some(worst) = &mut metrics.max_abs {
+            sequences.recorded_place(&mut worst.position, axes);
+        }
+        if let Some(worst) = &mut metrics.worst_ratio {
+            sequences.recorded_place(&mut worst.worst.position, axes);
+        }
+        Ok(metrics)
     }
 
     /// Refuses a reference that is not a number: it proves nothing.

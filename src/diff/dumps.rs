@@ -9,7 +9,8 @@ use super::{Event, Options};
 use crate::backend::Cpu;
 use crate::case::{Mode, Rules};
 use crate::error::{BadInput, Result};
-use crate::golden::{Golden, Reference, StageRecord};
+use crate::exec::start;
+use crate::golden::{FileRecord, Golden, Reference, Sequences, StageRecord};
 use crate::tensor::Tensor;
 
 /// Compares what two goldens recorded, stage by stage in the reference's order.
@@ -29,8 +30,6 @@ pub fn diff_dumps(
     let (ours, theirs) = (candidate.manifest(), reference.manifest());
     let plans = [ours, theirs].map(|m| m.model.plan(m.dtype, &m.arithmetic));
     let [our_plan, their_plan] = plans;
-    reference.check_runs_without_inputs()?;
-    candidate.check_runs_without_inputs()?;
     let judge = Judge {
         rules,
         options,
@@ -39,13 +38,7 @@ pub fn diff_dumps(
         model: &theirs.model,
         stretches: Stretch::of_stages_alone(our_plan?.differences(&their_plan?)),
     };
-    if !reference.tokens()?.bits_equal(&candidate.tokens()?) {
-        let file = candidate.path().join(&ours.tokens.file);
-        let fault = BadInput::new(file, "the reference's tokens", "others");
-        return Err(fault
-            .remedy("dump both frameworks on the same tokens")
-            .into());
-    }
+    same_inputs(reference, candidate)?;
     let name = "dumps";
     on(Event::Started {
         case: name,
@@ -103,6 +96,7 @@ pub fn diff_dumps(
         return Err(BadInput::new(path, expected, "none").into());
     }
     let mut notes = vec![first_difference(&stages)];
+    notes.extend(reference.sequences().map(Sequences::to_string));
     notes.extend([reference, candidate].into_iter().filter_map(ignored_keys));
     let only_ours = ours.stages.iter().map(|record| &record.stage);
     let only_ours = only_ours.filter(|stage| theirs.stage(stage).is_none());
@@ -122,6 +116,35 @@ pub fn diff_dumps(
         on_gpu: None,
         notes,
     })
+}
+
+/// Refuses runs on other tokens, sequences or positions.
+fn same_inputs(reference: &Golden, candidate: &Golden) -> Result<()> {
+    let refuse = |of: &FileRecord, what: &str| {
+        let file = candidate.path().join(&of.file);
+        let expected = format!("the {what} of {}", reference.path().display());
+        let fault = BadInput::new(file, expected, "others");
+        Err(fault
+            .remedy(format!("dump both frameworks on the same {what}"))
+            .into())
+    };
+    let ours = candidate.manifest();
+    let tokens = &ours.tokens;
+    let both = [candidate, reference];
+    let [our_tokens, their_tokens] = both.map(Golden::tokens);
+    let their_tokens = their_tokens?;
+    if !our_tokens?.bits_equal(&their_tokens) {
+        return refuse(tokens, "tokens");
+    }
+    if candidate.padding() != reference.padding() {
+        return refuse(ours.attention_mask.as_ref().unwrap_or(tokens), "sequences");
+    }
+    let positions = both.map(|golden| Ok(start(&their_tokens, golden.positions()?)?[1].1.clone()));
+    let [ours_at, theirs_at]: [Result<Tensor>; 2] = positions;
+    if !ours_at?.bits_equal(&theirs_at?) {
+        return refuse(ours.positions.as_ref().unwrap_or(tokens), "positions");
+    }
+    Ok(())
 }
 
 /// What both goldens recorded of a stage; `None` if the candidate's recorded statistics only.

@@ -107,7 +107,9 @@ fn subgraph(prepared: &Prepared<'_>, stage: &StageId) -> Result<Option<Subgraph>
         let names = step.params.iter().map(|param| param.name.clone());
         params.extend(names.zip(params_of(step, weights)?));
     }
-    Ok(Some(Subgraph::new(steps, given, params, reference.aligned)))
+    let mut subgraph = Subgraph::new(steps, given, params, reference.aligned);
+    subgraph.padding = prepared.golden.padding().cloned();
+    Ok(Some(subgraph))
 }
 
 /// What was recorded of one of the reference's steps, if all its values were.

@@ -8,7 +8,7 @@ use crate::backend::Cpu;
 use crate::checkpoint::Weights;
 use crate::compare::{Flips, unequal};
 use crate::error::Result;
-use crate::exec::{Execution, Value, params_of};
+use crate::exec::{Execution, Padding, Value, params_of};
 use crate::op::{AlibiSum, AllReduce, Confidence, ErrorBound, Op, Operand};
 use crate::plan::{Arithmetic, MegatronArithmetic, StageId, Step};
 use crate::tensor::Tensor;
@@ -25,6 +25,7 @@ pub(super) struct Inference<'a, 'b> {
     pub(super) side: &'b dyn Fn(&Arithmetic) -> Result<Side<'a>>,
     pub(super) weights: &'b dyn Weights,
     pub(super) start: &'b [(StageId, Tensor)],
+    pub(super) padding: Option<&'b Padding>,
     /// Whether the reference was computed on a GPU.
     pub(super) on_gpu: bool,
 }
@@ -174,7 +175,8 @@ impl Inference<'_, '_> {
         let start = start.map(|(id, value)| (id, Value::given(value)));
         let wanted = HashSet::from([end]);
         let full = side.alignment.full();
-        let mut execution = Execution::new(side.plan.steps(), &Cpu, start, &wanted, &full);
+        let mut execution =
+            Execution::new(side.plan.steps(), &Cpu, start, &wanted, &full).padded(self.padding);
         for step in execution.steps().collect::<Vec<_>>() {
             let recorded = match side.alignment.of(&step.id) {
                 Some(aligned) => aligned.read_full(self.weights)?.map(|value| value.aligned),

@@ -217,6 +217,7 @@ impl Judge<'_> {
         metrics.non_finite.reference_nans -= pending.own_nans;
         metrics.non_finite.disagreements += pending.own_nans;
         stage.check(&metrics.non_finite)?;
+        let metrics = stage.of_sequences(metrics)?;
         Ok(StageResult {
             stage: stage.stage().clone(),
             mode: pending.mode,

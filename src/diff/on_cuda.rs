@@ -6,7 +6,7 @@ use super::run::Run;
 use super::{Event, comparable};
 use crate::backend::{Cuda, Gpu};
 use crate::error::Result;
-use crate::golden::{Manifest, Provenance};
+use crate::golden::{Golden, Provenance};
 use crate::plan::{Arithmetic, Plan};
 
 /// A run on a GPU, before it begins.
@@ -23,16 +23,20 @@ pub(super) struct OnCuda<'a> {
 }
 
 impl<'a> OnCuda<'a> {
-    /// A run of `plan`, in this arithmetic, against the golden of `manifest`.
+    /// A run of `plan`, in this arithmetic, against a golden.
     pub(super) fn new(
         cuda: &'a Cuda,
         plan: &Plan,
         arithmetic: &Arithmetic,
-        manifest: &'a Manifest,
+        golden: &'a Golden,
     ) -> Self {
+        let manifest = golden.manifest();
         let provenance = &manifest.provenance;
         let mut gpu = cuda.gpu_beside(provenance.gpu.as_ref());
         let mut not_comparable = comparable::differences(manifest, arithmetic, &gpu);
+        if golden.sequences().is_some() {
+            not_comparable.push("rows are padded or packed, here they are not".into());
+        }
         if let Some(reference) = &provenance.gpu {
             // They are taken over.
             gpu.flags = reference.flags.clone();

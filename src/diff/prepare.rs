@@ -13,7 +13,8 @@ use crate::checkpoint::Weights;
 use crate::error::{BadInput, Result};
 use crate::exec;
 use crate::golden::Golden;
-use crate::plan::{Arithmetic, Plan, PlanDifference, StageId};
+use crate::op::Op;
+use crate::plan::{Arithmetic, Plan, PlanDifference, StageId, Step};
 use crate::tensor::Tensor;
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
@@ -71,7 +72,7 @@ impl<'a> Prepared<'a> {
         let rows = shared_vocabulary(golden, candidate, &mut notes);
         let (model, weights) = candidate.with_vocabulary(rows)?;
         let extents = [tokens.shape()[0], tokens.shape()[1]];
-        let start = exec::start(&tokens)?;
+        let start = exec::start(&tokens, golden.positions()?)?;
         let reference = |arithmetic: &Arithmetic| -> Result<Side<'a>> {
             let plan = candidate.plan(&model, arithmetic)?;
             let gpu = manifest.provenance.gpu.as_ref();
@@ -89,10 +90,12 @@ impl<'a> Prepared<'a> {
             side: &reference,
             weights: weights.as_ref(),
             start: &start,
+            padding: golden.padding(),
             on_gpu: manifest.provenance.gpu.is_some(),
         };
         let (theirs, inferred) = inference.complete(manifest.arithmetic)?;
         notes.extend(inferred);
+        notes.extend(sequences_of(golden, &theirs)?);
         let arithmetic = candidate.arithmetic(case, &theirs);
         let plan = candidate.plan(&model, &arithmetic)?;
         rules_match(case, &plan)?;
@@ -105,7 +108,7 @@ impl<'a> Prepared<'a> {
         let modes = modes(golden, &alignment, options, &mut notes)?;
         let on_cuda = match &options.backend {
             AnyBackend::Cpu(_) => None,
-            AnyBackend::Cuda(cuda) => Some(OnCuda::new(cuda, &plan, &arithmetic, manifest)),
+            AnyBackend::Cuda(cuda) => Some(OnCuda::new(cuda, &plan, &arithmetic, golden)),
         };
         notes.extend(on_cuda.as_ref().and_then(OnCuda::note));
         let stretches = |differences: &BTreeMap<StageId, PlanDifference>| {
@@ -177,7 +180,6 @@ fn modes(
 /// Checks that golden and model are of one architecture, size and type. Returns what differs
 /// besides.
 fn same_model(golden: &Golden, candidate: &Candidate) -> Result<Vec<String>> {
-    golden.check_runs_without_inputs()?;
     let manifest = golden.manifest();
     let config = candidate.settings();
     let [ours, theirs] = [&candidate.model, &manifest.model].map(ModelConfig::architecture);
@@ -234,6 +236,26 @@ fn shared_vocabulary(golden: &Golden, candidate: &Candidate, notes: &mut Vec<Str
         ));
     }
     ours.min(theirs)
+}
+
+/// What the golden's rows hold besides its sequences, if they do.
+fn sequences_of(golden: &Golden, arithmetic: &Arithmetic) -> Result<Option<String>> {
+    let Some(sequences) = golden.sequences() else {
+        return Ok(None);
+    };
+    let manifest = golden.manifest();
+    let is_megatron = matches!(arithmetic, Arithmetic::Megatron(_));
+    let plan = manifest.model.plan(manifest.dtype, arithmetic)?;
+    let has_alibi =
+        |step: &Step| matches!(&step.op, Op::AttentionScores(scores) if scores.alibi.is_some());
+    if is_megatron && !sequences.is_left_aligned() && plan.steps().iter().any(has_alibi) {
+        let expected = "sequences that begin with their rows: Megatron's ALiBi counts columns";
+        let found = "padding or other sequences before some";
+        let fault = BadInput::new(manifest_of(golden), expected, found);
+        let remedy = "dump rows that are padded at their end";
+        return Err(fault.at("attention_mask").remedy(remedy).into());
+    }
+    Ok(Some(sequences.to_string()))
 }
 
 /// Says which of a golden's optional keys are not known here.

@@ -155,7 +155,8 @@ impl<'a> ReferenceRun<'a> {
                 .map(|(id, value)| (id.clone(), Value::given(value.clone()))),
             &wanted.map(|stage| &stage.id).collect(),
             &alignment.full(),
-        );
+        )
+        .padded(prepared.golden.padding());
         Self {
             prepared,
             ahead: execution.steps().collect(),

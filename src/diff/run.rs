@@ -171,11 +171,12 @@ impl<'a, B: Backend> ModeRun<'a, B> {
             Mode::Chained | Mode::Recorded => HashSet::new(),
         };
         let wanted = prepared.selected().map(|stage| &stage.id).collect();
+        let padding = prepared.golden.padding();
         let steps = plan.steps();
         let oracle = || {
             let start = prepared.start.iter().cloned();
             let start = start.map(|(id, value)| (id, Value::given(value)));
-            Execution::new(steps, &Fp64, start, &wanted, &known)
+            Execution::new(steps, &Fp64, start, &wanted, &known).padded(padding)
         };
         let start = prepared.start.iter();
         let start = start.map(|(id, value)| Ok((id.clone(), Value::given(backend.upload(value)?))));
@@ -183,7 +184,7 @@ impl<'a, B: Backend> ModeRun<'a, B> {
         Ok(Self {
             mode,
             backend,
-            execution: Execution::new(steps, backend, start, &wanted, &known),
+            execution: Execution::new(steps, backend, start, &wanted, &known).padded(padding),
             oracle: prepared.options.oracle.then(oracle),
             confidence: prepared.options.confidence,
         })

@@ -1,6 +1,6 @@
 //! Steps being run one by one, and the values that later ones still need.
 
-use super::Value;
+use super::{Padding, Value};
 use crate::backend::Backend;
 use crate::error::{Error, Result};
 use crate::op::{Confidence, ErrorBound, Operand};
@@ -18,6 +18,7 @@ pub struct Execution<'a, B: Backend + ?Sized> {
     backend: &'a B,
     schedule: Schedule,
     values: HashMap<StageId, Value<B::Array>>,
+    padding: Option<&'a Padding>,
 }
 
 impl<'a, B: Backend + ?Sized> Execution<'a, B> {
@@ -38,7 +39,14 @@ impl<'a, B: Backend + ?Sized> Execution<'a, B> {
             backend,
             schedule,
             values,
+            padding: None,
         }
+    }
+
+    /// The same run of sequences that are filled up.
+    #[must_use]
+    pub fn padded(self, padding: Option<&'a Padding>) -> Self {
+        Self { padding, ..self }
     }
 
     /// A run of all of some steps.
@@ -80,7 +88,12 @@ impl<'a, B: Backend + ?Sized> Execution<'a, B> {
         let inputs = self.inputs(step)?;
         let inputs: Vec<&B::Array> = inputs.iter().map(|value| &value.array).collect();
         let params: Vec<&B::Array> = params.iter().collect();
-        self.backend.run(step, &inputs, &params)
+        let result = self.backend.run(step, &inputs, &params)?;
+        let Some(padding) = self.padding else {
+            return Ok(result);
+        };
+        let blanked = padding.blanked(&step.op, &self.backend.download(&result)?)?;
+        self.backend.upload(&blanked)
     }
 
     /// How far a correct result of a step may be from exact, `output` being any; `None` if it is made of
@@ -109,8 +122,12 @@ impl<'a, B: Backend + ?Sized> Execution<'a, B> {
             error_bound: input.error_bound.as_ref(),
         });
         let inputs: Vec<Operand<'_>> = inputs.collect();
-        step.error_bound(&inputs, params, output, confidence)
-            .map(Some)
+        let bound = step.error_bound(&inputs, params, output, confidence)?;
+        let Some(padding) = self.padding else {
+            return Ok(Some(bound));
+        };
+        let blanked = padding.blanked_bound(&step.op, output.shape(), &bound)?;
+        Ok(Some(blanked))
     }
 
     /// Takes what later steps are to see of a step, its own result or one that is given, and drops what

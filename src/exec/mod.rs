@@ -5,10 +5,12 @@
 //! differ in the steps they take, the backend, and which values they are given.
 
 mod execution;
+mod padding;
 mod start;
 mod value;
 
 pub use execution::Execution;
+pub use padding::Padding;
 pub use start::start;
 pub use value::Value;
 

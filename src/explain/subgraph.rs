@@ -5,7 +5,7 @@ use crate::backend::HostBackend;
 use crate::compare::{Budget, Flips};
 use crate::compare::{Spec, compare};
 use crate::error::{Error, Result};
-use crate::exec::{Execution, Value};
+use crate::exec::{Execution, Padding, Value};
 use crate::op::Op;
 use crate::op::{Confidence, ErrorBound};
 use crate::plan::{StageId, Step};
@@ -36,6 +36,8 @@ pub struct Subgraph {
     pub params: HashMap<String, Tensor>,
     /// The recorded value of the last step.
     pub reference: Tensor,
+    /// What fills up the shorter sequences.
+    pub padding: Option<Padding>,
     /// How far parameters may be from the reference's, where that is a hypothesis.
     pub(super) uncertain: HashMap<String, ErrorBound>,
     /// The rows (tokens) that values were cut down to, if they were.
@@ -58,6 +60,7 @@ impl Subgraph {
             given,
             params,
             reference,
+            padding: None,
             uncertain: HashMap::new(),
             rows: None,
             columns: None,
@@ -119,6 +122,7 @@ impl Subgraph {
         let given = self.given.iter();
         let given = given.map(|(id, value)| (id.clone(), Value::given(value.clone())));
         let execution = Execution::whole(&self.steps, backend, given);
+        let execution = execution.padded(self.padding.as_ref());
         execution.finish(confidence, |step| {
             let params = step.params.iter().map(|param| {
                 let array = self.params.get(&param.name);
@@ -139,7 +143,10 @@ impl Subgraph {
         let count = rows_of(&self.reference);
         let mut sampled = self.clone();
         if count > ROWS && self.steps.iter().all(by_row) {
-            sampled.rows = Some(scattered(ROWS, count));
+            let own = own_rows(self.padding.as_ref(), count);
+            let picked = scattered(ROWS, own.len()).into_iter();
+            sampled.rows = Some(picked.map(|pick| own[pick]).collect());
+            sampled.padding = None;
         }
         let width = self.reference.row_len();
         let product = matches!(first.op, Op::Linear(_));
@@ -251,6 +258,16 @@ impl Subgraph {
 /// Positions of all sequences.
 fn rows_of(value: &Tensor) -> usize {
     value.shape().iter().take(2).product()
+}
+
+/// The places of those of so many rows that are no padding.
+fn own_rows(padding: Option<&Padding>, count: usize) -> Vec<usize> {
+    let whole = [count];
+    let lengths = padding.map_or(&whole[..], Padding::lengths);
+    let row = count.checked_div(lengths.len()).unwrap_or(0);
+    let rows = lengths.iter().enumerate();
+    rows.flat_map(|(index, length)| index * row..index * row + length)
+        .collect()
 }
 
 fn missing(what: &str) -> Error {

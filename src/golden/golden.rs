@@ -1,10 +1,13 @@
 //! A golden on disk.
 
+use super::Sequences;
 use super::digest;
 use super::manifest::{Content, FileRecord, Manifest, StageRecord, StatisticsFiles};
 use crate::compare::Statistics;
 use crate::error::{BadInput, Error, Result};
-use crate::plan::StageId;
+use crate::exec::{Padding, start};
+use crate::op::Op;
+use crate::plan::{Plan, StageId};
 use crate::tensor::{DType, Element, Join, MappedFile, Tensor, npy};
 use std::path::{Path, PathBuf};
 
@@ -14,6 +17,7 @@ pub struct Golden {
     folder: PathBuf,
     manifest: Manifest,
     ignored: Vec<String>,
+    sequences: Option<Sequences>,
 }
 
 /// What a golden knows of a stage's value.
@@ -29,20 +33,23 @@ impl Golden {
     /// Name of the manifest in its folder.
     pub const MANIFEST: &'static str = "golden.json";
 
-    /// Reads the manifest of a golden.
+    /// Reads the manifest of a golden, and which of its tokens are padding.
     ///
     /// # Errors
-    /// If there is none or it is malformed.
+    /// If there is none, it is malformed, or an attention mask is not one of these tokens.
     pub fn open(folder: impl Into<PathBuf>) -> Result<Self> {
         let folder = folder.into();
         let path = folder.join(Self::MANIFEST);
         let file = MappedFile::open(&path)?;
         let (manifest, ignored) = Manifest::parse_noting(&path, &file)?;
-        Ok(Self {
+        let mut golden = Self {
             folder,
             manifest,
             ignored,
-        })
+            sequences: None,
+        };
+        golden.sequences = golden.find_sequences()?;
+        Ok(golden)
     }
 
     /// Where it lies.
@@ -60,12 +67,17 @@ impl Golden {
         &self.ignored
     }
 
-    /// The token ids `[batch, positions]`.
+    /// The token ids `[batch, positions]`; of padded or packed rows, those of the [sequences](Self::sequences).
     ///
     /// # Errors
     /// If the file is not as recorded, not of integers, not of two axes, or an id is outside the
     /// vocabulary.
     pub fn tokens(&self) -> Result<Tensor> {
+        let tokens = self.recorded_tokens()?;
+        self.taken(tokens, &[1], &self.manifest.tokens)
+    }
+
+    fn recorded_tokens(&self) -> Result<Tensor> {
         let record = &self.manifest.tokens;
         let tokens = self.read(record, None)?;
         let path = self.path_of(record);
@@ -85,73 +97,114 @@ impl Golden {
         Ok(tokens)
     }
 
-    /// The position of every token `[batch, positions]`, as int64; `None` if none were recorded:
-    /// they are `0..s` in every row then.
+    /// The position of every token, as int64, where they do not count from 0 in every row of [`Self::tokens`].
     ///
     /// # Errors
     /// If the file is not as recorded, not of the tokens' shape, not of int64 or int32, or a position
     /// is negative.
     pub fn positions(&self) -> Result<Option<Tensor>> {
+        let record = self.manifest.positions.as_ref();
         let types = [DType::I64, DType::I32];
-        self.beside_tokens(
-            self.manifest.positions.as_ref(),
-            "positions from 0 up",
-            &types,
-            |at| at >= 0,
-        )
+        let given = self.beside_tokens(record, "positions from 0 up", &types, |at| at >= 0)?;
+        let Some(sequences) = &self.sequences else {
+            return Ok(given);
+        };
+        if given.is_none() && !self.reads_positions()? {
+            return Ok(None);
+        }
+        // Those that a run is not given count the columns of its rows, padding as well.
+        let columns = || -> Result<Tensor> {
+            let tokens = self.recorded_tokens()?;
+            let [(_, _), (_, columns)] = start(&tokens, None)?;
+            Ok(columns)
+        };
+        let recorded = given.map_or_else(columns, Ok)?;
+        let record = record.unwrap_or(&self.manifest.tokens);
+        let taken = sequences.taken_from(&recorded, &[1]);
+        taken.map(Some).map_err(|e| e.in_file(self.path_of(record)))
     }
 
-    /// The attention mask `[batch, positions]`, as int64: 1 where a token is attended to, 0 where
-    /// there is padding; `None` if none was recorded: no token is padding then.
-    ///
-    /// # Errors
-    /// If the file is not as recorded, not of the tokens' shape, neither of integers nor of
-    /// booleans, or a value is neither 0 nor 1.
-    pub fn mask(&self) -> Result<Option<Tensor>> {
+    /// The sequences of rows that were padded or packed; `None` if every row is one whole sequence.
+    pub fn sequences(&self) -> Option<&Sequences> {
+        self.sequences.as_ref()
+    }
+
+    /// What fills up shorter sequences.
+    pub fn padding(&self) -> Option<&Padding> {
+        self.sequences().map(Sequences::padding)
+    }
+
+    /// The attention mask `[batch, positions]`, as int64: 0 where there is padding, else the number in its row
+    /// of the sequence that a token is of (1 if it holds one); `None` if none was recorded.
+    fn mask(&self) -> Result<Option<Tensor>> {
         use DType::*;
         let types = [Bool, I64, I32, I16, I8, U8];
         let record = self.manifest.attention_mask.as_ref();
-        self.beside_tokens(record, "an attention mask of 0 and 1", &types, |value| {
-            value == 0 || value == 1
+        self.beside_tokens(record, "an attention mask from 0 up", &types, |value| {
+            value >= 0
         })
     }
 
-    /// Refuses what plans do not run yet: padding, and positions that do not count from 0. Without
-    /// either, both would be as if they were not there, and whatever was compared would be wrong.
-    ///
-    /// # Errors
-    /// [`BadInput`] that names the first such token; as [`Self::positions`] and [`Self::mask`].
-    pub fn check_runs_without_inputs(&self) -> Result<()> {
-        let refused = |record: &Option<FileRecord>, token: Vec<usize>, found: String| {
-            let path = record
-                .as_ref()
-                .map_or_else(PathBuf::new, |r| self.path_of(r));
-            BadInput::new(
-                path,
-                "what parity can run: no padding, and positions from 0 up",
-                found,
-            )
-            .at(format!("token {token:?}"))
-            .remedy("dump a run of sequences of one length, without padding")
+    fn find_sequences(&self) -> Result<Option<Sequences>> {
+        let (Some(record), Some(mask)) = (&self.manifest.attention_mask, self.mask()?) else {
+            return Ok(None);
         };
-        if let Some(mask) = self.mask()?
-            && let Some(index) = integers(&mask)?.iter().position(|value| *value == 0)
-        {
-            let record = &self.manifest.attention_mask;
-            return Err(refused(record, mask.position(index), "padding".into()).into());
+        let path = self.path_of(record);
+        let extents = token_extents(&mask, &path)?;
+        let numbers = integers(&mask)?;
+        if numbers.iter().all(|number| *number == 0) {
+            let fault = BadInput::new(path, "a token that is attended to", "padding only");
+            return Err(fault.into());
         }
-        if let Some(positions) = self.positions()? {
-            let row = positions.row_len() as i64;
-            let places = integers(&positions)?.into_iter().zip((0..row).cycle());
-            let moved = places
-                .enumerate()
-                .find(|(_, (found, plain))| found != plain);
-            if let Some((index, (found, _))) = moved {
-                let (record, token) = (&self.manifest.positions, positions.position(index));
-                return Err(refused(record, token, format!("position {found}")).into());
-            }
+        Ok(Sequences::new(&numbers, extents))
+    }
+
+    /// A value of the sequences, taken out of the rows of what was recorded.
+    fn taken(&self, recorded: Tensor, axes: &[usize], record: &FileRecord) -> Result<Tensor> {
+        match &self.sequences {
+            None => Ok(recorded),
+            Some(sequences) => sequences
+                .taken_from(&recorded, axes)
+                .map_err(|e| e.in_file(self.path_of(record))),
         }
-        Ok(())
+    }
+
+    /// Which axes of a stage's value follow positions.
+    pub(crate) fn position_axes(&self, stage: &StageId, axes: usize) -> Result<&'static [usize]> {
+        let op = self.op_of(stage)?;
+        Ok(op.map_or(&[1], |op| op.position_axes(axes)))
+    }
+
+    /// How many elements of a stage's value of this shape fill up shorter sequences.
+    pub(crate) fn padding_in(&self, stage: &StageId, shape: &[usize]) -> Result<usize> {
+        let Some(padding) = self.padding() else {
+            return Ok(0);
+        };
+        let op = self.op_of(stage)?;
+        Ok(op.map_or(0, |op| padding.elements_in(&op, shape)))
+    }
+
+    fn reads_positions(&self) -> Result<bool> {
+        let positions = StageId::from(StageId::POSITIONS);
+        let plan = self.plan()?;
+        let mut steps = plan.steps().iter();
+        Ok(steps.any(|step| step.inputs.contains(&positions)))
+    }
+
+    fn plan(&self) -> Result<Plan> {
+        let Manifest {
+            model,
+            dtype,
+            arithmetic,
+            ..
+        } = &self.manifest;
+        model.plan(*dtype, arithmetic)
+    }
+
+    fn op_of(&self, stage: &StageId) -> Result<Option<Op>> {
+        let plan = self.plan()?;
+        let step = plan.steps().iter().find(|step| step.stage == *stage);
+        Ok(step.map(|step| step.op.clone()))
     }
 
     /// Integers that were recorded for every token, as int64.
@@ -173,7 +226,7 @@ impl Golden {
             let expected = format!("{what}, stored as {}", names.join(", "));
             return Err(bad(expected, array.dtype().to_string()).into());
         }
-        let tokens = self.tokens()?;
+        let tokens = self.recorded_tokens()?;
         if array.shape() != tokens.shape() {
             let expected = format!("{what}, one a token: shape {:?}", tokens.shape());
             return Err(bad(expected, format!("shape {:?}", array.shape())).into());
@@ -197,8 +250,24 @@ impl Golden {
             return Ok(None);
         };
         let reference = match &record.content {
-            Content::Full { join, files, .. } => Reference::Full(self.full(record, *join, files)?),
-            Content::Statistics(files) => Reference::Statistics(self.statistics(files)?),
+            Content::Full { join, files, .. } => {
+                let value = self.full(record, *join, files)?;
+                let axes = match self.sequences {
+                    Some(_) => self.position_axes(stage, value.shape().len())?,
+                    None => &[],
+                };
+                Reference::Full(self.taken(value, axes, &files[0])?)
+            }
+            Content::Statistics(files) if self.sequences.is_none() => {
+                Reference::Statistics(self.statistics(files)?)
+            }
+            Content::Statistics(_) => {
+                let expected = "values of a run of padded or packed rows";
+                let found = "statistics, of padding as of tokens";
+                let fault = BadInput::new(self.file_of(stage), expected, found);
+                let remedy = "import the dump again without --statistics-only";
+                return Err(fault.at(stage.as_str()).remedy(remedy).into());
+            }
         };
         Ok(Some(reference))
     }
@@ -281,7 +350,7 @@ pub(super) fn token_extents(tokens: &Tensor, path: &Path) -> Result<[usize; 2]> 
 }
 
 /// The elements of an array of integers or booleans.
-fn integers(array: &Tensor) -> Result<Vec<i64>> {
+pub(super) fn integers(array: &Tensor) -> Result<Vec<i64>> {
     fn widened<T: Element + Into<i64>>(array: &Tensor) -> Result<Vec<i64>> {
         Ok(array
             .as_slice::<T>()?
@@ -326,7 +395,7 @@ mod tests {
     }
 
     /// A golden of two rows of three tokens, with these inputs beside them.
-    fn golden(inputs: impl FnOnce(&Path, &mut Value)) -> (tempfile::TempDir, Golden) {
+    fn golden(inputs: impl FnOnce(&Path, &mut Value)) -> (tempfile::TempDir, Result<Golden>) {
         let folder = tempfile::tempdir().unwrap();
         let of = project().join("goldens/transformers_bloom_bf16_tp1");
         let of = Golden::open(of).unwrap();
@@ -340,33 +409,49 @@ mod tests {
         );
         inputs(folder.path(), &mut manifest);
         fs::write(folder.path().join(Golden::MANIFEST), manifest.to_string()).unwrap();
-        let golden = Golden::open(folder.path()).unwrap();
+        let golden = Golden::open(folder.path());
         (folder, golden)
     }
 
     #[test]
     fn a_run_without_padding_is_as_if_nothing_was_recorded() {
         let (_folder, plain) = golden(|_, _| ());
-        assert!(plain.positions().unwrap().is_none() && plain.mask().unwrap().is_none());
-        plain.check_runs_without_inputs().unwrap();
+        let plain = plain.unwrap();
+        assert!(plain.positions().unwrap().is_none() && plain.sequences().is_none());
         let (_folder, recorded) = golden(|folder, manifest| {
             let positions = vec![0_i32, 1, 2, 0, 1, 2];
             manifest["positions"] = write(folder, "positions", &[2, 3], positions);
             manifest["attention_mask"] = write(folder, "attention_mask", &[2, 3], vec![1_u8; 6]);
         });
+        let recorded = recorded.unwrap();
         let positions = recorded.positions().unwrap().unwrap();
         assert_eq!(positions.as_slice::<i64>().unwrap(), [0, 1, 2, 0, 1, 2]);
-        let mask = recorded.mask().unwrap().unwrap();
-        assert_eq!(mask.as_slice::<i64>().unwrap(), [1; 6]);
-        recorded.check_runs_without_inputs().unwrap();
+        assert!(recorded.sequences().is_none());
     }
 
     #[test]
-    fn what_plans_do_not_run_is_refused() {
+    fn padding_is_left_out_and_positions_count_it_where_none_are_given() {
+        let padded = |folder: &Path, manifest: &mut Value| {
+            let mask = vec![0_u8, 1, 1, 1, 0, 0];
+            manifest["attention_mask"] = write(folder, "attention_mask", &[2, 3], mask);
+        };
+        let (_folder, golden) = golden(padded);
+        let golden = golden.unwrap();
+        assert_eq!(golden.padding().unwrap().lengths(), [2, 1]);
+        let of = |tensor: Tensor| tensor.as_slice::<i64>().unwrap().to_vec();
+        assert_eq!(of(golden.tokens().unwrap()), [6, 7, 8, 0]);
+        assert_eq!(of(golden.positions().unwrap().unwrap()), [1, 2, 0, 0]);
+    }
+
+    #[test]
+    fn inputs_that_are_none_of_the_tokens_are_refused() {
         let mut refused = String::new();
         let mut refuse = |inputs: &dyn Fn(&Path, &mut Value)| {
             let (folder, golden) = golden(inputs);
-            let error = golden.check_runs_without_inputs().unwrap_err().to_string();
+            let error = golden
+                .and_then(|golden| golden.positions())
+                .unwrap_err()
+                .to_string();
             refused += &error.replace(&folder.path().display().to_string(), "GOLDEN");
             refused.push('\n');
         };
@@ -377,12 +462,11 @@ mod tests {
                 })
             };
         }
-        input!("attention_mask", [2, 3], [1_i64, 1, 1, 0, 1, 1]);
-        input!("attention_mask", [2, 3], [1_i64, 1, 1, 2, 1, 1]);
+        input!("attention_mask", [2, 3], [0_i64; 6]);
+        input!("attention_mask", [2, 3], [1_i64, 1, 1, -2, 1, 1]);
         input!("attention_mask", [2, 3], [1_f32; 6]);
         input!("attention_mask", [3, 2], [1_i64; 6]);
         input!("attention_mask", [2, 1, 3, 3], [1_i64; 18]);
-        input!("positions", [2, 3], [0_i64, 1, 2, 1, 2, 3]);
         input!("positions", [2, 3], [0_i64, 1, 2, 0, -1, 2]);
         input!("positions", [2, 3], [1_u8; 6]);
         input!("positions", [6], [1_i64; 6]);

@@ -42,7 +42,8 @@ pub struct Manifest {
     /// The position of every token, if the run was given any; else they are `0..s` in every row.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub positions: Option<FileRecord>,
-    /// Which tokens are attended to (1) and which are padding (0), if the run was given a mask.
+    /// Which tokens are padding (0), and which are attended to: 1, or the number in its row of the sequence that
+    /// a token is of. `None` if every row is one sequence.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attention_mask: Option<FileRecord>,
     /// The recorded stages, in execution order.

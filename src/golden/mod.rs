@@ -6,9 +6,11 @@ mod format1;
 mod golden;
 mod import;
 mod manifest;
+mod sequences;
 
 pub use crate::digest::{Algorithm, Digest};
 pub use crate::tensor::{Join, Layout};
 pub use golden::{Golden, Reference};
 pub use import::{Imported, import};
 pub use manifest::{Content, FileRecord, Manifest, Provenance, StageRecord, StatisticsFiles};
+pub use sequences::Sequences;

@@ -96,6 +96,17 @@ pub(crate) trait Operation:
     fn on_cuda(&self, numerics: Numerics, kernels: CudaKernels) -> (Op, Numerics);
 }
 
+impl Op {
+    /// Which of a result's so many axes follow the positions of a sequence: the rows, and the keys of scores.
+    pub(crate) fn position_axes(&self, axes: usize) -> &'static [usize] {
+        match (self, axes) {
+            (Self::SplitHeads(_) | Self::Rotary(_), 4) => &[2],
+            (_, 4) => &[2, 3],
+            _ => &[1],
+        }
+    }
+}
+
 /// By what values are divided, against the plain ones that `transformers` shows.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct DividedBy {

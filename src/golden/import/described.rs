@@ -13,6 +13,9 @@ pub(super) struct Described {
     pub(super) dtype: DType,
     pub(super) arithmetic: Arithmetic,
     pub(super) ranks: Ranks,
+    /// Whether a position that does not follow the one before begins another sequence, where no mask was given;
+    /// `None` if nothing says so.
+    pub(super) packs: Option<bool>,
     /// A hook's name as that table has it, made of a dumped one; `None` if there cannot be one.
     pub(super) hook: Renaming,
 }

@@ -8,7 +8,7 @@ use crate::arch::{Framework, Hook, Hooked, Part, Role, alternatives};
 use crate::compare::Statistics;
 use crate::digest::Algorithm;
 use crate::error::{BadInput, Error, Result};
-use crate::golden::golden::{Golden, token_extents};
+use crate::golden::golden::{Golden, integers, token_extents};
 use crate::golden::manifest::{
     Content, FileRecord, Manifest, Provenance, StageRecord, StatisticsFiles,
 };
@@ -201,7 +201,7 @@ impl Import<'_> {
             dtype: self.described.dtype,
             tokens: self.copy(&tokens, "tokens.npy")?,
             positions: input("position_ids.npy")?,
-            attention_mask: input("attention_mask.npy")?,
+            attention_mask: self.attention_mask()?,
             stages,
         };
         let path = self.staging.join(Golden::MANIFEST);
@@ -210,7 +210,13 @@ impl Import<'_> {
         let golden = Golden::open(self.staging)?;
         golden.tokens()?;
         golden.positions()?;
-        golden.mask()?;
+        if self.statistics_only
+            && let Some(sequences) = golden.sequences()
+        {
+            let expected = "rows of one sequence each, of which statistics can be kept";
+            let fault = BadInput::new(&tokens, expected, sequences.to_string());
+            return Err(fault.remedy("leave out --statistics-only").into());
+        }
         Ok(Imported { manifest, unmapped })
     }
 
@@ -438,6 +444,67 @@ impl Import<'_> {
             token_sum: keep("token_sum", statistics.token_sum)?,
             vocab_shard_mean: keep("vocab_shard_mean", statistics.vocab_shard_mean)?,
         })
+    }
+
+    /// The mask that the run was given; or, of rows that hold several sequences, which one tokens are of.
+    fn attention_mask(&self) -> Result<Option<FileRecord>> {
+        let file = "attention_mask.npy";
+        if let Some(path) = self.dump.beside_tokens(file)? {
+            let mask = npy::read(&path, None)?;
+            let other = integers(&mask).ok();
+            let other = other.and_then(|mask| mask.into_iter().find(|n| !(0..=1).contains(n)));
+            if let Some(other) = other {
+                let expected = "an attention mask of 0 and 1";
+                return Err(BadInput::new(path, expected, other.to_string()).into());
+            }
+            return self.copy(&path, file).map(Some);
+        }
+        let Some(path) = self.dump.beside_tokens("position_ids.npy")? else {
+            return match self.described.packs {
+                Some(true) if self.described.framework != Framework::Transformers => {
+                    let expected =
+                        "positions that say where sequences begin, as reset_attention_mask is true";
+                    let fault = BadInput::new(self.dump.config_path(), expected, "none");
+                    let remedy =
+                        "dump the run again with parity_dump.py, which records position_ids";
+                    Err(fault.remedy(remedy).into())
+                }
+                _ => Ok(None),
+            };
+        };
+        let positions = npy::read(&path, None)?;
+        let Ok(all) = integers(&positions) else {
+            // Refused with what it has to be when the golden is read.
+            return Ok(None);
+        };
+        let rows = all.chunks(positions.row_len().max(1));
+        let mut numbers = Vec::with_capacity(all.len());
+        for row in rows {
+            let mut number = 1_i64;
+            for (index, position) in row.iter().enumerate() {
+                let follows = index == 0 || row[index - 1].checked_add(1) == Some(*position);
+                number += i64::from(!follows);
+                numbers.push(number);
+            }
+        }
+        if numbers.iter().all(|number| *number == 1) {
+            return Ok(None);
+        }
+        match self.described.packs {
+            Some(true) => {
+                let to = self.staging.join(file);
+                npy::write(&to, &Tensor::from_vec(positions.shape(), numbers)?)?;
+                self.record(&to, file.to_owned()).map(Some)
+            }
+            Some(false) => Ok(None),
+            None => {
+                let expected = "to know whether positions that start again begin another sequence";
+                let found = "a run that does not say whether it used a cache";
+                let fault = BadInput::new(path, expected, found).at("numerics.use_cache");
+                let remedy = "dump the run again with parity_dump.py, which records use_cache";
+                Err(fault.remedy(remedy).into())
+            }
+        }
     }
 
     fn copy(&self, from: &Path, file: &str) -> Result<FileRecord> {

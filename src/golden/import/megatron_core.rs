@@ -61,6 +61,7 @@ pub(super) fn describe(dump: &RawDump) -> Result<Described> {
                 .and_then(|run| run.sequence_parallel)
                 .or(sequence_parallel),
         },
+        packs: Some(dump.resets_attention()?),
         hook: Box::new(|name| {
             let name = name.trim_start_matches(WRAPPER);
             Some(name.to_owned())

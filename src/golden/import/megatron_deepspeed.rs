@@ -34,6 +34,7 @@ pub(super) fn describe(dump: &RawDump) -> Result<Described> {
             context: dump.context_parallel(&dump.settings())?,
             sequence_parallel: dump.optional(&["sequence_parallel"], "true or false")?,
         },
+        packs: Some(dump.resets_attention()?),
         hook: Box::new(move |name| hook(name, layers)),
     })
 }

@@ -158,6 +158,12 @@ impl RawDump {
         Settings::new(&self.config_path, settings)
     }
 
+    /// Whether documents in one row do not see each other, in Megatron.
+    pub(super) fn resets_attention(&self) -> Result<bool> {
+        let key = "reset_attention_mask";
+        Ok(self.optional(&[key], "true or false")?.unwrap_or(false))
+    }
+
     /// How many ranks share every sequence.
     pub(super) fn context_parallel(&self, settings: &Settings<'_>) -> Result<usize> {
         const MOST: usize = 4096;

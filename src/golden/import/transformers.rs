@@ -26,6 +26,7 @@ pub(super) fn describe(dump: &RawDump) -> Result<Described> {
             ..config.arithmetic
         }),
         ranks: Ranks::ONE,
+        packs: packs(dump)?,
         hook: Box::new(move |name| Some(name.strip_prefix(prefix).unwrap_or(name).to_owned())),
         model: config.model,
     })
@@ -33,14 +34,32 @@ pub(super) fn describe(dump: &RawDump) -> Result<Described> {
 
 /// Whether keys and values went through a cache, of a run on a GPU: elsewhere it changes nothing.
 fn used_cache(dump: &RawDump) -> Result<bool> {
+    Ok(dump.is_of_a_gpu() && cached(dump)?.unwrap_or(false))
+}
+
+/// Whether positions that start again hide what is before them: of runs without a cache, since 4.53.
+fn packs(dump: &RawDump) -> Result<Option<bool>> {
+    const FIRST: (u32, u32) = (4, 53);
+    let version: Option<String> = dump.optional(&["framework_version"], "a version")?;
+    let version = version.and_then(|version| {
+        let mut parts = version.split('.').map(|part| part.parse().ok());
+        Some((parts.next()??, parts.next()??))
+    });
+    if version.is_some_and(|version: (u32, u32)| version < FIRST) {
+        return Ok(Some(false));
+    }
+    Ok(cached(dump)?.map(|cached| !cached))
+}
+
+/// Whether keys and values went through a cache, if the dump says so.
+fn cached(dump: &RawDump) -> Result<Option<bool>> {
     #[derive(serde::Deserialize)]
     struct Numerics {
         use_cache: Option<bool>,
     }
     let numerics =
         dump.optional::<Numerics>(&["numerics"], "settings with use_cache of true or false")?;
-    let cached = numerics.and_then(|numerics| numerics.use_cache);
-    Ok(dump.is_of_a_gpu() && cached.unwrap_or(false))
+    Ok(numerics.and_then(|numerics| numerics.use_cache))
 }
 
 /// The configuration in the folder that was run, with what was set for this run.

@@ -63,7 +63,7 @@ impl ErrorBound {
     }
 
     /// Of values that are moved elsewhere.
-    pub(in crate::op) fn moved(&self, to: impl Fn(&[f32]) -> Result<Vec<f32>>) -> Result<Self> {
+    pub(crate) fn moved(&self, to: impl Fn(&[f32]) -> Result<Vec<f32>>) -> Result<Self> {
         Ok(Self {
             rounding: to(&self.rounding)?,
             std: to(&self.std)?,
