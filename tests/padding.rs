@@ -3,6 +3,7 @@
 
 use crate::common::{self, Copy, goldens};
 use parity::Result;
+use parity::arch::Framework;
 use parity::compare::Metrics;
 use parity::diff::{CaseOutcome, Options, Verdict, diff_dumps};
 use parity::golden::{Golden, Imported, import};
@@ -10,6 +11,7 @@ use parity::tensor::{DType, Tensor, npy};
 use serde_json::{Value, json};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 /// Rows of 20 tokens, the second with 8 of padding at one side.
 const LEFT: &str = "transformers_bloom_fp32_padded_left";
@@ -38,7 +40,7 @@ fn set(copy: &Copy, stage: &str, place: usize, value: f32) {
 
 fn elements(copy: &Copy, stage: &str) -> usize {
     let file = file_of(copy, stage);
-    npy::read(&copy.golden().join(file), Some(DType::F32))
+    npy::read(copy.golden().join(file), Some(DType::F32))
         .unwrap()
         .len()
 }
@@ -209,4 +211,46 @@ fn what_masks_and_positions_leave_open_is_refused() {
     dump.array("attention_mask.npy", &[1, 4], vec![0_i64; 4]);
     let nothing = dump.refusal(false);
     assert!(nothing.contains("padding only"), "{nothing}");
+}
+
+/// A dump says how many tokens there are beside how many rows the embedding is padded to; a converted model may
+/// have either.
+#[test]
+fn a_padded_vocabulary_is_compared_on_the_rows_that_both_have() {
+    let dump = common::raw_dump(&goldens().join("bloom_bf16_tp2"));
+    let config = dump.path().join("config.json");
+    let with = |tokens: usize, rows: usize| {
+        let mut settings: Value =
+            serde_json::from_str(&fs::read_to_string(&config).unwrap()).unwrap();
+        settings["vocab_size"] = json!(tokens);
+        settings["padded_vocab_size"] = json!(rows);
+        fs::write(&config, settings.to_string()).unwrap();
+        let output = dump.path().join(format!("golden_{tokens}_{rows}"));
+        let from = Some(Framework::MegatronDeepspeed);
+        import(dump.path(), from, &output, false).map(|_| output)
+    };
+    let golden = with(500, 512).unwrap();
+    let cut = dump.path().join("cut");
+    let converted = Command::new(env!("CARGO_BIN_EXE_parity"))
+        .arg("convert")
+        .arg(goldens().join("bloom_bf16_tp2/checkpoint"))
+        .args(["--vocab-size", "500", "--output"])
+        .arg(&cut)
+        .output()
+        .unwrap();
+    assert!(converted.status.success(), "{converted:?}");
+    for (model, columns) in [(goldens().join("bloom_bf16_tp2/hf"), 512), (cut, 500)] {
+        let outcome = common::run(&common::case(&golden, model));
+        assert_eq!(outcome.verdict(), Verdict::Pass);
+        let logits = outcome.stages.last().unwrap();
+        assert_eq!(logits.shape.last(), Some(&columns));
+        let note = "compared on the 500 that both have";
+        let said = outcome.notes.iter().any(|other| other.contains(note));
+        assert_eq!(said, columns == 500, "{:?}", outcome.notes);
+    }
+    let error = with(600, 512).err().unwrap().to_string();
+    assert!(
+        error.contains("600") && error.contains("found 512"),
+        "{error}"
+    );
 }

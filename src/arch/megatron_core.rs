@@ -198,11 +198,6 @@ fn named(text: &str) -> Option<ActivationName> {
     found.map(|(_, name)| name)
 }
 
-/// Rows of the embedding, with their padding: as the arrays have them, where an importer says.
-pub(super) fn vocab_size(settings: &Settings<'_>) -> Result<usize> {
-    settings.size(&["padded_vocab_size", "vocab_size"])
-}
-
 /// Whether the head is the embedding. GPTModel's default is that it is not, Megatron-LM's that it is.
 pub(super) fn is_tied_in(settings: &Settings<'_>) -> Result<bool> {
     let untied = settings.optional_flag(&["untie_embeddings_and_output_weights"])?;

@@ -73,6 +73,21 @@ impl<'a> Settings<'a> {
         Ok(self.optional_size(keys)?.unwrap_or(default))
     }
 
+    /// Rows of Megatron's embedding: of the tokens that there are, and of padding if that is said.
+    pub(super) fn rows_of_vocabulary(&self) -> Result<usize> {
+        let (tokens, padded) = ("vocab_size", "padded_vocab_size");
+        let Some(rows) = self.optional_size(&[padded])? else {
+            return self.size(&[tokens]);
+        };
+        match self.optional_size(&[tokens])? {
+            Some(all) if all > rows => {
+                let expected = format!("the {all} rows of {tokens} at least");
+                Err(self.fault(padded, &expected, rows))
+            }
+            _ => Ok(rows),
+        }
+    }
+
     /// A number.
     pub(super) fn number(&self, keys: &[&str]) -> Result<f64> {
         let number = self.optional_number(keys)?;

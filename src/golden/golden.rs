@@ -430,8 +430,10 @@ mod tests {
     }
 
     #[test]
-    fn padding_is_left_out_and_positions_count_it_where_none_are_given() {
+    fn padding_is_left_out() {
         let padded = |folder: &Path, manifest: &mut Value| {
+            let positions = vec![0_i32, 1, 2, 0, 1, 2];
+            manifest["positions"] = write(folder, "positions", &[2, 3], positions);
             let mask = vec![0_u8, 1, 1, 1, 0, 0];
             manifest["attention_mask"] = write(folder, "attention_mask", &[2, 3], mask);
         };

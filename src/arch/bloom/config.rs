@@ -123,7 +123,7 @@ pub(super) fn of_dump(
         hidden_size: settings.size(&["hidden_size"])?,
         n_layer: settings.size(&["n_layer", "num_layers"])?,
         n_head: settings.size(&["n_head", "num_attention_heads"])?,
-        vocab_size: settings.size(&["vocab_size", "padded_vocab_size"])?,
+        vocab_size: settings.rows_of_vocabulary()?,
         layer_norm_epsilon: settings.number(&["layernorm_epsilon"])?,
         apply_residual_connection_post_layernorm: settings.flag(&[post])?,
         tie_word_embeddings: true,

@@ -170,7 +170,7 @@ pub(super) fn of_dump(
         n_head,
         n_inner: settings.size_or(&["ffn_hidden_size"], n_embd.saturating_mul(4))?,
         n_positions: settings.size(&positions)?,
-        vocab_size: megatron_core::vocab_size(settings)?,
+        vocab_size: settings.rows_of_vocabulary()?,
         layer_norm_epsilon: settings.number_or(&["norm_epsilon", "layernorm_epsilon"], 1e-5)?,
         activation_function: megatron_core::activation(settings)?,
         scale_attn_weights: true,

@@ -189,7 +189,7 @@ pub(super) fn of_dump(
         num_attention_heads,
         num_key_value_heads: groups,
         head_dim,
-        vocab_size: megatron_core::vocab_size(settings)?,
+        vocab_size: settings.rows_of_vocabulary()?,
         rms_norm_eps: settings.number_or(&["norm_epsilon", "layernorm_epsilon"], 1e-5)?,
         hidden_act,
         attention_bias: false,
