@@ -153,3 +153,51 @@ fn coverage_can_be_required_and_is_reported() {
     );
     assert_eq!(Share::ALL.to_string(), "100%");
 }
+
+/// Weights that no comparison depends on are listed, and one that is not a number there is no pass.
+#[test]
+fn weights_that_nothing_compared_depends_on_are_said_and_are_numbers() {
+    let copy = Copy::of("megatron_core_gpt2_fp32_tp1");
+    let golden = crate::common::goldens().join("transformers_gpt2_fp32");
+    let run = || crate::common::run(&crate::common::case(&golden, copy.model()));
+    let name = "transformer.wpe.weight";
+    let untouched = run().coverage.untouched;
+    let (rows, of) = untouched
+        .iter()
+        .find(|weight| name.ends_with(&weight.tensor))
+        .expect("positions past the end")
+        .rows
+        .expect("a table");
+    assert!(0 < rows && rows < of);
+    assert!(untouched.iter().all(|weight| weight.non_finite == 0));
+    copy.edit_weights(|bytes, place| {
+        let table = place(name);
+        bytes[table.end - 4..table.end].copy_from_slice(&f32::NAN.to_le_bytes());
+    });
+    let outcome = run();
+    assert_eq!(outcome.failures().count(), 0);
+    assert_eq!(outcome.verdict(), Verdict::Fail);
+    let fault = outcome.coverage.fault().expect("a fault");
+    assert!(
+        fault.starts_with("1 NaN or infinite values in wpe.weight"),
+        "{fault}"
+    );
+}
+
+/// A dump of the first block alone leaves the rest of the model to nothing but this look.
+#[test]
+fn weights_of_steps_that_do_not_run_are_looked_at() {
+    let copy = Copy::of("bloom_bf16_tp1");
+    rewrite(&copy, |manifest| {
+        let recorded = stages(manifest);
+        recorded.retain(|stage| stage["stage"] == json!("h.0"));
+    });
+    copy.edit_weights(|bytes, place| {
+        let weight = place("transformer.h.1.mlp.dense_h_to_4h.weight");
+        bytes[weight.start..weight.start + 2].copy_from_slice(&0x7f80_u16.to_le_bytes());
+    });
+    let outcome = crate::common::run(&copy.case());
+    assert_eq!(outcome.verdict(), Verdict::Fail);
+    let fault = outcome.coverage.fault().expect("a fault");
+    assert!(fault.contains("h.1.mlp.dense_h_to_4h.weight"), "{fault}");
+}

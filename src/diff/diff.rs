@@ -3,6 +3,7 @@
 use super::outcome::{CaseOutcome, OnGpu, StageResult};
 use super::prepare::Prepared;
 use super::run::Run;
+use super::untouched::Untouched;
 use super::{Candidate, Event, Options, explained};
 use crate::backend::Cpu;
 use crate::case::Case;
@@ -43,7 +44,14 @@ pub fn diff_candidate(
     } else {
         Vec::new()
     };
-    Ok(CaseOutcome::new(prepared, stages, explanations, on_gpu))
+    let untouched = Untouched::of(&prepared)?;
+    Ok(CaseOutcome::new(
+        prepared,
+        stages,
+        explanations,
+        on_gpu,
+        untouched,
+    ))
 }
 
 fn run(

@@ -2,12 +2,10 @@
 //! events; prints nothing.
 //!
 //! In the order of a run: `prepare` opens and checks, `align` says what each step is compared with,
-//! `inferred` what nobody
-//! recorded of the reference's run,
-//! `stretch` over which steps it is judged,
-//! `run` walks over them, `judge` holds their values against what was recorded (with
-//! `reference_run` where the reference has another arithmetic), `explained` looks for causes, and
-//! `outcome` is what came out.
+//! `inferred` what nobody recorded of the reference's run, `stretch` over which steps a stage is judged;
+//! `run` walks over them, `judge` holds their values against what was recorded (with `reference_run`
+//! where the reference has another arithmetic), `explained` looks for causes, `untouched` lists what no
+//! comparison depends on, and `outcome` is what came out.
 
 mod align;
 mod candidate;
@@ -28,6 +26,7 @@ mod reference_run;
 mod run;
 mod share;
 mod stretch;
+mod untouched;
 
 pub use candidate::Candidate;
 pub use diff::{diff, diff_candidate};
@@ -38,3 +37,4 @@ pub use options::{Modes, Options};
 pub use outcome::{CaseOutcome, Coverage, OnGpu, OracleErrors, StageResult, Verdict};
 pub use share::Share;
 pub use stretch::Stretch;
+pub use untouched::Untouched;

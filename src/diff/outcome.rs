@@ -3,6 +3,7 @@
 use super::align::AlignedStage;
 use super::prepare::Prepared;
 use super::stretch::Stretch;
+use super::untouched::Untouched;
 use super::{Options, Share};
 use crate::backend::{AnyBackend, Device, Gpu, GpuStats};
 use crate::case::{Mode, ResolvedTolerance};
@@ -79,6 +80,8 @@ pub struct Coverage {
     pub skipped: Vec<StageId>,
     /// Stages that were judged and have no elements.
     pub empty: Vec<StageId>,
+    /// Weights that nothing compared depends on.
+    pub untouched: Vec<Untouched>,
     /// The share of the expected ones that has to be compared.
     pub required: Share,
 }
@@ -199,6 +202,13 @@ impl Coverage {
         if let Some((mode, _)) = self.modes.iter().find(|(_, compared)| *compared == 0) {
             return Some(format!("nothing was compared in {mode} mode"));
         }
+        let broken = self.untouched.iter().find(|weight| weight.non_finite > 0);
+        if let Some(weight) = broken {
+            return Some(format!(
+                "{} NaN or infinite values in {weight}, which nothing compared depends on",
+                weight.non_finite
+            ));
+        }
         let (compared, expected) = (self.compared, self.expected);
         let missed = || {
             format!(
@@ -211,7 +221,7 @@ impl Coverage {
     }
 
     /// Of the stages that were judged, against those that the golden holds and the model has.
-    fn new(prepared: &Prepared<'_>, judged: &[StageResult]) -> Self {
+    fn new(prepared: &Prepared<'_>, judged: &[StageResult], untouched: Vec<Untouched>) -> Self {
         let candidate = &prepared.candidate;
         let coverage = Self::of(prepared.golden, judged, &prepared.modes, prepared.options);
         let held: HashSet<&StageId> = candidate
@@ -232,6 +242,7 @@ impl Coverage {
             unrecorded: unrecorded.cloned().collect(),
             unmatched: unmatched.cloned().collect(),
             skipped: skipped.filter(|stage| held.contains(stage)).collect(),
+            untouched,
             ..coverage
         }
     }
@@ -244,6 +255,7 @@ impl CaseOutcome {
         stages: Vec<StageResult>,
         explanations: Vec<Explanation>,
         on_gpu: Option<OnGpu>,
+        untouched: Vec<Untouched>,
     ) -> Self {
         let manifest = prepared.golden.manifest();
         let place = match &prepared.options.backend {
@@ -258,7 +270,7 @@ impl CaseOutcome {
             manifest.arithmetic,
             manifest.provenance.device,
         );
-        let coverage = Coverage::new(&prepared, &stages);
+        let coverage = Coverage::new(&prepared, &stages, untouched);
         let unexplained = unexplained(&prepared, &stages);
         let mut notes = prepared.notes;
         notes.extend(unexplained.map(String::from));

@@ -4,7 +4,7 @@ use super::summary::overall;
 use crate::backend::{Device, Gpu, Product};
 use crate::case::Mode;
 use crate::compare::{self, Bound, StatisticsDifference};
-use crate::diff::{CaseOutcome, StageResult, Stretch, Verdict};
+use crate::diff::{self, CaseOutcome, StageResult, Stretch, Verdict};
 use crate::explain;
 use crate::plan::StageId;
 use crate::tensor::DType;
@@ -77,7 +77,17 @@ struct Coverage<'a> {
     compared: usize,
     skipped: Vec<&'a str>,
     empty: Vec<&'a str>,
+    untouched: Vec<Untouched<'a>>,
     fault: Option<String>,
+}
+
+/// Weights that nothing compared depends on.
+#[derive(Serialize)]
+struct Untouched<'a> {
+    tensor: &'a str,
+    rows: Option<usize>,
+    of: Option<usize>,
+    non_finite: usize,
 }
 
 /// What ran on a GPU.
@@ -253,6 +263,7 @@ fn case(outcome: &CaseOutcome) -> Case<'_> {
             compared: outcome.coverage.compared,
             skipped: names(&outcome.coverage.skipped),
             empty: names(&outcome.coverage.empty),
+            untouched: outcome.coverage.untouched.iter().map(untouched).collect(),
             fault: outcome.coverage.fault(),
         },
         explanations: outcome.explanations.iter().map(explained).collect(),
@@ -266,6 +277,15 @@ fn case(outcome: &CaseOutcome) -> Case<'_> {
             products: &on_gpu.stats.products,
         }),
         notes: &outcome.notes,
+    }
+}
+
+fn untouched(weight: &diff::Untouched) -> Untouched<'_> {
+    Untouched {
+        tensor: &weight.tensor,
+        rows: weight.rows.map(|(rows, _)| rows),
+        of: weight.rows.map(|(_, of)| of),
+        non_finite: weight.non_finite,
     }
 }
 

@@ -4,6 +4,8 @@ use crate::case::Mode;
 use crate::compare::{Bound, BoundCheck};
 use crate::diff::{CaseOutcome, OracleErrors, StageResult, Verdict};
 use crate::explain::{Evidence, Explanation};
+use crate::plan::StageId;
+use std::fmt;
 
 /// The verdict on all cases together.
 pub fn overall(outcomes: &[CaseOutcome]) -> Verdict {
@@ -219,29 +221,31 @@ fn fall(before: &Evidence, after: &Evidence) -> String {
     }
 }
 
+/// The first of some things, and how many more there are; `None` if there are none.
+fn list(all: &[impl fmt::Display], what: &str) -> Option<String> {
+    const SHOWN: usize = 4;
+    let names: Vec<String> = all.iter().take(SHOWN).map(ToString::to_string).collect();
+    let more = match all.len().checked_sub(SHOWN) {
+        Some(more @ 1..) => format!(" and {more} more"),
+        _ => String::new(),
+    };
+    (!all.is_empty()).then(|| format!("{what}: {}{more}", names.join(", ")))
+}
+
 /// What was not compared, in sentences; empty if there is nothing to say.
 pub(super) fn coverage(outcome: &CaseOutcome) -> Vec<String> {
     let coverage = &outcome.coverage;
     let mut lines = Vec::new();
-    let mut list = |stages: &[crate::plan::StageId], what: &str| {
-        const SHOWN: usize = 4;
-        if stages.is_empty() {
-            return;
-        }
-        let names: Vec<&str> = stages.iter().take(SHOWN).map(|s| s.as_str()).collect();
-        let more = match stages.len().checked_sub(SHOWN) {
-            Some(more @ 1..) => format!(" and {more} more"),
-            _ => String::new(),
-        };
-        lines.push(format!("{what}: {}{more}", names.join(", ")));
-    };
-    list(&coverage.unrecorded, "not in the reference, not compared");
-    list(&coverage.unmatched, "in the reference, but not comparable");
-    list(&coverage.empty, "without elements, not compared");
+    let mut stages = |stages: &[StageId], what: &str| lines.extend(list(stages, what));
+    stages(&coverage.unrecorded, "not in the reference, not compared");
+    stages(&coverage.unmatched, "in the reference, but not comparable");
+    stages(&coverage.empty, "without elements, not compared");
     let skipped = format!(
         "compared {} of the {} stages that the reference holds; not selected or not reached",
         coverage.compared, coverage.expected
     );
-    list(&coverage.skipped, &skipped);
+    stages(&coverage.skipped, &skipped);
+    let untouched = "weights that nothing compared depends on, looked at for NaN alone";
+    lines.extend(list(&coverage.untouched, untouched));
     lines
 }
