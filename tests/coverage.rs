@@ -201,3 +201,40 @@ fn weights_of_steps_that_do_not_run_are_looked_at() {
     let fault = outcome.coverage.fault().expect("a fault");
     assert!(fault.contains("h.1.mlp.dense_h_to_4h.weight"), "{fault}");
 }
+
+/// Means and extremes do not see where elements are; a projection does.
+#[test]
+fn rows_of_the_vocabulary_that_changed_places_show_in_statistics() {
+    for name in ["bloom_fp32_tp1", "bloom_bf16_tp1"] {
+        let dump = crate::common::raw_dump(&crate::common::goldens().join(name));
+        let golden = dump.path().join("golden");
+        let from = Some(parity::arch::Framework::MegatronDeepspeed);
+        parity::golden::import(dump.path(), from, &golden, true).expect("statistics");
+        let tokens = Golden::open(&golden)
+            .expect("a golden")
+            .tokens()
+            .expect("tokens");
+        let tokens = tokens.as_slice::<i64>().expect("ids");
+        let copy = Copy::of(name);
+        let run = || crate::common::run(&crate::common::case(&golden, copy.model()));
+        assert_eq!(run().verdict(), Verdict::Pass, "{name}");
+        copy.edit_weights(|bytes, place| {
+            let table = &mut bytes[place("transformer.word_embeddings.weight")];
+            let width = table.len() / 512;
+            let unused: Vec<usize> = (0..512)
+                .filter(|row| !tokens.contains(&(*row as i64)))
+                .collect();
+            let old = table.to_vec();
+            for (to, from) in unused.iter().zip(unused.iter().cycle().skip(1)) {
+                let from = &old[from * width..(from + 1) * width];
+                table[to * width..(to + 1) * width].copy_from_slice(from);
+            }
+        });
+        let outcome = run();
+        let failed: Vec<&str> = outcome
+            .failures()
+            .map(|result| result.stage.as_str())
+            .collect();
+        assert_eq!(failed, ["logits"], "{name}");
+    }
+}

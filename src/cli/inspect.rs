@@ -128,7 +128,9 @@ fn statistics(files: &StatisticsFiles) -> String {
         ("vocabulary means", &files.vocab_shard_mean),
     ];
     let kinds = kinds.iter().filter(|(_, file)| file.is_some());
-    let kinds: Vec<&str> = kinds.map(|(name, _)| *name).collect();
+    let kinds = kinds.map(|(name, _)| *name);
+    let projection = files.token_projection.iter().map(|_| "projection");
+    let kinds: Vec<&str> = kinds.chain(projection).collect();
     format!("statistics: {}", kinds.join(", "))
 }
 

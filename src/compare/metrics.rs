@@ -173,6 +173,10 @@ pub fn compare(reference: &Tensor, candidate: &Tensor, spec: &Spec<'_>) -> Resul
 pub fn compare_statistics(reference: &Statistics, candidate: &Tensor) -> Result<Metrics> {
     let shards = reference.vocab_shard_mean.as_ref().map(Vec::len);
     let found = Statistics::new(candidate, shards.and_then(NonZeroUsize::new))?;
+    let found = match &reference.token_projection {
+        Some(projection) => found.with_projection(candidate, projection.seed)?,
+        None => found,
+    };
     let statistics = found.difference(reference)?;
     let columns = |all: &Statistics| -> Vec<f64> {
         let of = |recorded: &Option<Vec<f64>>, column: &Option<Vec<f64>>| match recorded {
@@ -185,6 +189,7 @@ pub fn compare_statistics(reference: &Statistics, candidate: &Tensor) -> Result<
             of(&reference.token_max, &all.token_max),
             of(&reference.token_sum, &all.token_sum),
             of(&reference.vocab_shard_mean, &all.vocab_shard_mean),
+            of(&reference.projected(), &all.projected()),
         ]
         .concat()
     };
@@ -193,13 +198,38 @@ pub fn compare_statistics(reference: &Statistics, candidate: &Tensor) -> Result<
         Tensor::from_vec(&[column.len()], column)
     };
     let metrics = compare(&column(reference)?, &column(&found)?, &Spec::default())?;
+    let reference_rms = rms(candidate)?;
+    let projected = projected_frobenius(reference, &found, candidate, reference_rms);
     Ok(Metrics {
         // A mean of fp64 has no ulp of the model's type, and is none of the values.
         max_ulp: None,
-        reference_rms: rms(candidate)?,
+        reference_rms,
+        // Sums of rows are so large that they would hide it.
+        relative_frobenius: metrics.relative_frobenius.max(projected),
         statistics,
         ..metrics
     })
+}
+
+/// The relative Frobenius distance of the values, as projections show it; 0 without any. It is taken of the
+/// candidate's norm, which is no accident of the direction.
+fn projected_frobenius(
+    reference: &Statistics,
+    found: &Statistics,
+    candidate: &Tensor,
+    rms: Option<f64>,
+) -> f64 {
+    let both = reference.projected().zip(found.projected());
+    let squares = both.map_or(0.0, |(a, b)| {
+        a.iter().zip(b).map(|(a, b)| (a - b).powi(2)).sum::<f64>()
+    });
+    let norm = rms.unwrap_or(0.0) * (candidate.len() as f64).sqrt();
+    // What is not finite is a disagreement of its own.
+    if squares > 0.0 && squares.is_finite() {
+        squares.sqrt() / norm
+    } else {
+        0.0
+    }
 }
 
 /// Root mean square of what is finite.

@@ -7,6 +7,7 @@ mod flips;
 mod kernel;
 mod measure;
 mod metrics;
+mod projection;
 mod statistics;
 mod tolerance;
 
@@ -18,5 +19,6 @@ pub use metrics::{
     Extreme, Metrics, NonFinite, Spec, WorstRatio, compare, compare_statistics, largest_difference,
     unequal,
 };
+pub use projection::Projection;
 pub use statistics::{Statistics, StatisticsDifference};
 pub use tolerance::{Bound, BoundCheck, Close, Tolerance};

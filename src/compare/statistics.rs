@@ -1,5 +1,6 @@
 //! Statistics of an array, as published references have them.
 
+use super::Projection;
 use super::kernel::{Side, per_segment, segment, segments};
 use crate::error::{Error, Result};
 use crate::tensor::{Tensor, with_element};
@@ -19,6 +20,8 @@ pub struct Statistics {
     pub token_sum: Option<Vec<f64>>,
     /// Mean over all tokens of every tensor-parallel slice of the vocabulary.
     pub vocab_shard_mean: Option<Vec<f64>>,
+    /// Every token's projection, where it was asked for.
+    pub token_projection: Option<Projection>,
 }
 
 /// Largest absolute difference of each statistic that both sides have; NaN against a number is
@@ -35,6 +38,8 @@ pub struct StatisticsDifference {
     pub token_sum: Option<f64>,
     /// Of the means of vocabulary slices.
     pub vocab_shard_mean: Option<f64>,
+    /// Of the projections.
+    pub token_projection: Option<f64>,
 }
 
 impl Statistics {
@@ -89,7 +94,26 @@ impl Statistics {
             token_max: column(&|sides| pick(sides, |side| side.max, |a, b| a > b)),
             token_sum: column(&sum),
             vocab_shard_mean: shard_mean,
+            token_projection: None,
         }
+    }
+
+    /// The same with the projection of every token of their array.
+    ///
+    /// # Errors
+    /// As [`Projection::new`].
+    pub fn with_projection(self, tensor: &Tensor, seed: u64) -> Result<Self> {
+        let token_projection = Some(Projection::new(tensor, seed)?);
+        Ok(Self {
+            token_projection,
+            ..self
+        })
+    }
+
+    /// The values of projections.
+    pub(super) fn projected(&self) -> Option<Vec<f64>> {
+        let projection = self.token_projection.as_ref();
+        projection.map(|projection| projection.values.clone())
     }
 
     /// How far the other statistics are from these.
@@ -123,6 +147,7 @@ impl Statistics {
                 &other.vocab_shard_mean,
                 "vocabulary slices",
             )?,
+            token_projection: largest(&self.projected(), &other.projected(), "token projections")?,
         })
     }
 }

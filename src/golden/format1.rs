@@ -172,6 +172,7 @@ impl Content1 {
                 token_max: optional(files.token_max)?,
                 token_sum: optional(files.token_sum)?,
                 vocab_shard_mean: optional(files.vocab_shard_mean)?,
+                token_projection: None,
             }),
         })
     }

@@ -3,7 +3,7 @@
 use super::Sequences;
 use super::digest;
 use super::manifest::{Content, FileRecord, Manifest, StageRecord, StatisticsFiles};
-use crate::compare::Statistics;
+use crate::compare::{Projection, Statistics};
 use crate::error::{BadInput, Error, Result};
 use crate::exec::{Padding, start};
 use crate::op::Op;
@@ -324,6 +324,15 @@ impl Golden {
             token_max: column(&files.token_max)?,
             token_sum: column(&files.token_sum)?,
             vocab_shard_mean: column(&files.vocab_shard_mean)?,
+            token_projection: files
+                .token_projection
+                .as_ref()
+                .map(|projection| {
+                    let values = column(&Some(projection.values.clone()))?.unwrap_or_default();
+                    let seed = projection.seed;
+                    Ok::<_, Error>(Projection { seed, values })
+                })
+                .transpose()?,
         })
     }
 

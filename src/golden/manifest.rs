@@ -167,6 +167,18 @@ pub struct StatisticsFiles {
     /// Mean over all tokens of every tensor-parallel slice of the vocabulary.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub vocab_shard_mean: Option<FileRecord>,
+    /// Every token's [projection](crate::compare::Projection).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token_projection: Option<ProjectionFile>,
+}
+
+/// Projections, and the seed of their direction.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ProjectionFile {
+    /// What the weights are drawn from.
+    pub seed: u64,
+    /// One value a token.
+    pub values: FileRecord,
 }
 
 impl StatisticsFiles {
@@ -181,6 +193,11 @@ impl StatisticsFiles {
         ]
         .into_iter()
         .flatten()
+        .chain(
+            self.token_projection
+                .as_ref()
+                .map(|projection| &projection.values),
+        )
     }
 }
 
@@ -430,6 +447,7 @@ mod tests {
                     token_max,
                     token_sum,
                     vocab_shard_mean: vocab,
+                    token_projection: None,
                 })
             }),
         ]

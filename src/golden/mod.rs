@@ -12,5 +12,7 @@ pub use crate::digest::{Algorithm, Digest};
 pub use crate::tensor::{Join, Layout};
 pub use golden::{Golden, Reference};
 pub use import::{Imported, import};
-pub use manifest::{Content, FileRecord, Manifest, Provenance, StageRecord, StatisticsFiles};
+pub use manifest::{
+    Content, FileRecord, Manifest, ProjectionFile, Provenance, StageRecord, StatisticsFiles,
+};
 pub use sequences::Sequences;

@@ -198,6 +198,7 @@ struct Statistics {
     token_max: Option<Number>,
     token_sum: Option<Number>,
     vocab_shard_mean: Option<Number>,
+    token_projection: Option<Number>,
 }
 
 #[derive(Serialize)]
@@ -406,6 +407,7 @@ fn statistics(difference: &StatisticsDifference) -> Statistics {
         token_max: difference.token_max.map(Number),
         token_sum: difference.token_sum.map(Number),
         vocab_shard_mean: difference.vocab_shard_mean.map(Number),
+        token_projection: difference.token_projection.map(Number),
     }
 }
 

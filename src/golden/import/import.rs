@@ -5,12 +5,12 @@ use super::ranks::Joined;
 use super::raw::RawDump;
 use super::{megatron_core, megatron_deepspeed, transformers};
 use crate::arch::{Framework, Hook, Hooked, Part, Role, alternatives};
-use crate::compare::Statistics;
+use crate::compare::{Projection, Statistics};
 use crate::digest::Algorithm;
 use crate::error::{BadInput, Error, Result};
 use crate::golden::golden::{Golden, integers, token_extents};
 use crate::golden::manifest::{
-    Content, FileRecord, Manifest, Provenance, StageRecord, StatisticsFiles,
+    Content, FileRecord, Manifest, ProjectionFile, Provenance, StageRecord, StatisticsFiles,
 };
 use crate::plan::{Arithmetic, StageId, Variant};
 use crate::tensor::{Join, Layout, MappedFile, Tensor, npy};
@@ -427,6 +427,8 @@ impl Import<'_> {
             .then(|| NonZeroUsize::new(self.described.ranks.tensor))
             .flatten();
         let statistics = Statistics::new(value, shards)?;
+        let statistics = statistics.with_projection(value, Projection::SEED)?;
+        let projection = statistics.token_projection;
         let keep = |name: &str, column: Option<Vec<f64>>| -> Result<Option<FileRecord>> {
             column
                 .map(|column| {
@@ -443,6 +445,11 @@ impl Import<'_> {
             token_max: keep("token_max", statistics.token_max)?,
             token_sum: keep("token_sum", statistics.token_sum)?,
             vocab_shard_mean: keep("vocab_shard_mean", statistics.vocab_shard_mean)?,
+            token_projection: match projection {
+                Some(Projection { seed, values }) => keep("token_projection", Some(values))?
+                    .map(|values| ProjectionFile { seed, values }),
+                None => None,
+            },
         })
     }
 
