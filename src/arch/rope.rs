@@ -24,13 +24,13 @@ pub(super) fn of_transformers(
 ) -> Result<Frequencies> {
     // transformers takes the older name first, if there is something in it.
     let older = settings.within("rope_scaling")?;
-    let parameters = match older.filter(|older| !older.is_empty()) {
-        Some(older) => older,
-        None => match settings.within("rope_parameters")? {
-            Some(parameters) => parameters,
-            None => settings.empty(),
-        },
-    };
+    let older = older.filter(|older| !older.is_empty());
+    let newer = settings.within("rope_parameters")?;
+    if let (Some(older), Some(newer)) = (&older, &newer) {
+        newer.agrees_with(older)?;
+    }
+    let parameters = older.or(newer).unwrap_or_else(|| settings.empty());
+    parameters.agrees_with(settings)?;
     let base = settings.number_or(&["rope_theta"], 10_000.0)?;
     let partial = settings.number_or(&["partial_rotary_factor"], 1.0)?;
     let partial = parameters.number_or(&["partial_rotary_factor"], partial)?;
@@ -147,6 +147,21 @@ mod tests {
     fn read(settings: Value) -> Result<Frequencies> {
         let settings = Settings::new(Path::new("config.json"), object(settings));
         of_transformers(&settings, 64, 4096)
+    }
+
+    #[test]
+    fn generations_of_names_have_to_agree() {
+        for settings in [
+            json!({"rope_theta": 5e5, "rope_parameters": {"rope_type": "default", "rope_theta": 1e6}}),
+            json!({
+                "rope_scaling": {"rope_type": "linear", "factor": 4.0},
+                "rope_parameters": {"rope_type": "linear", "factor": 8.0},
+            }),
+        ] {
+            let error = read(settings).unwrap_err().to_string();
+            assert!(error.contains("rope_parameters"), "{error}");
+            assert!(error.contains("two names of one setting"), "{error}");
+        }
     }
 
     #[test]

@@ -57,6 +57,23 @@ impl<'a> Settings<'a> {
             .into()
     }
 
+    /// Refuses a setting that these others have as well, with another value.
+    pub(super) fn agrees_with(&self, others: &Self) -> Result<()> {
+        for (key, value) in &self.values {
+            let other = others.values.get(key).filter(|other| !other.is_null());
+            let Some(other) = other.filter(|_| !value.is_null()) else {
+                continue;
+            };
+            if !are_equal(value, other) {
+                let name = format!("{}{key}", others.within);
+                let expected =
+                    format!("what {name} says, {other}: they are two names of one setting");
+                return Err(self.fault(key, &expected, value));
+            }
+        }
+        Ok(())
+    }
+
     /// A text, if it is there.
     pub(super) fn text(&self, keys: &[&str]) -> Result<Option<String>> {
         self.find(keys, "text", |value| value.as_str().map(str::to_owned))
@@ -153,7 +170,7 @@ impl<'a> Settings<'a> {
             .filter_map(|key| Some((key, self.values.get(*key).filter(|value| !value.is_null())?)));
         let given = all.next();
         if let Some((first, value)) = given
-            && let Some((second, other)) = all.find(|(_, other)| *other != value)
+            && let Some((second, other)) = all.find(|(_, other)| !are_equal(value, other))
         {
             let expected = format!("what {first} says, {value}: they are two names of one setting");
             return Err(self.fault(second, &expected, other));
@@ -162,5 +179,13 @@ impl<'a> Settings<'a> {
             of(value).ok_or_else(|| self.fault(key, expected, value))
         };
         given.map(typed).transpose()
+    }
+}
+
+/// Whether two values are the same, numbers however they are written.
+fn are_equal(a: &Value, b: &Value) -> bool {
+    match (a.as_f64(), b.as_f64()) {
+        (Some(a), Some(b)) => a == b,
+        _ => a == b,
     }
 }
