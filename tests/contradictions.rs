@@ -1,13 +1,16 @@
 //! Two sources of one fact: where they contradict each other, an error names both; where weights are there
 //! and differ, they are run or refused, never dropped.
 
+use crate::common::torch::{self, Py};
 use crate::common::{self, Copy};
+use parity::checkpoint::megatron::{Arg, MegatronCheckpoint};
+use parity::convert::Converted;
 use parity::diff::{Candidate, Verdict};
 use safetensors::tensor::TensorView;
 use safetensors::{SafeTensors, serialize};
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Adds a tensor to a model's file, made from another one's bytes.
 fn add(model: &Path, name: &str, from: &str, change: impl FnOnce(&mut [u8])) {
@@ -176,4 +179,113 @@ fn a_head_that_differs_from_its_embedding_is_run() {
             }
         }
     }
+}
+
+/// A GPT-2 of megatron-core that ties its head, with the copy of the embedding that a last stage keeps.
+fn with_a_copy(folder: &Path, copy: Option<torch::Tensor>) -> PathBuf {
+    let tensors: [(&str, &[i64]); 16] = [
+        ("embedding.word_embeddings.weight", &[8, 4]),
+        ("embedding.position_embeddings.weight", &[6, 4]),
+        ("decoder.layers.0.input_layernorm.weight", &[4]),
+        ("decoder.layers.0.input_layernorm.bias", &[4]),
+        (
+            "decoder.layers.0.self_attention.linear_qkv.weight",
+            &[12, 4],
+        ),
+        ("decoder.layers.0.self_attention.linear_qkv.bias", &[12]),
+        (
+            "decoder.layers.0.self_attention.linear_proj.weight",
+            &[4, 4],
+        ),
+        ("decoder.layers.0.self_attention.linear_proj.bias", &[4]),
+        ("decoder.layers.0.pre_mlp_layernorm.weight", &[4]),
+        ("decoder.layers.0.pre_mlp_layernorm.bias", &[4]),
+        ("decoder.layers.0.mlp.linear_fc1.weight", &[16, 4]),
+        ("decoder.layers.0.mlp.linear_fc1.bias", &[16]),
+        ("decoder.layers.0.mlp.linear_fc2.weight", &[4, 16]),
+        ("decoder.layers.0.mlp.linear_fc2.bias", &[4]),
+        ("decoder.final_layernorm.weight", &[4]),
+        ("decoder.final_layernorm.bias", &[4]),
+    ];
+    let tensors = tensors.map(|(name, shape)| (name, torch::Tensor::counting(shape, 1.0)));
+    let copy = copy.map(|copy| ("output_layer.weight", copy));
+    let model = tensors.into_iter().chain(copy);
+    let model = torch::dict(model.map(|(name, tensor)| (name.to_owned(), Py::Tensor(tensor))));
+    let sizes = [
+        ("num_layers", 1),
+        ("hidden_size", 4),
+        ("num_attention_heads", 2),
+        ("ffn_hidden_size", 16),
+        ("max_position_embeddings", 6),
+        ("padded_vocab_size", 8),
+    ];
+    let mut args: Vec<(String, Py)> = sizes
+        .map(|(name, value)| (name.to_owned(), Py::Int(value)))
+        .into();
+    args.extend([
+        ("layernorm_epsilon".into(), Py::Float(1e-5)),
+        ("normalization".into(), torch::text("LayerNorm")),
+        (
+            "position_embedding_type".into(),
+            torch::text("learned_absolute"),
+        ),
+        (
+            "untie_embeddings_and_output_weights".into(),
+            Py::Bool(false),
+        ),
+    ]);
+    let state = torch::dict([
+        ("args".to_owned(), Py::Object("argparse Namespace", args)),
+        ("checkpoint_version".to_owned(), Py::Float(3.0)),
+        ("model".to_owned(), model),
+    ]);
+    let rank = folder.join("iter_0000001/mp_rank_00");
+    fs::create_dir_all(&rank).expect("a folder");
+    fs::write(rank.join("model_optim_rng.pt"), torch::file(&state)).expect("written");
+    folder.join("iter_0000001")
+}
+
+#[test]
+fn a_last_stages_copy_of_a_tied_embedding_has_to_be_one() {
+    let converted = |copy: Option<torch::Tensor>, args: &[(String, Arg)]| {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = with_a_copy(folder.path(), copy);
+        let checkpoint = MegatronCheckpoint::open(&path, args).expect("a checkpoint");
+        Converted::new(checkpoint, None, None)
+    };
+    let notes = |model: Converted| model.notes().join("\n");
+    assert_eq!(notes(converted(None, &[]).expect("a model")), "");
+    let copy = || torch::Tensor::counting(&[8, 4], 1.0);
+    let equal = notes(converted(Some(copy()), &[]).expect("a model"));
+    assert!(equal.contains("output_layer.weight is a copy"), "{equal}");
+    let mut drifted = copy();
+    drifted.data[..4].copy_from_slice(&(1.0 + 4.0 * f32::EPSILON).to_le_bytes());
+    let drifted = notes(converted(Some(drifted), &[]).expect("a model"));
+    assert!(
+        drifted.contains("a copy of embedding.word_embeddings.weight but for 4.8e-7"),
+        "{drifted}"
+    );
+    let other = || torch::Tensor::counting(&[8, 4], 2.0);
+    let error = converted(Some(other()), &[])
+        .err()
+        .expect("refused")
+        .to_string();
+    for words in [
+        "output_layer.weight",
+        "embedding.word_embeddings.weight",
+        "1.0e0 apart",
+        "--arg",
+    ] {
+        assert!(error.contains(words), "{error}");
+    }
+    // The remedy works.
+    let name = "untie_embeddings_and_output_weights".to_owned();
+    let untied = (name, "true".parse().expect("an argument"));
+    let model = converted(Some(other()), &[untied]).expect("a model");
+    assert!(
+        model
+            .tensors()
+            .iter()
+            .any(|tensor| tensor.name == "lm_head.weight")
+    );
 }

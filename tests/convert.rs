@@ -478,3 +478,26 @@ fn legacy_files_and_views_are_read() {
         );
     }
 }
+
+#[test]
+fn replicas_of_another_weight_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let checkpoint = tiny(folder.path(), |rank, name, tensor| {
+        if rank == 1 && name == "input_layernorm.weight" {
+            tensor.data[..4].copy_from_slice(&9.5_f32.to_le_bytes());
+        }
+    });
+    let checkpoint = MegatronCheckpoint::open(&checkpoint, &[]).expect("a checkpoint");
+    let error = Converted::new(checkpoint, None, None)
+        .err()
+        .expect("refused")
+        .to_string();
+    for words in [
+        "input_layernorm.weight",
+        "rank 0",
+        "rank 1",
+        "6.500e0 apart",
+    ] {
+        assert!(error.contains(words), "{error}");
+    }
+}

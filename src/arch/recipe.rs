@@ -13,8 +13,9 @@ pub struct Recipe {
     pub config: Map<String, Value>,
     /// Every tensor, in the order of the model.
     pub tensors: Vec<TensorRecipe>,
-    /// Tensors of the checkpoint that the model has no use for.
-    pub unused: Vec<String>,
+    /// Tensors that a checkpoint may have a second time, made as the ones of their targets' names: they have to
+    /// be equal.
+    pub copies: Vec<TensorRecipe>,
     /// What a user should know about the conversion.
     pub notes: Vec<String>,
 }

@@ -8,6 +8,7 @@ mod kernel;
 mod measure;
 mod metrics;
 mod projection;
+mod replicas;
 mod statistics;
 mod tolerance;
 
@@ -20,5 +21,6 @@ pub use metrics::{
     unequal,
 };
 pub use projection::Projection;
+pub(crate) use replicas::{DRIFT_ULPS, Replicas};
 pub use statistics::{Statistics, StatisticsDifference};
 pub use tolerance::{Bound, BoundCheck, Close, Tolerance};

@@ -3,6 +3,7 @@
 use crate::arch::{ArchitectureName, ConvertedConfig, Recipe, TensorRecipe};
 use crate::checkpoint::megatron::MegatronCheckpoint;
 use crate::checkpoint::{Stored, Weights};
+use crate::compare::Replicas;
 use crate::error::{BadInput, Error, Result};
 use crate::plan::MegatronArithmetic;
 use crate::tensor::{DType, Tensor, Tiled};
@@ -65,7 +66,7 @@ impl Converted {
             Some(named) => named,
             None => ArchitectureName::of(&checkpoint)?,
         };
-        let recipe = architecture
+        let mut recipe = architecture
             .architecture()
             .recipe(&checkpoint, vocabulary)?;
         check_names(&checkpoint, architecture, &recipe)?;
@@ -77,6 +78,11 @@ impl Converted {
                 drifts.insert(one.target.clone(), drift);
             }
             tensors.push(tensor);
+        }
+        for copy in &recipe.copies {
+            if checkpoint.get(&copy.source).is_some() {
+                recipe.notes.push(compared(&checkpoint, copy, &tensors)?);
+            }
         }
         let dtype = one_dtype(&checkpoint, &tensors)?;
         let prefix = architecture.architecture().prefix();
@@ -196,7 +202,7 @@ fn check_names(
         .tensors()
         .map(|listed| listed.name.as_str())
         .filter(|name| {
-            !needed.contains(name) && !recipe.unused.iter().any(|unused| unused == name)
+            !needed.contains(name) && !recipe.copies.iter().any(|copy| copy.source == *name)
         });
     let missing = missing.map(|name| format!("{name} is missing"));
     let surplus = surplus.map(|name| format!("{name} is not of a {architecture}"));
@@ -251,6 +257,40 @@ fn make(
         elements,
     };
     Ok((tensor, joined.drift))
+}
+
+/// What to say of a tensor that the checkpoint has a second time. One that is no replica is an error: the two
+/// are heads of two models.
+fn compared(
+    checkpoint: &MegatronCheckpoint,
+    copy: &TensorRecipe,
+    tensors: &[ConvertedTensor],
+) -> Result<String> {
+    let (again, _) = make(checkpoint, copy)?;
+    let Some(first) = tensors.iter().find(|tensor| tensor.name == copy.target) else {
+        return Ok(format!("{} is of no use here", copy.source));
+    };
+    let [ours, theirs] = [first.to_tensor()?, again.to_tensor()?];
+    let (source, tied) = (&copy.source, &first.source);
+    if ours.dtype() == theirs.dtype() && ours.bits_equal(&theirs) {
+        return Ok(format!("{source} is a copy of {tied}, and equal: left out"));
+    }
+    let replicas = Replicas::new(&ours, &theirs)?;
+    let apart = replicas.apart;
+    if !replicas.are_one() {
+        let expected = format!(
+            "the values of {tied}, which the head is tied to, within the rounding of replicas ({:.1e})",
+            replicas.drift
+        );
+        let found = format!("others, up to {apart:.1e} apart");
+        let fault = BadInput::new(checkpoint.path(), expected, found).at(source);
+        let remedy =
+            "give --arg untie_embeddings_and_output_weights=true to keep it as a head of its own";
+        return Err(fault.remedy(remedy).into());
+    }
+    Ok(format!(
+        "{source} is a copy of {tied} but for {apart:.1e}: left out"
+    ))
 }
 
 /// The one floating type that all tensors have.

@@ -115,7 +115,7 @@ pub(super) fn recipe(checkpoint: &MegatronCheckpoint, tokens: Option<usize>) -> 
     Ok(Recipe {
         config: object(config),
         tensors,
-        unused: Vec::new(),
+        copies: Vec::new(),
         notes,
     })
 }

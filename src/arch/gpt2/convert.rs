@@ -153,10 +153,20 @@ pub(super) fn recipe(checkpoint: &MegatronCheckpoint, tokens: Option<usize>) -> 
             &[hidden],
         ));
     }
-    if !tied {
-        let head = TensorRecipe::plain("lm_head.weight", HEAD, Axis(0), &[padded, hidden]);
-        tensors.push(head.first_rows(vocabulary));
-    }
+    // The last pipeline stage keeps a copy of a tied embedding.
+    let target = if tied {
+        "transformer.wte.weight"
+    } else {
+        "lm_head.weight"
+    };
+    let head = TensorRecipe::plain(target, HEAD, Axis(0), &[padded, hidden]);
+    let head = head.first_rows(vocabulary);
+    let copies = if tied {
+        vec![head]
+    } else {
+        tensors.push(head);
+        Vec::new()
+    };
     let mut config = object(json!({
         "architectures": ["GPT2LMHeadModel"],
         "model_type": "gpt2",
@@ -181,7 +191,7 @@ pub(super) fn recipe(checkpoint: &MegatronCheckpoint, tokens: Option<usize>) -> 
     Ok(Recipe {
         config,
         tensors,
-        unused: if tied { vec![HEAD.into()] } else { Vec::new() },
+        copies,
         notes: Vec::new(),
     })
 }

@@ -178,10 +178,20 @@ pub(super) fn recipe(checkpoint: &MegatronCheckpoint, tokens: Option<usize>) -> 
         Replicated,
         &[hidden],
     ));
-    if !tied {
-        let head = TensorRecipe::plain("lm_head.weight", HEAD, Axis(0), &[padded, hidden]);
-        tensors.push(head.first_rows(vocabulary));
-    }
+    // The last pipeline stage keeps a copy of a tied embedding.
+    let target = if tied {
+        "model.embed_tokens.weight"
+    } else {
+        "lm_head.weight"
+    };
+    let head = TensorRecipe::plain(target, HEAD, Axis(0), &[padded, hidden]);
+    let head = head.first_rows(vocabulary);
+    let copies = if tied {
+        vec![head]
+    } else {
+        tensors.push(head);
+        Vec::new()
+    };
 
     let theta = args.number_or("rotary_base", 10_000.0)?;
     let scaling = rotary_scaling(checkpoint)?;
@@ -212,7 +222,7 @@ pub(super) fn recipe(checkpoint: &MegatronCheckpoint, tokens: Option<usize>) -> 
     Ok(Recipe {
         config: object(config),
         tensors,
-        unused: if tied { vec![HEAD.into()] } else { Vec::new() },
+        copies,
         notes: Vec::new(),
     })
 }

@@ -1,7 +1,7 @@
 //! Tensors in shards, and joining them.
 
 use crate::checkpoint::torch::{StateDict, TensorRecord};
-use crate::compare::largest_difference;
+use crate::compare::Replicas;
 use crate::error::{BadInput, Error, Result};
 use crate::tensor::{DType, Float, Strided, Tensor, Tiled, with_float};
 use std::collections::BTreeSet;
@@ -130,6 +130,10 @@ fn gated(parts: Vec<Strided>) -> Result<Tiled> {
     Tiled::concat(parts.collect(), 1)
 }
 
+/// How far ranks' replicas of a weight may be apart, of its largest magnitude: training takes them apart in
+/// real checkpoints, and no rounding bounds that.
+const DRIFT: f64 = 0.5;
+
 /// The first rank's tensor if all are equal, else their mean.
 ///
 /// The mean is a sum in rank order and a division, both in fp32, rounded once to the storage type.
@@ -157,8 +161,20 @@ fn replicated(parts: Vec<Strided>) -> Result<Joined> {
         });
     }
     let mut drift = None;
-    for other in others.iter().filter(|other| !first.bits_equal(other)) {
-        let apart = largest_difference(first, other)?;
+    for (rank, other) in others.iter().enumerate() {
+        if first.bits_equal(other) {
+            continue;
+        }
+        let Replicas { apart, largest, .. } = Replicas::new(first, other)?;
+        if apart > DRIFT * largest {
+            return Err(Error::Mismatch {
+                at: "shards".into(),
+                expected: format!(
+                    "replicas of one weight: rank 0's values, whose largest is {largest:.3e}, but for drift"
+                ),
+                found: format!("others on rank {}, up to {apart:.3e} apart", rank + 1),
+            });
+        }
         drift = Some(drift.unwrap_or(0.0_f64).max(apart));
     }
     let tiled = match drift {

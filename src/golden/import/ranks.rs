@@ -5,19 +5,11 @@
 //! context parallelism all values are, two of `2·cp` chunks a rank, `r` and `2·cp − 1 − r`, so that
 //! causal attention is as much work on every rank.
 
-use crate::compare::largest_difference;
+use crate::compare::{DRIFT_ULPS, Replicas};
 use crate::error::{BadInput, Error, Result};
 use crate::plan::StageId;
-use crate::tensor::{Element, Join, Layout, Tensor, with_element};
+use crate::tensor::{Join, Layout, Tensor};
 use std::path::PathBuf;
-
-/// How far replicas may be apart, in units in the last place of the array's largest magnitude.
-///
-/// Replicas are computed by the same kernels from the same values; where they differ at all, sums were
-/// added in another order, which moves a rounded result by about one unit, and the residual stream
-/// carries that on as a random walk: 16 units after 256 roundings, the four of a block in 64 blocks.
-/// Other values than replicas' are apart by more than the largest magnitude: 128 units at least.
-const DRIFT: f64 = 16.0;
 
 /// The ranks that a run was spread over. Of `tensor * context` arrays, those of the tensor-parallel ranks
 /// of one context come one after the other.
@@ -168,35 +160,25 @@ impl Ranks {
 
 /// How far replicas are apart, which may be no more than rounding makes of them.
 fn drift(stage: &StageId, shards: &[Tensor], files: &[&PathBuf]) -> Result<f64> {
-    let largest = magnitude(&shards[0])?;
-    let format = shards[0].dtype().float();
-    let ulp = format.map_or(0.0, |format| format.ulp(largest));
-    let mut drift = 0.0_f64;
+    let mut apart = 0.0_f64;
     for (rank, (other, file)) in shards.iter().zip(files).enumerate().skip(1) {
-        let apart = largest_difference(&shards[0], other).map_err(|e| e.in_file(*file))?;
-        if apart > DRIFT * ulp {
+        let replicas = Replicas::new(&shards[0], other).map_err(|e| e.in_file(*file))?;
+        if !replicas.are_one() {
             let expected = format!(
                 "the values of {stage} that rank 0 has in {}, within the rounding of replicas \
-                 ({DRIFT} ulps of the largest magnitude, {largest:.3e}: {:.1e})",
+                 ({DRIFT_ULPS} ulps of the largest magnitude, {:.3e}: {:.1e})",
                 files[0].display(),
-                DRIFT * ulp
+                replicas.largest,
+                replicas.drift
             );
-            let found = format!("others on rank {rank}, up to {apart:.3e} apart");
+            let found = format!("others on rank {rank}, up to {:.3e} apart", replicas.apart);
             let remedy = "these are no replicas: check which module the hook was on and that both \
                           ranks are of one run; leave the arrays out to import the rest";
             return Err(BadInput::new(*file, expected, found).remedy(remedy).into());
         }
-        drift = drift.max(apart);
+        apart = apart.max(replicas.apart);
     }
-    Ok(drift)
-}
-
-/// The largest finite magnitude.
-fn magnitude(array: &Tensor) -> Result<f64> {
-    with_element!(array.dtype(), T => {
-        let magnitudes = array.as_slice::<T>()?.iter().map(|value| value.to_f64().abs());
-        Ok(magnitudes.filter(|value| value.is_finite()).fold(0.0, f64::max))
-    })
+    Ok(apart)
 }
 
 /// The whole sequence of what the ranks of context parallelism have of it.
