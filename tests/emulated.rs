@@ -1,0 +1,379 @@
+//! References from tensor cores, emulated: products are summed by [`MmaUnit`], which is equal to published
+//! results of GPUs to the bit, in one walk or in parts that are merged in fp32. A correct model passes
+//! against them, and bugs are caught as they are against a CPU's references.
+
+use crate::common::{self, Copy, goldens, sample};
+use parity::backend::{Backend, Cpu, Device};
+use parity::case::Case;
+use parity::compare::{Budget, Flips, Spec, compare};
+use parity::diff::{Modes, Options, Verdict};
+use parity::exec::{Execution, Value, params_of, start};
+use parity::golden::{Algorithm, Content, Golden};
+use parity::op::tensor_core::{MmaInput, MmaUnit};
+use parity::op::{self, Confidence, Numerics, Op, Operand, Partials, Summation};
+use parity::plan::{Param, StageId, Step, Variant};
+use parity::tensor::{DType, Tensor, npy};
+use parity::{Result, selftest};
+use std::collections::BTreeMap;
+use std::fs;
+
+const CAPABILITIES: [(u32, u32); 2] = [(8, 0), (9, 0)];
+const TYPES: [DType; 2] = [DType::Bf16, DType::F16];
+
+fn input_of(dtype: DType) -> MmaInput {
+    match dtype {
+        DType::Bf16 => MmaInput::Bf16,
+        _ => MmaInput::F16,
+    }
+}
+
+/// A GPU's products; the rest as this machine computes it.
+struct Emulated {
+    unit: MmaUnit,
+    /// Parts that a sum is made in, merged one after the other in fp32.
+    splits: usize,
+}
+
+impl Emulated {
+    fn new(capability: (u32, u32), dtype: DType, splits: usize) -> Self {
+        let unit = MmaUnit::of(capability, input_of(dtype)).expect("a unit");
+        Self { unit, splits }
+    }
+
+    fn dot(&self, a: &[u32], b: &[u32]) -> f32 {
+        let part = a
+            .len()
+            .div_ceil(self.splits)
+            .next_multiple_of(self.unit.block);
+        let parts = a.chunks(part).zip(b.chunks(part));
+        let sums = parts.map(|(a, b)| f32::from_bits(self.unit.dot(a, b, 0)));
+        sums.reduce(|a, b| a + b).unwrap_or(0.0)
+    }
+}
+
+/// Bit patterns, as units read them.
+fn bits(tensor: &Tensor) -> Vec<u32> {
+    match tensor.dtype() {
+        DType::Bf16 => {
+            let values = tensor.as_slice::<half::bf16>().expect("bf16").iter();
+            values.map(|x| x.to_bits().into()).collect()
+        }
+        _ => {
+            let values = tensor.as_slice::<half::f16>().expect("fp16").iter();
+            values.map(|x| x.to_bits().into()).collect()
+        }
+    }
+}
+
+/// Values rounded once to a half type.
+fn rounded(shape: &[usize], values: Vec<f32>, dtype: DType) -> Tensor {
+    Tensor::from_vec(shape, values)
+        .expect("as many")
+        .cast(dtype)
+        .expect("a float")
+}
+
+fn widened(tensor: &Tensor) -> Vec<f32> {
+    let wide = tensor.cast(DType::F32).expect("a float");
+    wide.as_slice::<f32>().expect("fp32").to_vec()
+}
+
+impl Backend for Emulated {
+    type Array = Tensor;
+
+    fn device(&self) -> Device {
+        Device::Cpu
+    }
+
+    fn upload(&self, tensor: &Tensor) -> Result<Tensor> {
+        Ok(tensor.clone())
+    }
+
+    fn download(&self, array: &Tensor) -> Result<Tensor> {
+        Ok(array.clone())
+    }
+
+    fn run(&self, step: &Step, inputs: &[&Tensor], params: &[&Tensor]) -> Result<Tensor> {
+        let cpu = || Cpu.run(step, inputs, params);
+        let dtype = step.numerics.out;
+        match &step.op {
+            Op::Linear(_) => {
+                let (x, weight) = (bits(inputs[0]), bits(params[0]));
+                let [width, k] = [params[0].shape()[0], params[0].shape()[1]];
+                let bias = params.get(1).map(|bias| widened(bias));
+                let rows = x.chunks(k).flat_map(|x| {
+                    let (weight, bias) = (&weight, &bias);
+                    (0..width).map(move |column| {
+                        let sum = self.dot(x, &weight[column * k..(column + 1) * k]);
+                        sum + bias.as_ref().map_or(0.0, |bias| bias[column])
+                    })
+                });
+                let shape = [&inputs[0].shape()[..2], &[width]].concat();
+                Ok(rounded(&shape, rows.collect(), dtype))
+            }
+            // Of its ALiBi the CPU's own bias is taken: what it gives with queries of zeros.
+            Op::AttentionScores(scores) => {
+                let zeros = Tensor::from_vec(inputs[0].shape(), vec![0.0_f32; inputs[0].len()])?;
+                let bias = widened(&Cpu.run(step, &[&zeros.cast(dtype)?, inputs[1]], params)?);
+                let &[b, n, s, d] = inputs[0].shape() else {
+                    unreachable!("queries by head");
+                };
+                let (query, key) = (bits(inputs[0]), bits(inputs[1]));
+                let mut out = bias;
+                for head in 0..b * n {
+                    for (place, out) in out[head * s * s..(head + 1) * s * s].iter_mut().enumerate()
+                    {
+                        let query = &query[(head * s + place / s) * d..][..d];
+                        let key = &key[(head * s + place % s) * d..][..d];
+                        *out += scores.product_scale * self.dot(query, key);
+                    }
+                }
+                Ok(rounded(&[b, n, s, s], out, dtype))
+            }
+            Op::Context(_) => {
+                let shape = cpu()?.shape().to_vec();
+                let &[b, n, s, d] = inputs[1].shape() else {
+                    unreachable!("values by head");
+                };
+                let (probs, value) = (bits(inputs[0]), bits(inputs[1]));
+                let mut out = vec![0.0_f32; b * s * n * d];
+                for (head, query) in (0..b * n).flat_map(|head| (0..s).map(move |q| (head, q))) {
+                    let probs = &probs[(head * s + query) * s..][..s];
+                    for column in 0..d {
+                        let value: Vec<u32> = (0..s)
+                            .map(|key| value[(head * s + key) * d + column])
+                            .collect();
+                        let (batch, head) = (head / n, head % n);
+                        out[((batch * s + query) * n + head) * d + column] =
+                            self.dot(probs, &value);
+                    }
+                }
+                Ok(rounded(&shape, out, dtype))
+            }
+            _ => cpu(),
+        }
+    }
+}
+
+struct Draw(u64);
+
+impl Draw {
+    fn uniform(&mut self) -> f32 {
+        self.0 = self
+            .0
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 40) as f32 / (1_u64 << 24) as f32
+    }
+
+    /// Nearly normal.
+    fn normal(&mut self) -> f32 {
+        (0..12).map(|_| self.uniform()).sum::<f32>() - 6.0
+    }
+}
+
+/// Shapes of data that products meet.
+#[derive(Clone, Copy, Debug)]
+enum Data {
+    Normal,
+    /// Probabilities and values of one sign.
+    Positive,
+    /// A few columns a hundred times the others, as activations have them.
+    Outliers,
+}
+
+impl Data {
+    fn values(self, count: usize, width: usize, draw: &mut Draw) -> Vec<f32> {
+        let value = |index: usize, draw: &mut Draw| match self {
+            Self::Normal => draw.normal(),
+            Self::Positive => draw.uniform(),
+            Self::Outliers if index % width % 61 == 0 => 100.0 * draw.normal(),
+            Self::Outliers => draw.normal(),
+        };
+        (0..count).map(|index| value(index, draw)).collect()
+    }
+}
+
+/// A product in a half type, and how many elements of it were seen and expected to differ.
+fn judged(
+    draw: &mut Draw,
+    data: Data,
+    [rows, width, k]: [usize; 3],
+    dtype: DType,
+    reference: &Emulated,
+) -> (String, Flips, f64) {
+    let what = format!(
+        "{data:?} {rows}x{width}, K {k}, {dtype}, {} splits",
+        reference.splits
+    );
+    let x = rounded(&[1, rows, k], data.values(rows * k, k, draw), dtype);
+    let scale = (k as f32).sqrt().recip();
+    let weight: Vec<f32> = (0..width * k).map(|_| scale * draw.normal()).collect();
+    let weight = rounded(&[width, k], weight, dtype);
+    let ours = Step {
+        id: "product".into(),
+        stage: "product".into(),
+        variant: Variant::PLAIN,
+        op: op::Linear {
+            bias: false,
+            partials: Partials::ONE,
+        }
+        .into(),
+        inputs: vec!["x".into()],
+        params: vec![Param {
+            name: "weight".into(),
+            shape: vec![width, k],
+        }],
+        numerics: Numerics::product(dtype),
+    };
+    let mut theirs = ours.clone();
+    theirs.numerics.summation = Summation::TensorCore(reference.unit);
+    let found = Cpu.run(&ours, &[&x], &[&weight]).expect("a product");
+    let recorded = reference
+        .run(&theirs, &[&x], &[&weight])
+        .expect("a product");
+    let confidence = Confidence::Probabilistic;
+    let bound = |step: &Step| {
+        let (x, weight) = (Operand::given(&x), Operand::given(&weight));
+        step.error_bound(&[x], &[weight], &recorded, confidence)
+            .expect("a bound")
+    };
+    let (ours, theirs) = (bound(&ours), bound(&theirs));
+    let budget = Budget::new(&ours, &theirs, confidence);
+    let spec = Spec {
+        budget: Some(budget.allowed()),
+        ..Spec::default()
+    };
+    let metrics = compare(&recorded, &found, &spec).expect("of one shape");
+    let flips = Flips::new(metrics.unequal, &recorded, &ours, &theirs);
+    let flips = flips.expect("floats").expect("of a half type");
+    let ratio = metrics.worst_ratio.map_or(0.0, |worst| worst.ratio);
+    (what, flips, ratio)
+}
+
+/// Every draw by default is one of sixteen.
+#[test]
+fn correct_products_are_within_bounds_and_counts_of_any_unit() {
+    let mut draws = Vec::new();
+    for capability in CAPABILITIES {
+        for dtype in TYPES {
+            for (k, elements) in [(64, 64), (256, 64), (1024, 32), (4096, 16), (14_336, 8)] {
+                for splits in [1, 2, 4] {
+                    for data in [Data::Normal, Data::Positive, Data::Outliers] {
+                        draws.push((capability, dtype, k, elements, splits, data));
+                    }
+                }
+            }
+        }
+    }
+    draws.extend(draws.clone().into_iter().take(20));
+    assert_eq!(draws.len(), 200);
+    let mut false_alarms = Vec::new();
+    for (seed, (capability, dtype, k, elements, splits, data)) in
+        sample(draws.into_iter().enumerate(), 16)
+    {
+        let reference = Emulated::new(capability, dtype, splits);
+        let mut draw = Draw(seed as u64 + 1);
+        let shape = [elements, elements, k];
+        let (what, flips, ratio) = judged(&mut draw, data, shape, dtype, &reference);
+        if ratio > 1.0 || flips.log10_p < -6.0 {
+            false_alarms.push(format!("{what}: diff/budget {ratio}, {flips:?}"));
+        }
+    }
+    assert!(false_alarms.is_empty(), "{false_alarms:#?}");
+}
+
+/// The golden of transformers' run of a model, its values those of an emulated GPU's run.
+fn reference(golden: &str, model: &str, capability: (u32, u32), splits: usize) -> (Copy, Case) {
+    let copy = Copy::of(golden);
+    let opened = Golden::open(copy.golden()).expect("a golden");
+    let manifest = opened.manifest();
+    let model = goldens().join(model).join("hf");
+    let candidate = parity::diff::Candidate::open(&model)
+        .expect("a model")
+        .cast(manifest.dtype);
+    let plan = manifest
+        .model
+        .plan(manifest.dtype, &manifest.arithmetic)
+        .expect("a plan");
+    let backend = Emulated::new(capability, manifest.dtype, splits);
+    let begin = start(&opened.tokens().expect("tokens"), None).expect("positions");
+    let begin = begin
+        .into_iter()
+        .map(|(id, value)| (id, Value::given(value)));
+    let mut execution = Execution::whole(plan.steps(), &backend, begin);
+    let mut values: BTreeMap<StageId, Tensor> = BTreeMap::new();
+    for step in plan.steps() {
+        let params = params_of(step, candidate.weights.as_ref()).expect("weights");
+        let value = execution.compute(step, &params).expect("a value");
+        values.insert(step.stage.clone(), value.clone());
+        execution.keep(step, Some(Value::given(value)));
+    }
+    let of_gpu = Golden::open(goldens().join("gpu_bloom_bf16")).expect("a golden");
+    let mut gpu = of_gpu.manifest().provenance.gpu.clone().expect("a GPU");
+    gpu.compute_capability = format!("{}.{}", capability.0, capability.1);
+    let mut manifest = manifest.clone();
+    manifest.provenance.gpu = Some(gpu);
+    for record in &mut manifest.stages {
+        let Content::Full { files, .. } = &mut record.content else {
+            unreachable!("all values were recorded");
+        };
+        let path = copy.golden().join(&files[0].file);
+        npy::write(&path, &values[&record.stage]).expect("written");
+        files[0].digest = Algorithm::Blake3.digest(&fs::read(&path).expect("bytes"));
+    }
+    let path = copy.golden().join(Golden::MANIFEST);
+    fs::write(path, manifest.to_json()).expect("written");
+    let case = common::case(copy.golden(), model);
+    (copy, case)
+}
+
+const BLOOM: [(&str, &str); 2] = [
+    ("transformers_bloom_bf16_tp1", "bloom_bf16_tp1"),
+    ("transformers_bloom_fp16_tp1", "bloom_fp16_tp1"),
+];
+
+#[test]
+fn a_correct_model_passes_against_any_unit() {
+    let runs = BLOOM
+        .into_iter()
+        .flat_map(|golden| CAPABILITIES.map(|unit| (golden, unit)));
+    let runs = runs.flat_map(|(golden, unit)| [1, 2].map(|splits| (golden, unit, splits)));
+    for ((golden, model), unit, splits) in sample(runs, 3) {
+        let (_copy, case) = reference(golden, model, unit, splits);
+        let outcome = common::run(&case);
+        let failures: Vec<_> = outcome.failures().map(|result| &result.stage).collect();
+        assert_eq!(
+            outcome.verdict(),
+            Verdict::Pass,
+            "{golden} {unit:?} {splits}: {failures:?}"
+        );
+    }
+}
+
+/// Bugs that fail against an emulated reference are at most two fewer than against a CPU's.
+#[test]
+fn bugs_are_caught_as_against_a_cpus_reference() {
+    if !common::is_full() {
+        return;
+    }
+    let options = Options {
+        modes: Modes::Isolated,
+        ..Options::default()
+    };
+    let caught = |case: &Case| {
+        let result = selftest::selftest(case, &options, &mut |_| {}).expect("a selftest");
+        assert_eq!(result.baseline, Verdict::Pass);
+        (result.caught(), result.trials.len())
+    };
+    for (golden, model) in BLOOM {
+        let model_folder = goldens().join(model).join("hf");
+        let (on_cpu, of) = caught(&common::case(goldens().join(golden), model_folder));
+        for unit in CAPABILITIES {
+            let (_copy, case) = reference(golden, model, unit, 1);
+            let (on_gpu, _) = caught(&case);
+            println!("{golden} {unit:?}: {on_gpu} of {of}, against the CPU's reference {on_cpu}");
+            assert!(on_gpu + 2 >= on_cpu, "{golden} {unit:?}");
+        }
+    }
+}
