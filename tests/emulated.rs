@@ -187,7 +187,7 @@ impl Data {
         let value = |index: usize, draw: &mut Draw| match self {
             Self::Normal => draw.normal(),
             Self::Positive => draw.uniform(),
-            Self::Outliers if index % width % 61 == 0 => 100.0 * draw.normal(),
+            Self::Outliers if (index % width).is_multiple_of(61) => 100.0 * draw.normal(),
             Self::Outliers => draw.normal(),
         };
         (0..count).map(|index| value(index, draw)).collect()
