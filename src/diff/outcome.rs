@@ -205,7 +205,7 @@ impl Coverage {
         let broken = self.untouched.iter().find(|weight| weight.non_finite > 0);
         if let Some(weight) = broken {
             return Some(format!(
-                "{} NaN or infinite values in {weight}, which nothing compared depends on",
+                "{} NaN or infinite values in {weight}, which no comparison depends on",
                 weight.non_finite
             ));
         }

@@ -245,7 +245,7 @@ pub(super) fn coverage(outcome: &CaseOutcome) -> Vec<String> {
         coverage.compared, coverage.expected
     );
     stages(&coverage.skipped, &skipped);
-    let untouched = "weights that nothing compared depends on, looked at for NaN alone";
+    let untouched = "weights that no comparison depends on, checked for NaN alone";
     lines.extend(list(&coverage.untouched, untouched));
     lines
 }

@@ -34,7 +34,7 @@ pub fn compile(source: &str, to: &Path, args: &[&str]) -> bool {
     fs::write(folder.join("kernels.inc"), kernels()).expect("a file");
     let mut command = Command::new(&compiler);
     command.arg("-I").arg(folder);
-    command.args(["-std=c++17", "-O2", "-ffp-contract=off", "-shared", "-fPIC"]);
+    command.args(["-std=c++17", "-O1", "-ffp-contract=off", "-shared", "-fPIC"]);
     command.args(["-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"]);
     if cfg!(target_arch = "x86_64") {
         command.arg("-mfma");
