@@ -35,7 +35,7 @@ const ISOLATED_FP32: f64 = 2e-6;
 /// Half types, isolated, without a budget, in unit roundoffs: a stage with other rounding points than
 /// the reference is off by up to about half of one.
 const ISOLATED_HALF: f64 = 1.0;
-/// Chained, in isolated tolerances times the square root of the number of blocks, as independent
+/// Chained, in isolated tolerances times the square root of the number of blocks before, as independent
 /// errors grow: bf16 needed up to 1e-2 after three blocks, fp32 8e-7.
 const CHAINED: f64 = 4.0;
 /// The most blocks that count: a file may name any number, and no bound may grow beyond noise.
@@ -84,10 +84,19 @@ fn relative(context: &ToleranceContext<'_>) -> f64 {
     two_digits(match context.mode {
         Mode::Isolated => isolated,
         Mode::Chained | Mode::Recorded => {
-            let blocks = context.layers.clamp(1, MOST_BLOCKS);
+            let blocks = blocks_before(context).clamp(1, MOST_BLOCKS);
             isolated * CHAINED * (blocks as f64).sqrt()
         }
     })
+}
+
+/// How many blocks a value has come through, its own included; all of them after the last.
+fn blocks_before(context: &ToleranceContext<'_>) -> usize {
+    match (context.stage.layer(), context.role) {
+        (Some(layer), _) => layer.saturating_add(1),
+        (None, Some(Role::Embedding | Role::EmbeddingNorm)) => 0,
+        (None, _) => context.layers,
+    }
 }
 
 fn logits(context: &ToleranceContext<'_>) -> Bound {
@@ -200,9 +209,9 @@ mod tests {
 
     #[test]
     fn no_number_of_blocks_makes_a_bound_of_noise() {
-        let rel = |layers| {
+        let rel = |stage: &str, layers| {
             let context = ToleranceContext {
-                stage: &"h.1".into(),
+                stage: &stage.into(),
                 role: None,
                 device: None,
                 same_kernels: false,
@@ -213,7 +222,11 @@ mod tests {
             };
             tolerance(&context).tolerance.to_string()
         };
-        assert_eq!(rel(2), "rel 2.2e-2");
-        assert_eq!([rel(128), rel(2000), rel(usize::MAX)], ["rel 1.8e-1"; 3]);
+        assert_eq!(rel("ln_f", 2), "rel 2.2e-2");
+        let deep = [128, 2000, usize::MAX].map(|layers| rel("ln_f", layers));
+        assert_eq!(deep, ["rel 1.8e-1"; 3]);
+        // However deep the model, a value has come through the blocks before it.
+        assert_eq!(rel("h.1", 2000), "rel 2.2e-2");
+        assert_eq!(rel("h.0.mlp.gelu", 2000), "rel 1.6e-2");
     }
 }
