@@ -289,9 +289,8 @@ fn reference(golden: &str, model: &str, capability: (u32, u32), splits: usize) -
     let opened = Golden::open(copy.golden()).expect("a golden");
     let manifest = opened.manifest();
     let model = goldens().join(model).join("hf");
-    let candidate = parity::diff::Candidate::open(&model)
-        .expect("a model")
-        .cast(manifest.dtype);
+    let candidate =
+        parity::diff::Candidate::open_as(&model, Some(manifest.dtype)).expect("a model");
     let plan = manifest
         .model
         .plan(manifest.dtype, &manifest.arithmetic)

@@ -21,3 +21,4 @@ mod padding;
 mod shards;
 mod sparse;
 mod torch;
+mod types;

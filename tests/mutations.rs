@@ -129,8 +129,8 @@ fn trial(
     let path = common::goldens().join(golden);
     let golden = Golden::open(&path).expect("a golden");
     let folder = common::goldens().join(folder).join("hf");
-    let candidate = Candidate::open(&folder).expect("a model");
-    let candidate = candidate.cast(golden.manifest().dtype);
+    let dtype = Some(golden.manifest().dtype);
+    let candidate = Candidate::open_as(&folder, dtype).expect("a model");
     let Damaged {
         candidate,
         stage: right_stage,

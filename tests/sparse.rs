@@ -290,7 +290,7 @@ fn a_wrong_model_fails_at_the_first_recorded_stage_that_shows_it() {
         let whole = Golden::open(&path).expect("a golden");
         let dtype = whole.manifest().dtype;
         let folder = common::goldens().join(folder).join("hf");
-        let open = || Candidate::open(&folder).expect("a model").cast(dtype);
+        let open = || Candidate::open_as(&folder, Some(dtype)).expect("a model");
         let correct = open();
         let plan = correct
             .model

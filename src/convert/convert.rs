@@ -79,24 +79,25 @@ pub fn convert(
     options: &Options,
     on: &(dyn Fn(Event) + Sync),
 ) -> Result<Report> {
-    let dtype = options.dtype.unwrap_or(model.dtype());
+    let asked = options.dtype;
+    let dtype = asked.unwrap_or(model.dtype());
     if !dtype.is_runnable() {
         let expected = "fp32, fp16 or bf16 to store a model in";
         return Err(BadInput::new(output, expected, dtype.to_string()).into());
     }
-    let shards = shards(model.tensors(), dtype, options.max_shard_size);
-    let total: u64 = shards.iter().map(|shard| data_len(shard, dtype)).sum();
-    let fingerprint = fingerprint(model, dtype, options.max_shard_size)?;
+    let shards = shards(model.tensors(), asked, options.max_shard_size);
+    let total: u64 = shards.iter().map(|shard| data_len(shard, asked)).sum();
+    let fingerprint = fingerprint(model, asked, options.max_shard_size)?;
     let folder = OutputFolder::create(output, options.force, &fingerprint)?;
     let (done, missing): (Vec<&Shard<'_>>, Vec<&Shard<'_>>) = shards
         .iter()
-        .partition(|shard| is_complete(&folder.file(&shard.file), shard, dtype));
-    let size = |shards: &[&Shard<'_>]| shards.iter().map(|s| data_len(s, dtype)).sum::<u64>();
+        .partition(|shard| is_complete(&folder.file(&shard.file), shard, asked));
+    let size = |shards: &[&Shard<'_>]| shards.iter().map(|s| data_len(s, asked)).sum::<u64>();
     folder.check_space(size(&missing))?;
     on(Event::Writing { total });
     on(Event::Bytes(size(&done)));
     missing.par_iter().try_for_each(|shard| {
-        write_shard(&folder, shard, dtype, &|bytes| on(Event::Bytes(bytes)))
+        write_shard(&folder, shard, asked, &|bytes| on(Event::Bytes(bytes)))
     })?;
 
     let mut files: Vec<String> = shards.iter().map(|shard| shard.file.clone()).collect();
@@ -108,7 +109,7 @@ pub fn convert(
     if options.verify {
         on(Event::Verifying { total });
         let staged = folder.file("");
-        verify(&staged, model.tensors(), dtype, &|bytes| {
+        verify(&staged, model.tensors(), asked, &|bytes| {
             on(Event::Bytes(bytes))
         })?;
     }
@@ -128,27 +129,27 @@ pub fn convert(
 fn write_shard(
     folder: &OutputFolder,
     shard: &Shard<'_>,
-    dtype: DType,
+    asked: Option<DType>,
     on: &dyn Fn(u64),
 ) -> Result<()> {
     let path = folder.file(&shard.file);
     let mut file = OutputFile::create(&path)?;
-    file.write_all(&header(shard, dtype))
+    file.write_all(&header(shard, asked))
         .map_err(Error::io(&path, "write"))?;
     for tensor in &shard.tensors {
-        write_tensor(&mut file, &path, tensor, dtype, on)?;
+        write_tensor(&mut file, &path, tensor, asked, on)?;
     }
     file.commit()
 }
 
 /// Whether a file of weights is there: with its header and as much data as that promises. Files are
 /// renamed into place when they are complete, so that is enough.
-fn is_complete(path: &Path, shard: &Shard<'_>, dtype: DType) -> bool {
+fn is_complete(path: &Path, shard: &Shard<'_>, asked: Option<DType>) -> bool {
     let Ok(mut file) = File::open(path) else {
         return false;
     };
-    let header = header(shard, dtype);
-    let whole = header.len() as u64 + data_len(shard, dtype);
+    let header = header(shard, asked);
+    let whole = header.len() as u64 + data_len(shard, asked);
     let mut found = vec![0; header.len()];
     file.metadata().is_ok_and(|kind| kind.len() == whole)
         && file.read_exact(&mut found).is_ok()
@@ -174,7 +175,7 @@ fn index(shards: &[Shard<'_>], total: u64) -> serde_json::Value {
 
 /// What makes two runs write the same files: the checkpoint's files by size and time, and the
 /// options.
-fn fingerprint(model: &Converted, dtype: DType, largest: ByteSize) -> Result<String> {
+fn fingerprint(model: &Converted, asked: Option<DType>, largest: ByteSize) -> Result<String> {
     let folder = model.checkpoint().path();
     let mut files = Vec::new();
     let mut folders = vec![folder.to_owned()];
@@ -196,13 +197,13 @@ fn fingerprint(model: &Converted, dtype: DType, largest: ByteSize) -> Result<Str
     let tensors = model
         .tensors()
         .iter()
-        .map(|tensor: &ConvertedTensor| (&tensor.name, &tensor.shape, bytes(tensor, dtype)));
+        .map(|tensor: &ConvertedTensor| (&tensor.name, &tensor.shape, bytes(tensor, asked)));
     let tensors: Vec<_> = tensors.collect();
     let fingerprint = json!({
         "version": env!("CARGO_PKG_VERSION"),
         "checkpoint": files,
         "tensors": tensors,
-        "dtype": dtype.to_string(),
+        "dtype": asked.map(|dtype| dtype.to_string()),
         "max_shard_size": largest.0,
         "single": SINGLE,
     });

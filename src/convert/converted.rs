@@ -41,6 +41,11 @@ impl ConvertedTensor {
         self.elements.dtype()
     }
 
+    /// The type that it is written in: the one that is asked for, or else its own.
+    pub(super) fn written_as(&self, asked: Option<DType>) -> DType {
+        asked.unwrap_or(self.dtype())
+    }
+
     /// The whole tensor in memory.
     ///
     /// # Errors
@@ -84,7 +89,8 @@ impl Converted {
                 recipe.notes.push(compared(&checkpoint, copy, &tensors)?);
             }
         }
-        let dtype = one_dtype(&checkpoint, &tensors)?;
+        let (dtype, mixed) = main_dtype(&checkpoint, &tensors)?;
+        recipe.notes.extend(mixed);
         let prefix = architecture.architecture().prefix();
         let short = |name: &str| name.strip_prefix(prefix).unwrap_or(name).to_owned();
         let names = tensors.iter().enumerate();
@@ -117,7 +123,7 @@ impl Converted {
         &self.tensors
     }
 
-    /// Storage type of the checkpoint's tensors.
+    /// Storage type of the checkpoint's tensors, or of most of their elements.
     pub fn dtype(&self) -> DType {
         self.dtype
     }
@@ -293,18 +299,47 @@ fn compared(
     ))
 }
 
-/// The one floating type that all tensors have.
-fn one_dtype(checkpoint: &MegatronCheckpoint, tensors: &[ConvertedTensor]) -> Result<DType> {
-    let dtype = tensors.first().map_or(DType::F32, ConvertedTensor::dtype);
-    let odd = tensors
-        .iter()
-        .find(|tensor| tensor.dtype() != dtype || !dtype.is_runnable());
-    match odd {
-        None => Ok(dtype),
-        Some(tensor) => {
-            let expected = format!("weights that are all fp32, all fp16 or all bf16, as {dtype}");
-            let fault = BadInput::new(checkpoint.path(), expected, tensor.dtype().to_string());
-            Err(fault.at(&tensor.source).into())
+/// The floating type that most elements have, and what to say where some have others.
+fn main_dtype(
+    checkpoint: &MegatronCheckpoint,
+    tensors: &[ConvertedTensor],
+) -> Result<(DType, Option<String>)> {
+    let mut types: Vec<(DType, usize, Vec<&str>)> = Vec::new();
+    for tensor in tensors {
+        let dtype = tensor.dtype();
+        if !dtype.is_runnable() {
+            let expected = "weights in fp32, fp16 or bf16";
+            let fault = BadInput::new(checkpoint.path(), expected, dtype.to_string());
+            return Err(fault.at(&tensor.source).into());
+        }
+        let elements: usize = tensor.shape.iter().product();
+        match types.iter_mut().find(|(other, ..)| *other == dtype) {
+            Some((_, count, names)) => {
+                *count += elements;
+                names.push(&tensor.source);
+            }
+            None => types.push((dtype, elements, vec![&tensor.source])),
         }
     }
+    types.sort_by_key(|(_, elements, _)| std::cmp::Reverse(*elements));
+    let Some(((main, ..), others)) = types.split_first() else {
+        return Ok((DType::F32, None));
+    };
+    let others = others.iter().map(|(dtype, _, names)| {
+        format!(
+            "{} of {} in {dtype} ({} first)",
+            names.len(),
+            tensors.len(),
+            names[0]
+        )
+    });
+    let others: Vec<String> = others.collect();
+    let note = (!others.is_empty()).then(|| {
+        format!(
+            "weights are stored in {main}, but {}: kept as they are unless --dtype is given; transformers casts \
+             them to {main} on loading",
+            others.join(" and ")
+        )
+    });
+    Ok((*main, note))
 }

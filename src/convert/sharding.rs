@@ -64,17 +64,17 @@ pub(super) struct Shard<'a> {
     pub(super) tensors: Vec<&'a ConvertedTensor>,
 }
 
-/// Fills files of at most `largest` bytes with tensors stored as `dtype`, in order; a tensor that
+/// Fills files of at most `largest` bytes with tensors as they are written, in order; a tensor that
 /// is larger has a file of its own. Files are named as transformers names them.
 pub(super) fn shards(
     tensors: &[ConvertedTensor],
-    dtype: DType,
+    asked: Option<DType>,
     largest: ByteSize,
 ) -> Vec<Shard<'_>> {
     let mut files: Vec<Vec<&ConvertedTensor>> = Vec::new();
     let mut held = 0;
     for tensor in tensors {
-        let size = bytes(tensor, dtype);
+        let size = bytes(tensor, asked);
         match files.last_mut() {
             Some(file) if held + size <= largest.0 => file.push(tensor),
             _ => {
@@ -105,9 +105,9 @@ pub(super) fn is_weights(name: &str) -> bool {
     name == SINGLE || name == INDEX || name.starts_with("model-") && name.ends_with(".safetensors")
 }
 
-/// Bytes of a tensor stored as `dtype`.
-pub(super) fn bytes(tensor: &ConvertedTensor, dtype: DType) -> u64 {
-    (tensor.elements.len() * dtype.size()) as u64
+/// Bytes of a tensor as it is written.
+pub(super) fn bytes(tensor: &ConvertedTensor, asked: Option<DType>) -> u64 {
+    (tensor.elements.len() * tensor.written_as(asked).size()) as u64
 }
 
 #[cfg(test)]
@@ -147,7 +147,7 @@ mod tests {
             tensor("d", 1),
         ];
         let names = |dtype, largest| {
-            let shards = shards(&tensors, dtype, ByteSize(largest));
+            let shards = shards(&tensors, Some(dtype), ByteSize(largest));
             let names = shards.iter().map(|shard| {
                 let tensors = shard.tensors.iter().map(|t| t.name.as_str());
                 (shard.file.clone(), tensors.collect::<String>())

@@ -22,7 +22,7 @@ use std::path::Path;
 pub(super) fn verify(
     folder: &Path,
     tensors: &[ConvertedTensor],
-    dtype: DType,
+    asked: Option<DType>,
     on: &dyn Fn(u64),
 ) -> Result<()> {
     let files = SafetensorsFiles::open(folder)?;
@@ -33,6 +33,7 @@ pub(super) fn verify(
     }
     for tensor in tensors {
         let written = files.load(&tensor.name)?;
+        let dtype = tensor.written_as(asked);
         let fault = |expected: String, found: String| {
             BadInput::new(folder, expected, found).at(&tensor.name)
         };

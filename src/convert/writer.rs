@@ -15,13 +15,16 @@ use std::path::Path;
 const PIECE: usize = 4 << 20;
 
 /// The beginning of a shard's file: everything before the data.
-pub(super) fn header(shard: &Shard<'_>, dtype: DType) -> Vec<u8> {
+pub(super) fn header(shard: &Shard<'_>, asked: Option<DType>) -> Vec<u8> {
     let mut entries = Map::new();
     entries.insert("__metadata__".into(), json!({ "format": "pt" }));
     let mut next = 0;
     for tensor in &shard.tensors {
-        let end = next + bytes(tensor, dtype);
-        let name = dtype.float().map(|float| float.safetensors);
+        let end = next + bytes(tensor, asked);
+        let name = tensor
+            .written_as(asked)
+            .float()
+            .map(|float| float.safetensors);
         let entry = json!({ "dtype": name, "shape": tensor.shape, "data_offsets": [next, end] });
         entries.insert(tensor.name.clone(), entry);
         next = end;
@@ -34,27 +37,28 @@ pub(super) fn header(shard: &Shard<'_>, dtype: DType) -> Vec<u8> {
 }
 
 /// Bytes of a shard's data.
-pub(super) fn data_len(shard: &Shard<'_>, dtype: DType) -> u64 {
+pub(super) fn data_len(shard: &Shard<'_>, asked: Option<DType>) -> u64 {
     shard
         .tensors
         .iter()
-        .map(|tensor| bytes(tensor, dtype))
+        .map(|tensor| bytes(tensor, asked))
         .sum()
 }
 
-/// Writes a tensor's elements as `dtype`. `on` hears of every piece, by its bytes.
+/// Writes a tensor's elements, in the type that is asked for or else its own. `on` hears of every piece, by its bytes.
 ///
 /// Elements of the same type are copied; others are rounded to nearest even, once.
 ///
 /// # Errors
-/// If the file cannot be written, or a finite value is infinite in `dtype`.
+/// If the file cannot be written, or a finite value is infinite in that type.
 pub(super) fn write_tensor(
     file: &mut impl Write,
     path: &Path,
     tensor: &ConvertedTensor,
-    dtype: DType,
+    asked: Option<DType>,
     on: &dyn Fn(u64),
 ) -> Result<()> {
+    let dtype = tensor.written_as(asked);
     let mut buffer = Vec::new();
     tensor.elements.pieces(PIECE, &mut |piece| {
         buffer.resize(piece.len() * piece.dtype().size(), 0);

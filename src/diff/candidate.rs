@@ -10,7 +10,7 @@ use crate::error::{BadInput, Result};
 use crate::explain::{Injected, StepEdit};
 use crate::plan::{Arithmetic, MegatronArithmetic, Plan, TransformersArithmetic};
 use crate::tensor::DType;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// The head's weight, where it is one of its own.
@@ -37,11 +37,20 @@ pub struct Candidate {
 }
 
 impl Candidate {
-    /// Opens a folder of either kind.
+    /// Opens a folder of either kind; weights are of the type that its settings name.
     ///
     /// # Errors
     /// If it holds neither, or not all of a model.
     pub fn open(path: &Path) -> Result<Self> {
+        Self::open_as(path, None)
+    }
+
+    /// As [`Self::open`], with weights rounded to a type as they are loaded, as
+    /// `from_pretrained(dtype=…)` does.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_as(path: &Path, dtype: Option<DType>) -> Result<Self> {
         if MegatronCheckpoint::recognises(path) {
             let single = path.join("model.safetensors");
             if single.exists() || path.join("model.safetensors.index.json").exists() {
@@ -50,13 +59,13 @@ impl Candidate {
                 let remedy = "name a folder that holds the one that is meant";
                 return Err(fault.remedy(remedy).into());
             }
-            Self::from_megatron(path)
+            Self::from_megatron(path, dtype)
         } else {
-            Self::from_transformers(path)
+            Self::from_transformers(path, dtype)
         }
     }
 
-    fn from_transformers(path: &Path) -> Result<Self> {
+    fn from_transformers(path: &Path, dtype: Option<DType>) -> Result<Self> {
         let folder = TransformersFolder::open(path)?;
         let config = folder.config().clone();
         Self {
@@ -70,10 +79,10 @@ impl Candidate {
             rewriting: None,
             notes: Vec::new(),
         }
-        .adapted()
+        .adapted(dtype)
     }
 
-    fn from_megatron(path: &Path) -> Result<Self> {
+    fn from_megatron(path: &Path, dtype: Option<DType>) -> Result<Self> {
         let converted = Converted::new(MegatronCheckpoint::open(path, &[])?, None, None)?;
         let config = converted.config()?;
         Self {
@@ -87,7 +96,7 @@ impl Candidate {
             rewriting: None,
             notes: Vec::new(),
         }
-        .adapted()
+        .adapted(dtype)
     }
 
     /// A head that is there although the embedding is to be used for it: one that differs is run, as
@@ -128,8 +137,8 @@ impl Candidate {
     }
 
     /// Its weights as plans want them, its vocabulary as large as its embedding.
-    fn adapted(mut self) -> Result<Self> {
-        self = self.with_its_head()?;
+    fn adapted(mut self, asked: Option<DType>) -> Result<Self> {
+        self = self.cast(asked).with_its_head()?;
         let names = self.weights.names().into_iter();
         let transposed = names.filter(|name| self.model.is_transposed(name));
         let transposed: BTreeSet<String> = transposed.map(str::to_owned).collect();
@@ -153,24 +162,34 @@ impl Candidate {
         Ok(self)
     }
 
-    /// The same model with its weights rounded to a type as they are loaded, as
-    /// `from_pretrained(dtype=…)` does.
-    #[must_use]
-    pub fn cast(self, dtype: DType) -> Self {
-        if dtype == self.dtype {
-            return self;
+    /// The same model with all of its weights in one type, the one that is asked for or else its own: rounded as
+    /// they are loaded, as transformers rounds what is stored in others.
+    fn cast(mut self, asked: Option<DType>) -> Self {
+        let dtype = asked.unwrap_or(self.dtype);
+        let mut others: BTreeMap<String, Vec<&str>> = BTreeMap::new();
+        for name in self.weights.names() {
+            let stored = self.weights.stored(name).map(|stored| stored.dtype);
+            if let Some(stored) = stored.filter(|stored| *stored != dtype && stored.is_runnable()) {
+                others.entry(stored.to_string()).or_default().push(name);
+            }
         }
-        let mut notes = self.notes;
-        notes.push(format!(
-            "weights cast from {} to {dtype} on loading",
-            self.dtype
-        ));
-        Self {
-            weights: Box::new(Adapted::new(self.weights).cast(dtype)),
-            dtype,
-            notes,
-            ..self
+        let count = self.weights.names().len();
+        for (stored, names) in &others {
+            self.notes.push(match names.as_slice() {
+                names if names.len() == count => {
+                    format!("weights cast from {stored} to {dtype} on loading")
+                }
+                [first, ..] => format!(
+                    "{} of {count} weights are stored as {stored} ({first} first): cast to {dtype} on loading",
+                    names.len()
+                ),
+                [] => continue,
+            });
         }
+        if !others.is_empty() {
+            self.weights = Box::new(Adapted::new(self.weights).cast(dtype));
+        }
+        Self { dtype, ..self }
     }
 
     /// The tensors with a row for every token: the embedding and, if it is one of its own, the head.

@@ -16,11 +16,7 @@ use crate::golden::Golden;
 /// If an input is malformed or golden and model do not fit together. That they differ is no error.
 pub fn diff(case: &Case, options: &Options, on: &mut dyn FnMut(Event<'_>)) -> Result<CaseOutcome> {
     let golden = Golden::open(&case.golden)?;
-    let candidate = Candidate::open(&case.model)?;
-    let candidate = match case.dtype {
-        Some(dtype) => candidate.cast(dtype),
-        None => candidate,
-    };
+    let candidate = Candidate::open_as(&case.model, case.dtype)?;
     diff_candidate(case, &golden, &candidate, options, on)
 }
 

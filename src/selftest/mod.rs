@@ -88,13 +88,7 @@ impl SelfTest {
 /// As [`diff`](crate::diff::diff).
 pub fn selftest(case: &Case, options: &Options, on: &mut dyn FnMut(Event<'_>)) -> Result<SelfTest> {
     let golden = Golden::open(&case.golden)?;
-    let open = || -> Result<Candidate> {
-        let candidate = Candidate::open(&case.model)?;
-        Ok(match case.dtype {
-            Some(dtype) => candidate.cast(dtype),
-            None => candidate,
-        })
-    };
+    let open = || Candidate::open_as(&case.model, case.dtype);
     let candidate = open()?;
     let baseline = diff_candidate(case, &golden, &candidate, options, on)?;
     let mut result = SelfTest {

@@ -1,0 +1,158 @@
+//! Models and dumps whose tensors are of several types, as they come from frameworks.
+
+use crate::common::torch::{self, Py};
+use crate::common::{self, Copy, goldens};
+use parity::checkpoint::megatron::MegatronCheckpoint;
+use parity::checkpoint::{SafetensorsFiles, Weights};
+use parity::convert::{ByteSize, Converted, Options, convert};
+use parity::diff::{Candidate, Verdict};
+use parity::tensor::DType;
+use safetensors::tensor::{Dtype, TensorView};
+use safetensors::{SafeTensors, serialize};
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+const NORM: &str = "h.0.input_layernorm.weight";
+
+/// Stores the norms of a bf16 model in fp32, beyond what bf16 holds.
+fn with_wide_norms(copy: &Copy) {
+    let path = copy.model().join("model.safetensors");
+    let bytes = fs::read(&path).expect("weights");
+    let file = SafeTensors::deserialize(&bytes).expect("safetensors");
+    let mut wide: BTreeMap<String, (Vec<usize>, Vec<u8>)> = BTreeMap::new();
+    for (name, tensor) in file.tensors() {
+        if name.contains("layernorm") {
+            let values = tensor.data().chunks(2).flat_map(|bits| {
+                let value = half::bf16::from_le_bytes([bits[0], bits[1]]).to_f32();
+                (value * (1.0 + f32::EPSILON)).to_le_bytes()
+            });
+            wide.insert(name, (tensor.shape().to_vec(), values.collect()));
+        }
+    }
+    let mut all: BTreeMap<String, TensorView<'_>> = file.tensors().into_iter().collect();
+    for (name, (shape, data)) in &wide {
+        let view = TensorView::new(Dtype::F32, shape.clone(), data).expect("a tensor");
+        all.insert(name.clone(), view);
+    }
+    fs::write(path, serialize(all, None).expect("safetensors")).expect("written");
+}
+
+#[test]
+fn weights_of_other_types_are_cast_on_loading_once() {
+    let copy = Copy::of("bloom_bf16_tp1");
+    with_wide_norms(&copy);
+    let outcome = common::run(&copy.case());
+    assert_eq!(outcome.verdict(), Verdict::Pass);
+    let note = "10 of 29 weights are stored as fp32 (h.0.input_layernorm.bias first): cast to bf16 on loading";
+    assert!(
+        outcome.notes.iter().any(|other| other == note),
+        "{:?}",
+        outcome.notes
+    );
+    // Asked for fp32, nothing passes through bf16 on the way.
+    let wide = Candidate::open_as(&copy.model(), Some(DType::F32)).expect("a model");
+    let narrow = Candidate::open(&goldens().join("bloom_bf16_tp1/hf")).expect("a model");
+    let [wide, narrow] = [wide, narrow].map(|model| model.weights.load(NORM).expect("a norm"));
+    let [wide, narrow] = [wide, narrow].map(|norm| norm.widened().expect("fp64"));
+    let [wide, narrow] = [&wide, &narrow].map(|norm| norm.as_slice::<f64>().expect("fp64"));
+    for (wide, narrow) in wide.iter().zip(narrow) {
+        assert_eq!(*wide as f32, *narrow as f32 * (1.0 + f32::EPSILON));
+        assert_ne!(wide, narrow);
+    }
+}
+
+/// A BLOOM of one rank, its weights bf16 and its norms fp32.
+fn mixed(folder: &Path) {
+    let blocks: [(&str, &[i64]); 12] = [
+        ("input_layernorm.weight", &[4]),
+        ("input_layernorm.bias", &[4]),
+        ("self_attention.query_key_value.weight", &[12, 4]),
+        ("self_attention.query_key_value.bias", &[12]),
+        ("self_attention.dense.weight", &[4, 4]),
+        ("self_attention.dense.bias", &[4]),
+        ("post_attention_layernorm.weight", &[4]),
+        ("post_attention_layernorm.bias", &[4]),
+        ("mlp.dense_h_to_4h.weight", &[16, 4]),
+        ("mlp.dense_h_to_4h.bias", &[16]),
+        ("mlp.dense_4h_to_h.weight", &[4, 16]),
+        ("mlp.dense_4h_to_h.bias", &[4]),
+    ];
+    let embeddings: [(&str, &[i64]); 3] = [
+        ("word_embeddings.weight", &[8, 4]),
+        ("word_embeddings.norm.weight", &[4]),
+        ("word_embeddings.norm.bias", &[4]),
+    ];
+    let last: [(&str, &[i64]); 2] = [("weight", &[4]), ("bias", &[4])];
+    for (layer, tensors) in [(1, &embeddings[..]), (3, &blocks), (5, &last)] {
+        let tensors = tensors.iter().map(|(name, shape)| {
+            let wide = torch::Tensor::counting(shape, 1.0 + f32::EPSILON);
+            let halves = wide.data.chunks(4).flat_map(|bytes| [bytes[2], bytes[3]]);
+            let tensor = if name.contains("norm") || layer == 5 {
+                wide
+            } else {
+                torch::Tensor::new("BFloat16Storage", shape, halves.collect())
+            };
+            ((*name).to_owned(), Py::Tensor(tensor))
+        });
+        let name = format!("layer_{layer:02}-model_00-model_states.pt");
+        fs::write(folder.join(name), torch::file(&torch::dict(tensors))).expect("written");
+    }
+    let sizes = [
+        ("hidden_size", 4),
+        ("num_attention_heads", 2),
+        ("num_layers", 1),
+    ];
+    let mut args: Vec<(String, Py)> = sizes
+        .map(|(name, value)| (name.to_owned(), Py::Int(value)))
+        .into();
+    args.push(("layernorm_epsilon".into(), Py::Float(1e-5)));
+    let state = torch::dict([("args".to_owned(), Py::Object("argparse Namespace", args))]);
+    let path = folder.join("mp_rank_00_model_states.pt");
+    fs::write(path, torch::file(&state)).expect("written");
+}
+
+#[test]
+fn checkpoints_of_several_types_convert() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let checkpoint = folder.path().join("global_step1");
+    fs::create_dir(&checkpoint).expect("a folder");
+    mixed(&checkpoint);
+    let model = || {
+        let checkpoint = MegatronCheckpoint::open(&checkpoint, &[]).expect("a checkpoint");
+        Converted::new(checkpoint, None, None).expect("a model")
+    };
+    assert_eq!(model().dtype(), DType::Bf16);
+    let notes = model().notes().join("\n");
+    assert!(
+        notes.contains("stored in bf16, but 8 of 17 in fp32"),
+        "{notes}"
+    );
+    for (asked, norm, weight) in [
+        (None, DType::F32, DType::Bf16),
+        (Some(DType::Bf16), DType::Bf16, DType::Bf16),
+        (Some(DType::F32), DType::F32, DType::F32),
+        (Some(DType::F16), DType::F16, DType::F16),
+    ] {
+        let output = folder.path().join(format!("{asked:?}"));
+        let options = Options {
+            dtype: asked,
+            max_shard_size: ByteSize(5_000_000_000),
+            force: false,
+            verify: true,
+        };
+        convert(&model(), &output, &options, &|_| {}).expect("converted");
+        let files = SafetensorsFiles::open(&output).expect("weights");
+        let stored = |name: &str| files.stored(name).expect("a tensor").dtype;
+        assert_eq!(stored("transformer.h.0.input_layernorm.weight"), norm);
+        assert_eq!(stored("transformer.h.0.mlp.dense_h_to_4h.weight"), weight);
+        // It opens as one model.
+        let opened = Candidate::open(&output).expect("a model");
+        assert_eq!(opened.dtype, asked.unwrap_or(DType::Bf16));
+    }
+    // So does the checkpoint itself.
+    assert_eq!(
+        Candidate::open(&checkpoint).expect("a model").dtype,
+        DType::Bf16
+    );
+}
