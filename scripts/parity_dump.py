@@ -154,7 +154,7 @@ class _Recorder:
         self.rank, self.size = tensor_parallel
         self.suffix = ".tp%d" % self.rank if self.size > 1 else ""
         self.arrays, self.calls, self.written, self.hooks = {}, {}, [], []
-        self.tokens, self.classes, self.use_cache = None, {}, None
+        self.tokens, self.classes, self.use_cache, self.autocast = None, {}, None, False
         self.positions, self.mask, self.attending, self.wrapped = None, None, None, []
         self.parameters = [p.dtype for p in model.parameters() if p.is_floating_point()]
         self.device = str(next((p.device for p in model.parameters()), torch.device("cpu")))
@@ -267,6 +267,7 @@ class _Recorder:
         # which kernel a GPU's library takes.
         default = getattr(getattr(module, "config", None), "use_cache", None)
         given = _by_name(module, args, kwargs)
+        self.autocast = _autocast(self.device)
         self.use_cache = given.get("use_cache", default)
         self._on_positions(module, (), {"position_ids": given.get("position_ids")})
         mask = given.get("attention_mask")
@@ -369,7 +370,7 @@ class _Recorder:
             "tensor_parallel": self.size,
             "rank": self.rank,
             "config": config,
-            "numerics": {**_numerics(config), "use_cache": self.use_cache},
+            "numerics": {**_numerics(config), "use_cache": self.use_cache, "autocast": self.autocast},
             "arrays": list(self.arrays.values()),
         }
         if self.device.startswith("cuda"):
@@ -391,6 +392,19 @@ class _Recorder:
                 os.remove(path)
         with contextlib.suppress(OSError):
             os.rmdir(self.folder)
+
+
+def _autocast(device):
+    """The type in which autocast runs products on this kind of device; False if it is off."""
+    kind = device.split(":")[0]
+    try:
+        if not torch.is_autocast_enabled(kind):
+            return False
+        return _NAMES[torch.get_autocast_dtype(kind)]
+    except (TypeError, AttributeError):  # torch before 2.4 knows them by name
+        enabled = torch.is_autocast_cpu_enabled if kind == "cpu" else torch.is_autocast_enabled
+        dtype = torch.get_autocast_cpu_dtype if kind == "cpu" else torch.get_autocast_gpu_dtype
+        return _NAMES[dtype()] if enabled() else False
 
 
 def _by_name(module, args, kwargs):
@@ -502,7 +516,6 @@ def _numerics(config):
         "matmul_tf32": _matmul_tf32(),
         "cudnn_tf32": torch.backends.cudnn.allow_tf32,
         "deterministic_algorithms": torch.are_deterministic_algorithms_enabled(),
-        "autocast": torch.is_autocast_enabled(),
         "cublas_workspace": os.environ.get("CUBLAS_WORKSPACE_CONFIG"),
         "attn_implementation": config.get("attn_implementation") if isinstance(config, dict) else None,
     }

@@ -101,11 +101,9 @@ fn blocks_before(context: &ToleranceContext<'_>) -> usize {
 
 fn logits(context: &ToleranceContext<'_>) -> Bound {
     match (context.mode, half_roundoff(context)) {
-        (Mode::Chained | Mode::Recorded, Some(roundoff)) => {
-            Bound::StatRms(two_digits(LOGITS_CHAINED_HALF * roundoff))
-        }
+        (_, None) => Bound::Stat(LOGITS),
         (Mode::Isolated, Some(_)) if context.budgeted => Bound::StatRounding,
-        _ => Bound::Stat(LOGITS),
+        (_, Some(roundoff)) => Bound::StatRms(two_digits(LOGITS_CHAINED_HALF * roundoff)),
     }
 }
 

@@ -35,6 +35,9 @@ pub(super) struct AlignedStage<'a> {
     pub(super) id: StageId,
     /// The type of the step's values.
     pub(super) dtype: DType,
+    /// The type that decides how far values may be apart where no budget does: the narrowest that either side
+    /// computed them or what they are made of in.
+    pub(super) judged_as: DType,
     /// The shape of the step's value.
     pub(super) shape: Vec<usize>,
     /// What is done to the recorded value.
@@ -187,6 +190,7 @@ impl<'a> AlignedStage<'a> {
             record,
             id: record.stage.clone(),
             dtype,
+            judged_as: manifest.provenance.autocast.unwrap_or(dtype),
             shape: shape.to_vec(),
             adjustments: Vec::new(),
             adjusted: None,
@@ -200,9 +204,24 @@ impl<'a> AlignedStage<'a> {
         &self.record.stage
     }
 
+    /// The type that the reference's values have.
+    pub(super) fn recorded_type(&self) -> DType {
+        self.record.dtype
+    }
+
+    /// Whether the reference rounded its values to the type that the step computes.
+    pub(super) fn is_of_one_type(&self) -> bool {
+        self.recorded_type() == self.dtype
+    }
+
     /// Whether all values were recorded, not statistics of them.
     pub(super) fn is_full(&self) -> bool {
         matches!(self.record.content, Content::Full { .. })
+    }
+
+    /// Whether the reference ran its products in a type of their own.
+    pub(super) fn is_of_autocast(&self) -> bool {
+        self.golden.manifest().provenance.autocast.is_some()
     }
 
     /// What is measured beside the differences themselves.
@@ -242,6 +261,11 @@ impl<'a> AlignedStage<'a> {
         backend: &B,
     ) -> Result<RecordedValue<B::Array>> {
         let raw = self.without_padding(raw)?;
+        // What autocast computed in a half type is read in the type that the step computes.
+        let raw = match raw.dtype().is_half() && self.dtype == DType::F32 {
+            true => raw.cast(self.dtype)?,
+            false => raw,
+        };
         let aligned = self.adjust(Value::given(raw.clone()), weights, None)?.array;
         if aligned.shape() != self.shape {
             let expected = format!("shape {:?}", self.shape);

@@ -92,8 +92,21 @@ impl Judge<'_> {
         };
         self.is_selected(stage)
             && stage.is_full()
+            && self.has_known_roundings(stage)
             && self.options.modes.list().contains(&Mode::Isolated)
             && asked()
+    }
+
+    /// Whether the reference's roundings since recorded values are those of a plan: a step that autocast ran in a
+    /// half type is of none.
+    fn has_known_roundings(&self, stage: &AlignedStage<'_>) -> bool {
+        stage.is_of_one_type() && (self.is_of_one_step(stage) || !stage.is_of_autocast())
+    }
+
+    /// Whether a stage is made of recorded values alone.
+    fn is_of_one_step(&self, stage: &AlignedStage<'_>) -> bool {
+        let stretch = self.stretches.get(&stage.id);
+        stretch.is_none_or(|stretch| stretch.through.is_empty())
     }
 
     /// Whether the flips of a stage are counted.
@@ -104,12 +117,18 @@ impl Judge<'_> {
 
     /// What has to hold of a stage in a mode; `budgeted` says whether it can have a budget.
     fn resolve(&self, stage: &AlignedStage<'_>, mode: Mode, budgeted: bool) -> ResolvedTolerance {
+        // Over several steps of which no rounding is known, errors grow as they do in a chain.
+        let grows = !budgeted && stage.is_of_autocast() && !self.is_of_one_step(stage);
         self.rules.resolve(&ToleranceContext {
             stage: stage.stage(),
             device: self.device,
             same_kernels: self.same_kernels,
-            mode,
-            dtype: stage.dtype,
+            mode: if grows { Mode::Chained } else { mode },
+            dtype: if budgeted {
+                stage.dtype
+            } else {
+                stage.judged_as
+            },
             budgeted,
             role: self.model.role(stage.stage()),
             layers: self.model.layers(),

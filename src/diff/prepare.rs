@@ -96,6 +96,7 @@ impl<'a> Prepared<'a> {
         let (theirs, inferred) = inference.complete(manifest.arithmetic)?;
         notes.extend(inferred);
         notes.extend(sequences_of(golden, &theirs)?);
+        notes.extend(autocast_of(golden));
         let arithmetic = candidate.arithmetic(case, &theirs);
         let plan = candidate.plan(&model, &arithmetic)?;
         rules_match(case, &plan)?;
@@ -105,6 +106,7 @@ impl<'a> Prepared<'a> {
         let shapes = plan.shapes(extents);
         let shapes = shapes.map_err(|e| e.in_file(manifest_of(golden)))?;
         let alignment = Alignment::new(golden, &plan, &shapes);
+        notes.extend(other_types(&alignment));
         let modes = modes(golden, &alignment, options, &mut notes)?;
         let on_cuda = match &options.backend {
             AnyBackend::Cpu(_) => None,
@@ -236,6 +238,32 @@ fn shared_vocabulary(golden: &Golden, candidate: &Candidate, notes: &mut Vec<Str
         ));
     }
     ours.min(theirs)
+}
+
+/// What cannot be said of a reference that ran under autocast.
+fn autocast_of(golden: &Golden) -> Option<String> {
+    let manifest = golden.manifest();
+    let half = manifest.provenance.autocast?;
+    Some(format!(
+        "the reference ran its products under {half} autocast, this model runs them in {}: what comes of them is \
+         held to {half}'s relative tolerances, not to rounding",
+        manifest.dtype
+    ))
+}
+
+/// Stages that the reference computed in other types than the model does, without autocast.
+fn other_types(alignment: &Alignment<'_>) -> Vec<String> {
+    let stages = alignment.iter();
+    let others = stages.filter(|stage| !stage.is_of_one_type() && !stage.is_of_autocast());
+    let note = |stage: &AlignedStage<'_>| {
+        format!(
+            "{} was recorded in {} and is computed in {}: held to relative tolerances, not to rounding",
+            stage.stage(),
+            stage.recorded_type(),
+            stage.dtype
+        )
+    };
+    others.map(note).collect()
 }
 
 /// What the golden's rows hold besides its sequences, if they do.

@@ -280,7 +280,11 @@ fn element_type(
         ));
     };
     let size = plain.size_field();
-    let is_bits = matches!(plain.type_char(), TypeChar::RawData | TypeChar::Uint);
+    // torch has no unsigned type of two bytes: bits are views of them as signed ones, too.
+    let is_bits = matches!(
+        plain.type_char(),
+        TypeChar::RawData | TypeChar::Uint | TypeChar::Int
+    );
     let declared =
         declared.filter(|dtype| is_bits && is_raw(*dtype) && dtype.size() as u64 == size);
     let known = match (plain.type_char(), size) {

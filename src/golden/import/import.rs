@@ -13,7 +13,7 @@ use crate::golden::manifest::{
     Content, FileRecord, Manifest, ProjectionFile, Provenance, StageRecord, StatisticsFiles,
 };
 use crate::plan::{Arithmetic, StageId, Variant};
-use crate::tensor::{Join, Layout, MappedFile, Tensor, npy};
+use crate::tensor::{DType, Join, Layout, MappedFile, Tensor, npy};
 use clap::ValueEnum;
 use serde_json::Value;
 use std::collections::{BTreeMap, HashMap};
@@ -70,6 +70,7 @@ pub fn import(
     fs::create_dir(&staging).map_err(Error::io(&staging, "create the folder"))?;
     let imported = Import {
         dump: &dump,
+        autocast: dump.autocast(described.dtype)?,
         described: &described,
         staging: &staging,
         statistics_only,
@@ -107,6 +108,8 @@ fn framework_of(dump: &RawDump) -> Result<Framework> {
 
 struct Import<'a> {
     dump: &'a RawDump,
+    /// The type in which autocast ran products, if it did.
+    autocast: Option<DType>,
     described: &'a Described,
     staging: &'a Path,
     statistics_only: bool,
@@ -148,9 +151,8 @@ impl Import<'_> {
                 continue;
             }
             let files = self.all_ranks(name, files)?;
-            self.dump
-                .listing
-                .check_types(&files, self.described.dtype)?;
+            let (listing, run) = (&self.dump.listing, self.described.dtype);
+            listing.check_types(&files, run, self.autocast)?;
             for hooked in hooked {
                 let variant = self.variant(&hooked);
                 let (stage, hook) = (hooked.stage, hooked.hook);
@@ -181,7 +183,7 @@ impl Import<'_> {
                 stages.push(StageRecord {
                     stage: stage.clone(),
                     source: name.clone(),
-                    dtype: self.described.dtype,
+                    dtype: read.value.dtype(),
                     layout,
                     variant,
                     content,
@@ -264,6 +266,27 @@ impl Import<'_> {
             .collect()
     }
 
+    /// An array in the type that its values have in truth: the run's, or autocast's; or fp32 of logits that no
+    /// narrower type holds.
+    fn array(&self, file: &Path, is_logits: bool) -> Result<Tensor> {
+        let run = self.described.dtype;
+        let declared = self.dump.listing.type_of(file).unwrap_or(run);
+        let array = npy::read(file, Some(declared))?;
+        if array.dtype().float().is_none() {
+            let expected = format!("values of a run in {run}");
+            let fault = BadInput::new(file, expected, array.dtype().to_string());
+            let remedy = "if these are bits of a half type, name it as dtype in the settings";
+            return Err(fault.remedy(remedy).into());
+        }
+        if self.autocast == Some(array.dtype()) {
+            return Ok(array);
+        }
+        match array.narrowed_exactly(run) {
+            Err(_) if is_logits && array.dtype() == DType::F32 => Ok(array),
+            narrowed => narrowed,
+        }
+    }
+
     /// A stage's value, of what every rank recorded.
     fn read(
         &self,
@@ -272,12 +295,12 @@ impl Import<'_> {
         hook: &Hook,
         tokens: [usize; 2],
     ) -> Result<Read> {
-        let (heads, dtype) = (self.described.model.heads(), self.described.dtype);
+        let heads = self.described.model.heads();
+        let is_logits = self.described.model.role(stage) == Some(Role::Logits);
         let shards = files
             .iter()
             .map(|file| {
-                let array = npy::read(file.as_path(), Some(dtype))?;
-                let array = array.narrowed_exactly(dtype)?;
+                let array = self.array(file, is_logits)?;
                 hook.part
                     .map_or(Ok(array.clone()), |part| part.of(&array, heads))
             })
@@ -546,6 +569,7 @@ impl Import<'_> {
             framework_version,
             commit,
             gpu,
+            autocast: self.autocast,
             numerics: numerics.unwrap_or_default(),
             alibi_slopes,
             torch: text("torch"),

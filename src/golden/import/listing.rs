@@ -1,7 +1,7 @@
 //! The arrays of a raw dump: which there are, of which ranks, and of which true types.
 
 use crate::error::{BadInput, Error, Result};
-use crate::tensor::{DType, MappedFile};
+use crate::tensor::{DType, MappedFile, npy};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -107,8 +107,9 @@ impl Listing {
                 let expected = "the arrays that it lists";
                 return Err(BadInput::new(path, expected, format!("no {file}")).into());
             }
-            // Arrays of other types than models are stored in are no stages.
-            if let Ok(dtype) = dtype.trim_start_matches("torch.").parse() {
+            // Arrays of other types than models are stored in are no stages, or bits of one.
+            let dtype = dtype.trim_start_matches("torch.").parse::<DType>().ok();
+            if let Some(dtype) = dtype.filter(|dtype| dtype.float().is_some()) {
                 self.types.insert(array, dtype);
             }
         }
@@ -121,9 +122,28 @@ impl Listing {
         Some((first, *self.types.get(first)?))
     }
 
-    /// Checks that files of one array are of one type, and that it is the run's, or a wider one in
+    /// The half type that some arrays of a run in fp32 have: autocast's.
+    pub(super) fn autocast(&self, run: DType) -> Option<DType> {
+        let files = self.arrays.values().flat_map(BTreeMap::values);
+        // A file's own type counts where nothing is said of it; bits are nobody's.
+        let own = |file: &PathBuf| Some(npy::read(file.as_path(), None).ok()?.dtype());
+        let mut types = files.filter_map(|file| self.type_of(file).or_else(|| own(file)));
+        types.find(|dtype| run == DType::F32 && dtype.is_half())
+    }
+
+    /// What the dump says that an array is.
+    pub(super) fn type_of(&self, file: &Path) -> Option<DType> {
+        self.types.get(file).copied()
+    }
+
+    /// Checks that files of one array are of one type, and that it is the run's, autocast's, or a wider one in
     /// which its values are kept.
-    pub(super) fn check_types(&self, files: &[&PathBuf], run: DType) -> Result<()> {
+    pub(super) fn check_types(
+        &self,
+        files: &[&PathBuf],
+        run: DType,
+        autocast: Option<DType>,
+    ) -> Result<()> {
         let typed = |file| Some((file, *self.types.get(file)?));
         let types: Vec<(&PathBuf, DType)> = files.iter().copied().filter_map(typed).collect();
         for (file, dtype) in &types {
@@ -132,8 +152,10 @@ impl Listing {
                 let expected = format!("{expected}, as {} has", first.display());
                 return Err(BadInput::new(*file, expected, dtype.to_string()).into());
             }
-            if ![run, DType::F32].contains(dtype) {
-                let expected = format!("an array of a run in {run}");
+            if ![Some(run), Some(DType::F32), autocast].contains(&Some(*dtype)) {
+                let under =
+                    autocast.map_or_else(String::new, |half| format!(" under {half} autocast"));
+                let expected = format!("an array of a run in {run}{under}");
                 return Err(BadInput::new(*file, expected, dtype.to_string()).into());
             }
         }
@@ -201,7 +223,7 @@ mod tests {
     fn check(listing: &Listing, run: DType) -> Result<()> {
         let files: Vec<&PathBuf> = listing.arrays.values().flat_map(BTreeMap::values).collect();
         assert_eq!(files.len(), 2);
-        listing.check_types(&files, run)
+        listing.check_types(&files, run, None)
     }
 
     #[test]

@@ -5,6 +5,7 @@
 use super::listing::Listing;
 use crate::arch::Settings;
 use crate::error::{BadInput, Error, Result};
+use crate::tensor::DType;
 use crate::tensor::MappedFile;
 use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
@@ -156,6 +157,22 @@ impl RawDump {
         let mut settings = self.config.clone();
         settings.extend(self.description.clone().unwrap_or_default());
         Settings::new(&self.config_path, settings)
+    }
+
+    /// The type in which autocast ran products of a run in `run`: as the dump says, or as arrays show.
+    pub(super) fn autocast(&self, run: DType) -> Result<Option<DType>> {
+        #[derive(serde::Deserialize)]
+        struct Numerics {
+            autocast: Option<Value>,
+        }
+        let numerics: Option<Numerics> = self.optional(&["numerics"], "settings by name")?;
+        let said = numerics.and_then(|numerics| numerics.autocast);
+        let said = said.as_ref().and_then(Value::as_str);
+        let said = said.and_then(|said| said.parse::<DType>().ok());
+        // A run in the type itself is one without.
+        Ok(said
+            .filter(|said| *said != run)
+            .or_else(|| self.listing.autocast(run)))
     }
 
     /// Whether documents in one row do not see each other, in Megatron.
