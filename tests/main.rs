@@ -18,6 +18,7 @@ mod import;
 mod kernels;
 mod mutations;
 mod padding;
+mod selftest;
 mod shards;
 mod sparse;
 mod torch;

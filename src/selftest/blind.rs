@@ -34,8 +34,8 @@ pub(super) fn spots(
         .collect();
     if let Some(first) = statistics.first() {
         spots.push(format!(
-            "places within {} stages of which statistics are recorded ({first} first): they are the same however \
-             elements are ordered; record all values",
+            "{} stages of which statistics are recorded ({first} first): isolated mode needs values, so that what \
+             one stage does wrong is seen only after all before it have rounded; record all values",
             statistics.len()
         ));
     }

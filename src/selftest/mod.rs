@@ -11,11 +11,14 @@ use crate::case::{Case, Mode};
 use crate::diff::{Candidate, CaseOutcome, Event, Options, Share, Verdict, diff_candidate};
 use crate::error::Result;
 use crate::explain::{Bug, Injected, rules};
-use crate::golden::{Content, Golden};
+use crate::golden::Golden;
 use crate::plan::{StageId, Step};
 use serde::Serialize;
 
 pub use render::{json, text};
+
+/// Over how many stages that were not recorded a stage may be judged where bugs are named.
+const MOST_NAMED: usize = 2;
 
 /// What came of every bug that the model has a place for.
 #[derive(Clone, Debug, Serialize)]
@@ -24,6 +27,9 @@ pub struct SelfTest {
     pub case: String,
     /// Whether the model passes as it is: if not, nothing that fails proves anything, and no bug was tried.
     pub baseline: Verdict,
+    /// Whether bugs that are caught are looked for by name: where stages are judged each for itself. Over a
+    /// stretch of many steps that takes long, and says little.
+    pub names: bool,
     /// What came of the bugs.
     pub trials: Vec<Trial>,
     /// What the golden cannot see, in sentences.
@@ -52,8 +58,8 @@ pub enum Outcome {
         stage: StageId,
         /// In which mode.
         mode: Mode,
-        /// Whether the explanation names it.
-        named: bool,
+        /// Whether the explanation names it; `None` if nobody looked.
+        named: Option<bool>,
     },
     /// It passes.
     Passed {
@@ -91,17 +97,26 @@ pub fn selftest(case: &Case, options: &Options, on: &mut dyn FnMut(Event<'_>)) -
     let open = || Candidate::open_as(&case.model, case.dtype);
     let candidate = open()?;
     let baseline = diff_candidate(case, &golden, &candidate, options, on)?;
+    let names = baseline
+        .stages
+        .iter()
+        .any(|result| result.mode == Mode::Isolated)
+        && baseline
+            .stages
+            .iter()
+            .all(|result| result.stretch.through.len() <= MOST_NAMED);
     let mut result = SelfTest {
         case: case.name.clone(),
         baseline: baseline.verdict(),
+        names,
         trials: Vec::new(),
         blind_spots: blind::spots(&golden, &candidate, &baseline)?,
     };
     if result.baseline == Verdict::Fail {
         return Ok(result);
     }
-    let options = Options {
-        explain: true,
+    let options = &Options {
+        explain: names,
         ..options.clone()
     };
     let arithmetic = &golden.manifest().arithmetic;
@@ -124,16 +139,16 @@ pub fn selftest(case: &Case, options: &Options, on: &mut dyn FnMut(Event<'_>)) -
         let passed = Outcome::Passed {
             changes: injected.first_stage(&plan, |_| true).cloned(),
             recorded: injected
-                .first_stage(&plan, |step| is_recorded(&golden, step))
+                .first_stage(&plan, |step| is_recorded(&golden, options, step))
                 .cloned(),
         };
         let named_by = injected.named_by.clone();
-        let outcome = with_bug(case, &golden, open()?, injected, &options)?;
+        let outcome = with_bug(case, &golden, open()?, injected, options)?;
         let outcome = match outcome.first_failure() {
             Some(first) => Outcome::Caught {
                 stage: first.stage.clone(),
                 mode: first.mode,
-                named: is_named(&outcome, &named_by),
+                named: names.then(|| is_named(&outcome, &named_by)),
             },
             None => passed,
         };
@@ -166,9 +181,8 @@ fn is_named(outcome: &CaseOutcome, named_by: &str) -> bool {
     cause.is_some_and(|cause| cause.finding.contains(named_by))
 }
 
-/// Whether all values of a step were recorded.
-fn is_recorded(golden: &Golden, step: &Step) -> bool {
+/// Whether a step's values, or statistics of them, were recorded and are judged.
+fn is_recorded(golden: &Golden, options: &Options, step: &Step) -> bool {
     let mut records = golden.manifest().stages.iter();
-    records
-        .any(|record| record.stage == step.stage && matches!(record.content, Content::Full { .. }))
+    options.stages.matches(&step.stage) && records.any(|record| record.stage == step.stage)
 }

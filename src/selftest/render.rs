@@ -1,6 +1,6 @@
 //! The report, to people and to programs.
 
-use super::{Outcome, SelfTest};
+use super::{Outcome, SelfTest, Trial};
 use crate::diff::Verdict;
 use std::fmt::Write;
 
@@ -17,16 +17,27 @@ pub fn text(test: &SelfTest) -> String {
         ));
         return text;
     }
-    let named = test
-        .trials
-        .iter()
-        .filter(|trial| matches!(trial.outcome, Outcome::Caught { named: true, .. }));
+    let is_named = |trial: &&Trial| {
+        matches!(
+            trial.outcome,
+            Outcome::Caught {
+                named: Some(true),
+                ..
+            }
+        )
+    };
+    let named = match test.names {
+        true => format!(
+            "{} of them named",
+            test.trials.iter().filter(is_named).count()
+        ),
+        false => "none is looked for by name: stages are judged over many steps".into(),
+    };
     line(format!(
-        "{}: {} of {} deliberate bugs are caught, {} of them named",
+        "{}: {} of {} deliberate bugs are caught, {named}",
         test.case,
         test.caught(),
         test.trials.len(),
-        named.count()
     ));
     let width = test
         .trials
@@ -37,7 +48,7 @@ pub fn text(test: &SelfTest) -> String {
     for trial in &test.trials {
         let what = match &trial.outcome {
             Outcome::Caught { stage, mode, named } => {
-                let named = if *named { ", named" } else { "" };
+                let named = if *named == Some(true) { ", named" } else { "" };
                 format!("caught at {stage} ({mode}){named}")
             }
             Outcome::Passed { changes, recorded } => match (changes, recorded) {
