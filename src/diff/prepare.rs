@@ -4,6 +4,7 @@ use super::align::{AlignedStage, Alignment};
 use super::inferred::Inference;
 use super::judge::Judge;
 use super::on_cuda::OnCuda;
+use super::reference_run::is_softmax;
 use super::stretch::Stretch;
 use super::{Candidate, Options};
 use crate::arch::{ModelConfig, SettingDifference};
@@ -43,6 +44,8 @@ pub(super) struct Prepared<'a> {
     /// For every step that a recorded value is compared with, where the two differ on the way to it.
     pub(super) stretches: HashMap<StageId, Stretch>,
     pub(super) judge: Judge<'a>,
+    /// Whether the reference's attention may have been one kernel, whose roundings are those of no plan.
+    pub(super) may_fuse_attention: bool,
     /// A run on a GPU, if that is asked.
     pub(super) on_cuda: Option<OnCuda<'a>>,
     /// What a reader should know.
@@ -128,6 +131,20 @@ impl<'a> Prepared<'a> {
         };
         let reference = reference(&theirs)?;
         let differences = plan.differences(&reference.plan);
+        let mut softmaxes = reference
+            .plan
+            .steps()
+            .iter()
+            .filter(|step| is_softmax(step));
+        let are_hidden = softmaxes.all(|step| reference.alignment.of(&step.id).is_none());
+        let may_fuse_attention = are_hidden && manifest.provenance.may_fuse_attention();
+        if may_fuse_attention && plan.dtype().is_half() {
+            notes.push(
+                "the reference may have run attention as one kernel: mismatches are not counted in what comes of it, \
+                 which is held to rounding alone"
+                    .into(),
+            );
+        }
         Ok(Self {
             case,
             golden,
@@ -142,6 +159,7 @@ impl<'a> Prepared<'a> {
             candidate: Side { plan, alignment },
             reference,
             judge,
+            may_fuse_attention,
             on_cuda,
             notes,
         })

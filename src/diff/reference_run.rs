@@ -25,7 +25,8 @@ pub(super) struct ReferenceRun<'a> {
     execution: Execution<'a, Cpu>,
     /// Steps still to visit, in order.
     ahead: VecDeque<&'a Step>,
-    /// Recorded steps on whose way ranks' parts are added in an order that is not known.
+    /// Recorded steps on whose way something is computed as nobody knows: ranks' parts added in some order,
+    /// attention as one kernel.
     unknown: HashSet<&'a StageId>,
     /// Stages of which elements are counted; else nothing need be computed where a value was recorded.
     counted: HashSet<&'a StageId>,
@@ -69,7 +70,7 @@ pub(super) enum Mismatches {
     OfCandidate,
     /// So many.
     Counted(Option<Flips>),
-    /// Nobody can say: the order in which ranks added on the way is not known.
+    /// Nobody can say: how something was computed on the way is not known.
     Uncountable,
 }
 
@@ -117,13 +118,15 @@ impl<'a> ReferenceRun<'a> {
     pub(super) fn new(prepared: &'a Prepared<'a>) -> Self {
         let Side { plan, alignment } = &prepared.reference;
         let known = alignment.full();
+        let is_fused = |step: &Step| prepared.may_fuse_attention && is_softmax(step);
+        let is_unknown = |step: &Step| is_unknown_sum(step) || is_fused(step);
         let unknown: HashSet<&StageId> = known
             .iter()
             .copied()
             .filter(|id| {
                 since_recorded(plan, id, &known)
                     .iter()
-                    .any(|step| is_unknown_sum(step))
+                    .any(|step| is_unknown(step))
             })
             .collect();
         let differs = |stage: &&AlignedStage<'_>| {
@@ -282,6 +285,11 @@ impl<'a> ReferenceRun<'a> {
         self.execution
             .error_bound(step, &params, output, confidence)
     }
+}
+
+/// Whether a step gives probabilities, which no kernel that is all of attention shows.
+pub(super) fn is_softmax(step: &Step) -> bool {
+    matches!(step.op, Op::Softmax(_))
 }
 
 /// Whether a step adds ranks' parts in an order that is not known.

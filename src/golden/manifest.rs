@@ -8,7 +8,7 @@
 //! decide what is computed.
 
 use super::format1;
-use crate::arch::ModelConfig;
+use crate::arch::{Framework, ModelConfig};
 use crate::backend::Gpu;
 use crate::digest::Digest;
 use crate::error::{BadInput, Result};
@@ -89,6 +89,27 @@ pub struct Provenance {
     /// Everything else that was recorded.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub extra: BTreeMap<String, Value>,
+}
+
+impl Provenance {
+    /// Whether attention may have run as one kernel, which rounds neither scores nor probabilities as a step
+    /// would: transformers' default, unless it says `eager`, and Megatron's where it says so.
+    pub fn may_fuse_attention(&self) -> bool {
+        let said = |key: &str| {
+            let config = self.extra.get("config");
+            let config = config.and_then(|config| config.get(key));
+            let all = [self.numerics.get(key), self.extra.get(key), config];
+            all.into_iter().flatten().find(|value| !value.is_null())
+        };
+        if self.framework == Framework::Transformers.to_string() {
+            let implementation = said("attn_implementation").and_then(Value::as_str);
+            return implementation != Some("eager");
+        }
+        let flag = said("use_flash_attn").and_then(Value::as_bool);
+        let backend = said("attention_backend").and_then(Value::as_str);
+        let is_fused = |backend: &str| !backend.contains("unfused") && !backend.contains("local");
+        flag == Some(true) || backend.is_some_and(is_fused)
+    }
 }
 
 /// A file of the golden.

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
-"""Dumps transformers' runs of padded and packed batches, from which goldens of them are imported.
+"""Dumps transformers' runs of padded and packed batches, and of attention as one kernel, from which goldens
+of them are imported.
 
-    scripts/make_padded_goldens.py OUT
+    scripts/make_transformers_goldens.py OUT
 
 The models are the goldens' own. For every dump D in OUT: `parity import OUT/D -o goldens/D`. Needs torch and
 transformers; no network.
@@ -46,6 +47,8 @@ DUMPS = [
     ("transformers_gpt2_bf16_padded_left", "megatron_core_gpt2_fp32_tp1", padded_left()),
     ("transformers_gpt2_bf16_padded_columns", "megatron_core_gpt2_fp32_tp1",
      only(padded_left(), "attention_mask")),
+    ("transformers_gpt2_bf16_sdpa", "megatron_core_gpt2_fp32_tp1", {}),
+    ("transformers_llama3_bf16_sdpa", "megatron_core_llama3_fp32_tp1", {}),
     ("transformers_llama3_bf16_padded_right", "megatron_core_llama3_fp32_tp1", padded_right()),
     ("transformers_llama3_bf16_packed", "megatron_core_llama3_fp32_tp1", packed()),
 ]
@@ -55,7 +58,8 @@ def main(out):
     for name, golden, given in DUMPS:
         folder = os.path.join(ROOT, "goldens", golden, "hf")
         model = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=torch.bfloat16, attn_implementation="eager").eval()
+            folder, dtype=torch.bfloat16,
+            attn_implementation="sdpa" if name.endswith("sdpa") else "eager").eval()
         generator = torch.Generator().manual_seed(7)
         tokens = torch.randint(0, model.config.vocab_size, (len(LENGTHS), COLUMNS), generator=generator)
         with torch.no_grad(), parity_dump.capture(model, os.path.join(out, name)):
