@@ -103,7 +103,7 @@ fn all_references_hold_on_the_device() {
     const EXACT: &str = "cases/transformers_bloom_bf16_tp1.toml";
     let mut args = vec!["diff", EXACT, "--device", "cuda", "--format", "json"];
     let run = run.iter().map(String::as_str);
-    args.extend(common::sample(run.filter(|case| *case != EXACT), 3));
+    args.extend(common::sample(run.filter(|case| *case != EXACT), 7));
     let output = gpu.parity(&args);
     assert_code(&output, 0);
     let report = report(&output);
@@ -874,7 +874,7 @@ fn no_call_that_fails_ends_in_a_panic() {
         "nvrtcGetCUBIN",
         "nvrtcDestroyProgram",
     ];
-    for call in common::sample(calls, 5) {
+    for call in common::sample(calls, 9) {
         for after in [0, 9] {
             let gpu = FakeGpu::new()
                 .unwrap()

@@ -251,7 +251,7 @@ fn judged(
     (what, flips, ratio)
 }
 
-/// Every draw by default is one of sixteen.
+/// Every draw by default is one of thirty-one.
 #[test]
 fn correct_products_are_within_bounds_and_counts_of_any_unit() {
     let mut draws = Vec::new();
@@ -270,7 +270,7 @@ fn correct_products_are_within_bounds_and_counts_of_any_unit() {
     assert_eq!(draws.len(), 200);
     let mut false_alarms = Vec::new();
     for (seed, (capability, dtype, k, elements, splits, data)) in
-        sample(draws.into_iter().enumerate(), 16)
+        sample(draws.into_iter().enumerate(), 31)
     {
         let reference = Emulated::new(capability, dtype, splits);
         let mut draw = Draw(seed as u64 + 1);
@@ -338,7 +338,7 @@ fn a_correct_model_passes_against_any_unit() {
         .into_iter()
         .flat_map(|golden| CAPABILITIES.map(|unit| (golden, unit)));
     let runs = runs.flat_map(|(golden, unit)| [1, 2].map(|splits| (golden, unit, splits)));
-    for ((golden, model), unit, splits) in sample(runs, 3) {
+    for ((golden, model), unit, splits) in sample(runs, 7) {
         let (_copy, case) = reference(golden, model, unit, splits);
         let outcome = common::run(&case);
         let failures: Vec<_> = outcome.failures().map(|result| &result.stage).collect();

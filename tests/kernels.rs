@@ -13,6 +13,11 @@ use parity::tensor::{Float, Tensor};
 use proptest::prelude::*;
 use shim::{Bits, Shim, launch, shim};
 
+/// Compiles the kernels ahead of the first test that runs them.
+pub(crate) fn prepare() {
+    let _ = shim();
+}
+
 /// Runs a check for every storage type.
 macro_rules! for_each_type {
     ($check:ident, $($argument:expr),*) => {

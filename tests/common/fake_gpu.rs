@@ -16,19 +16,23 @@ fn libraries() -> Option<&'static Path> {
         let hidden = "-fvisibility=hidden";
         let named = |name: &str| format!("-Wl,-soname,{name}");
         let object = folder.path().join("driver.o");
+        // A compiler takes one core, and whoever needs a GPU waits here: what the kernels' own tests will ask
+        // for is compiled beside.
+        std::thread::spawn(crate::kernels::prepare);
         if !compile("driver.cpp", &object, &[hidden, "-c"]) {
             return None;
         }
         let object = object.to_str().expect("UTF-8");
         compile(object, &cuda, &[&named("libcuda.so.1")]);
-        for (source, name) in [
-            ("blas.cpp", "libcublas.so.13"),
-            ("blaslt.cpp", "libcublasLt.so.13"),
-            ("nvrtc.cpp", "libnvrtc.so.13"),
-        ] {
+        let build = |source: &str, name: &str| {
             let args = [hidden, &linked, &named(name), "-Wl,-rpath,$ORIGIN"];
             compile(source, &folder.path().join(name), &args);
-        }
+        };
+        std::thread::scope(|threads| {
+            threads.spawn(|| build("blas.cpp", "libcublas.so.13"));
+            threads.spawn(|| build("blaslt.cpp", "libcublasLt.so.13"));
+            build("nvrtc.cpp", "libnvrtc.so.13");
+        });
         // The first name that is tried.
         std::os::unix::fs::symlink(&cuda, folder.path().join("libcuda.so")).expect("a link");
         Some(folder)
