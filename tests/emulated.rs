@@ -23,7 +23,8 @@ const TYPES: [DType; 2] = [DType::Bf16, DType::F16];
 fn input_of(dtype: DType) -> MmaInput {
     match dtype {
         DType::Bf16 => MmaInput::Bf16,
-        _ => MmaInput::F16,
+        DType::F16 => MmaInput::F16,
+        _ => MmaInput::Tf32,
     }
 }
 
@@ -58,9 +59,13 @@ fn bits(tensor: &Tensor) -> Vec<u32> {
             let values = tensor.as_slice::<half::bf16>().expect("bf16").iter();
             values.map(|x| x.to_bits().into()).collect()
         }
-        _ => {
+        DType::F16 => {
             let values = tensor.as_slice::<half::f16>().expect("fp16").iter();
             values.map(|x| x.to_bits().into()).collect()
+        }
+        _ => {
+            let values = tensor.as_slice::<f32>().expect("fp32").iter();
+            values.map(|x| x.to_bits()).collect()
         }
     }
 }
@@ -311,6 +316,7 @@ fn reference(golden: &str, model: &str, capability: (u32, u32), splits: usize) -
     let of_gpu = Golden::open(goldens().join("gpu_bloom_bf16")).expect("a golden");
     let mut gpu = of_gpu.manifest().provenance.gpu.clone().expect("a GPU");
     gpu.compute_capability = format!("{}.{}", capability.0, capability.1);
+    gpu.flags.allow_tf32 = manifest.dtype == DType::F32;
     let mut manifest = manifest.clone();
     manifest.provenance.gpu = Some(gpu);
     for record in &mut manifest.stages {
@@ -348,6 +354,37 @@ fn a_correct_model_passes_against_any_unit() {
             "{golden} {unit:?} {splits}: {failures:?}"
         );
     }
+}
+
+/// fp32 products through TF32, as torch runs them on request: what comes of them is held to what TF32 holds.
+#[test]
+fn a_correct_model_passes_against_tf32() {
+    let of = ("transformers_bloom_fp32_tp1", "bloom_fp32_tp1");
+    let (_copy, case) = reference(of.0, of.1, (9, 0), 1);
+    let outcome = common::run(&case);
+    let failures: Vec<_> = outcome.failures().map(|result| &result.stage).collect();
+    assert_eq!(outcome.verdict(), Verdict::Pass, "{failures:?}");
+    let note = "the reference ran its products in tf32";
+    let is_said = outcome.notes.iter().any(|other| other.contains(note));
+    assert!(is_said, "{:?}", outcome.notes);
+    let is_held_to_rounding = |stage: &str| {
+        let mut results = outcome.stages.iter();
+        let result = results.find(|result| result.stage.as_str() == stage);
+        result.expect(stage).metrics.worst_ratio.is_some()
+    };
+    assert!(is_held_to_rounding("h.0.input_layernorm") && is_held_to_rounding("h.0.mlp.gelu"));
+    assert!(!is_held_to_rounding("h.0.self_attention.dense"));
+    // Another model's weights fail all the same.
+    let other = Copy::of("bloom_fp32_tp1");
+    other.edit_weights(|bytes, place| {
+        for value in bytes[place("transformer.h.0.mlp.dense_h_to_4h.weight")].chunks_mut(4) {
+            let wrong = 1.01 * f32::from_le_bytes(value.try_into().expect("four"));
+            value.copy_from_slice(&wrong.to_le_bytes());
+        }
+    });
+    let outcome = common::run(&common::case(&case.golden, other.model()));
+    let failed = outcome.first_failure().expect("a failure");
+    assert_eq!(failed.stage.as_str(), "h.0.mlp.dense_h_to_4h");
 }
 
 /// Bugs that fail against an emulated reference are at most two fewer than against a CPU's.

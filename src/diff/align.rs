@@ -11,7 +11,7 @@ use crate::checkpoint::Weights;
 use crate::compare::{Close, Metrics, NonFinite, Spec, Statistics};
 use crate::error::{BadInput, Result};
 use crate::exec::{Execution, Value, params_of};
-use crate::golden::{Content, Golden, Reference, StageRecord};
+use crate::golden::{Content, Golden, ReducedProducts, Reference, StageRecord};
 use crate::op::{self, Numerics, Op, Rounding};
 use crate::op::{Confidence, ErrorBound};
 use crate::plan::{Param, Plan, StageId, Step, Variant};
@@ -38,6 +38,8 @@ pub(super) struct AlignedStage<'a> {
     /// The type that decides how far values may be apart where no budget does: the narrowest that either side
     /// computed them or what they are made of in.
     pub(super) judged_as: DType,
+    /// Whether the step is a product of matrices.
+    is_product: bool,
     /// The shape of the step's value.
     pub(super) shape: Vec<usize>,
     /// What is done to the recorded value.
@@ -162,6 +164,10 @@ impl<'a> AlignedStage<'a> {
                 (true, false) => Some("rescaled"),
                 (true, true) => Some("rescaled, bias added"),
             },
+            is_product: matches!(
+                step.op,
+                Op::Linear(_) | Op::AttentionScores(_) | Op::Context(_)
+            ),
             adjustments: adjustments(step, shape, rescaled.then_some(factor), bias_missing),
             ..Self::as_recorded(golden, record, step.numerics.out, shape)
         };
@@ -185,12 +191,14 @@ impl<'a> AlignedStage<'a> {
         let ranks = Some(manifest.tensor_parallel()).filter(|ranks| columns.is_multiple_of(*ranks));
         let slices = NonZeroUsize::new(ranks.unwrap_or(1));
         let is_logits = manifest.model.role(&record.stage) == Some(Role::Logits);
+        let reduced = manifest.provenance.reduced_products(manifest.dtype);
         Self {
             golden,
             record,
             id: record.stage.clone(),
             dtype,
-            judged_as: manifest.provenance.autocast.unwrap_or(dtype),
+            judged_as: reduced.map_or(dtype, ReducedProducts::as_precise_as),
+            is_product: false,
             shape: shape.to_vec(),
             adjustments: Vec::new(),
             adjusted: None,
@@ -220,8 +228,15 @@ impl<'a> AlignedStage<'a> {
     }
 
     /// Whether the reference ran its products in a type of their own.
-    pub(super) fn is_of_autocast(&self) -> bool {
-        self.golden.manifest().provenance.autocast.is_some()
+    pub(super) fn is_of_reduced_products(&self) -> bool {
+        let manifest = self.golden.manifest();
+        let reduced = manifest.provenance.reduced_products(manifest.dtype);
+        reduced.is_some()
+    }
+
+    /// Whether the step itself is such a product.
+    pub(super) fn is_reduced_product(&self) -> bool {
+        self.is_product && self.is_of_reduced_products()
     }
 
     /// What is measured beside the differences themselves.

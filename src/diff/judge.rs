@@ -97,10 +97,12 @@ impl Judge<'_> {
             && asked()
     }
 
-    /// Whether the reference's roundings since recorded values are those of a plan: a step that autocast ran in a
-    /// half type is of none.
+    /// Whether the reference's roundings since recorded values are those of a plan: a product that ran in a
+    /// type of its own is of none.
     fn has_known_roundings(&self, stage: &AlignedStage<'_>) -> bool {
-        stage.is_of_one_type() && (self.is_of_one_step(stage) || !stage.is_of_autocast())
+        let reduced = stage.is_of_reduced_products();
+        let alone = self.is_of_one_step(stage) && !stage.is_reduced_product();
+        stage.is_of_one_type() && (alone || !reduced)
     }
 
     /// Whether a stage is made of recorded values alone.
@@ -118,7 +120,7 @@ impl Judge<'_> {
     /// What has to hold of a stage in a mode; `budgeted` says whether it can have a budget.
     fn resolve(&self, stage: &AlignedStage<'_>, mode: Mode, budgeted: bool) -> ResolvedTolerance {
         // Over several steps of which no rounding is known, errors grow as they do in a chain.
-        let grows = !budgeted && stage.is_of_autocast() && !self.is_of_one_step(stage);
+        let grows = !budgeted && stage.is_of_reduced_products() && !self.is_of_one_step(stage);
         self.rules.resolve(&ToleranceContext {
             stage: stage.stage(),
             device: self.device,

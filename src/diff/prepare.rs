@@ -99,7 +99,9 @@ impl<'a> Prepared<'a> {
         let (theirs, inferred) = inference.complete(manifest.arithmetic)?;
         notes.extend(inferred);
         notes.extend(sequences_of(golden, &theirs)?);
-        notes.extend(autocast_of(golden));
+        if matches!(options.backend, AnyBackend::Cpu(_)) {
+            notes.extend(reduced_products_of(golden));
+        }
         let arithmetic = candidate.arithmetic(case, &theirs);
         let plan = candidate.plan(&model, &arithmetic)?;
         rules_match(case, &plan)?;
@@ -258,21 +260,22 @@ fn shared_vocabulary(golden: &Golden, candidate: &Candidate, notes: &mut Vec<Str
     ours.min(theirs)
 }
 
-/// What cannot be said of a reference that ran under autocast.
-fn autocast_of(golden: &Golden) -> Option<String> {
+/// What cannot be said of a reference whose products ran in a type of their own.
+fn reduced_products_of(golden: &Golden) -> Option<String> {
     let manifest = golden.manifest();
-    let half = manifest.provenance.autocast?;
+    let reduced = manifest.provenance.reduced_products(manifest.dtype)?;
     Some(format!(
-        "the reference ran its products under {half} autocast, this model runs them in {}: what comes of them is \
-         held to {half}'s relative tolerances, not to rounding",
-        manifest.dtype
+        "the reference ran its products {reduced}, this model runs them in {}: what comes of them is held to \
+         {}'s relative tolerances, not to rounding",
+        manifest.dtype,
+        reduced.as_precise_as()
     ))
 }
 
-/// Stages that the reference computed in other types than the model does, without autocast.
+/// Stages that the reference computed in other types than the model does, where its products ran in the run's own.
 fn other_types(alignment: &Alignment<'_>) -> Vec<String> {
     let stages = alignment.iter();
-    let others = stages.filter(|stage| !stage.is_of_one_type() && !stage.is_of_autocast());
+    let others = stages.filter(|stage| !stage.is_of_one_type() && !stage.is_of_reduced_products());
     let note = |stage: &AlignedStage<'_>| {
         format!(
             "{} was recorded in {} and is computed in {}: held to relative tolerances, not to rounding",

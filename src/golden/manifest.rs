@@ -17,6 +17,7 @@ use crate::tensor::{DType, Join, Layout};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::path::{Component, Path};
 
 /// The version this crate writes; it reads version 1 too.
@@ -91,7 +92,45 @@ pub struct Provenance {
     pub extra: BTreeMap<String, Value>,
 }
 
+/// Types in which a run's products were computed, where that is not the run's own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReducedProducts {
+    /// A half type, by autocast.
+    Autocast(DType),
+    /// fp32 operands without their last 13 bits, by a GPU's tensor cores.
+    Tf32,
+}
+
+impl ReducedProducts {
+    /// A type that such products are as precise as, at least. tf32 has ten bits, and cuts: two operands are off
+    /// by up to 2⁻⁹ together, which is beyond fp16's 2⁻¹¹.
+    pub fn as_precise_as(self) -> DType {
+        match self {
+            Self::Autocast(half) => half,
+            Self::Tf32 => DType::Bf16,
+        }
+    }
+}
+
+impl fmt::Display for ReducedProducts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Autocast(half) => write!(f, "under {half} autocast"),
+            Self::Tf32 => f.write_str("in tf32"),
+        }
+    }
+}
+
 impl Provenance {
+    /// In what type a run in `dtype` computed its products, if in another.
+    pub fn reduced_products(&self, dtype: DType) -> Option<ReducedProducts> {
+        // A switch of torch's that does nothing on a CPU.
+        let is_on = |gpu: &Gpu| gpu.flags.allow_tf32;
+        let tf32 = dtype == DType::F32 && self.gpu.as_ref().is_some_and(is_on);
+        let autocast = self.autocast.map(ReducedProducts::Autocast);
+        autocast.or(tf32.then_some(ReducedProducts::Tf32))
+    }
+
     /// Whether attention may have run as one kernel, which rounds neither scores nor probabilities as a step
     /// would: transformers' default, unless it says `eager`, and Megatron's where it says so.
     pub fn may_fuse_attention(&self) -> bool {

@@ -13,6 +13,7 @@ pub use crate::tensor::{Join, Layout};
 pub use golden::{Golden, Reference};
 pub use import::{Imported, import};
 pub use manifest::{
-    Content, FileRecord, Manifest, ProjectionFile, Provenance, StageRecord, StatisticsFiles,
+    Content, FileRecord, Manifest, ProjectionFile, Provenance, ReducedProducts, StageRecord,
+    StatisticsFiles,
 };
 pub use sequences::Sequences;
