@@ -52,6 +52,7 @@ fn verdicts_on_bloom_are_those_that_are_documented() {
             };
             let found = match &trial.outcome {
                 Outcome::Caught { stage, .. } => Some(stage.to_string()),
+                Outcome::Refused { error } => Some(error.clone()),
                 Outcome::Passed { .. } => None,
             };
             assert_eq!(&found, expected, "{dtype}: {}", trial.bug);
@@ -111,6 +112,7 @@ fn few_stages_say_what_to_record() {
                 assert!(["h.0", "h.1", "logits"].contains(&stage.as_str()));
                 assert_eq!(*named, None);
             }
+            Outcome::Refused { error } => panic!("{}: {error}", trial.bug),
             Outcome::Passed { changes, .. } => assert!(changes.is_some(), "{}", trial.bug),
         }
     }
@@ -167,4 +169,25 @@ fn a_share_that_is_not_caught_fails() {
     };
     assert_eq!(status("1%"), Some(0));
     assert_eq!(status("90%"), Some(1));
+}
+
+/// Rotary tables of another width are no stage that can be judged: the comparison is refused, which is no pass.
+#[test]
+fn a_bug_of_another_shape_is_caught() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let kept = ["embed_tokens", "rotary_emb.cos", "layers.0.input_layernorm"];
+    let golden = only("transformers_llama3_bf16_packed", &kept, folder.path());
+    let model = goldens().join("megatron_core_llama3_fp32_tp1/hf");
+    let case = Case {
+        dtype: Some(parity::tensor::DType::Bf16),
+        ..common::case(golden, model)
+    };
+    let test = run(&case, Modes::Isolated);
+    let is_refused = |error: &str| error.contains("rotary_emb.cos: expected shape");
+    let mut outcomes = test.trials.iter().map(|trial| &trial.outcome);
+    assert!(
+        outcomes.any(|outcome| matches!(outcome, Outcome::Refused { error } if is_refused(error))),
+        "{}",
+        parity::selftest::text(&test)
+    );
 }

@@ -65,10 +65,16 @@ impl Padding {
     }
 
     fn blank<T: Clone + Zeroable>(&self, op: &Op, shape: &[usize], values: &mut [T]) -> Result<()> {
-        if shape.first() != Some(&self.lengths.len()) {
+        let longest = self.lengths.iter().copied().max().unwrap_or(0);
+        let mut axes = op.position_axes(shape.len()).iter();
+        let is_long_enough = axes.all(|axis| shape.get(*axis).is_some_and(|all| *all >= longest));
+        if shape.first() != Some(&self.lengths.len()) || !is_long_enough {
             return Err(Error::Mismatch {
                 at: "batch".into(),
-                expected: format!("{} sequences", self.lengths.len()),
+                expected: format!(
+                    "{} sequences of up to {longest} positions",
+                    self.lengths.len()
+                ),
                 found: format!("shape {shape:?}"),
             });
         }
@@ -83,5 +89,44 @@ impl Padding {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::op::{Context, Mask, Scale, Softmax};
+
+    fn blanked(op: impl Into<Op>, shape: &[usize], lengths: &[usize]) -> Result<Vec<f32>> {
+        let count = shape.iter().product();
+        let ones = Tensor::from_vec(shape, vec![1.0_f32; count])?;
+        let padding = Padding::after(lengths.to_vec());
+        let op = op.into();
+        let value = padding.blanked(&op, &ones)?;
+        let zeros = value.as_slice::<f32>()?.iter().filter(|x| **x == 0.0);
+        assert_eq!(zeros.count(), padding.elements_in(&op, shape));
+        Ok(value.as_slice::<f32>()?.to_vec())
+    }
+
+    #[test]
+    fn scores_have_padding_in_their_keys_too_and_heads_have_not() {
+        let softmax = Softmax {
+            scale: 1.0,
+            mask: Mask::Causal,
+        };
+        let probs = blanked(softmax, &[1, 1, 3, 3], &[2]).unwrap();
+        assert_eq!(probs, [1.0, 1.0, 0.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0]);
+        // Fewer entries of a head than positions.
+        let heads = blanked(Scale { factor: 2.0 }, &[1, 1, 4, 2], &[3]).unwrap();
+        assert_eq!(heads, [1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.0, 0.0]);
+        let context = blanked(Context, &[2, 2, 2], &[2, 1]).unwrap();
+        assert_eq!(context, [1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.0, 0.0]);
+    }
+
+    #[test]
+    fn values_of_other_sequences_are_refused() {
+        for (shape, lengths) in [([2, 3, 4], [2_usize].as_slice()), ([1, 3, 4], &[4])] {
+            assert!(blanked(Context, &shape, lengths).is_err());
+        }
     }
 }

@@ -100,8 +100,8 @@ impl Op {
     /// Which of a result's so many axes follow the positions of a sequence: the rows, and the keys of scores.
     pub(crate) fn position_axes(&self, axes: usize) -> &'static [usize] {
         match (self, axes) {
-            (Self::SplitHeads(_) | Self::Rotary(_), 4) => &[2],
-            (_, 4) => &[2, 3],
+            (Self::AttentionScores(_) | Self::Softmax(_) | Self::SoftCap(_), 4) => &[2, 3],
+            (_, 4) => &[2],
             _ => &[1],
         }
     }

@@ -61,6 +61,11 @@ pub enum Outcome {
         /// Whether the explanation names it; `None` if nobody looked.
         named: Option<bool>,
     },
+    /// The comparison is refused: a stage has another shape.
+    Refused {
+        /// What is said.
+        error: String,
+    },
     /// It passes.
     Passed {
         /// The first stage that it changes.
@@ -73,7 +78,7 @@ pub enum Outcome {
 impl SelfTest {
     /// How many bugs are caught.
     pub fn caught(&self) -> usize {
-        let caught = |trial: &&Trial| matches!(trial.outcome, Outcome::Caught { .. });
+        let caught = |trial: &&Trial| !matches!(trial.outcome, Outcome::Passed { .. });
         self.trials.iter().filter(caught).count()
     }
 
@@ -143,14 +148,19 @@ pub fn selftest(case: &Case, options: &Options, on: &mut dyn FnMut(Event<'_>)) -
                 .cloned(),
         };
         let named_by = injected.named_by.clone();
-        let outcome = with_bug(case, &golden, open()?, injected, options)?;
-        let outcome = match outcome.first_failure() {
-            Some(first) => Outcome::Caught {
-                stage: first.stage.clone(),
-                mode: first.mode,
-                named: names.then(|| is_named(&outcome, &named_by)),
+        // The case itself is one that runs.
+        let outcome = match with_bug(case, &golden, open()?, injected, options) {
+            Err(refusal) => Outcome::Refused {
+                error: refusal.to_string(),
             },
-            None => passed,
+            Ok(outcome) => match outcome.first_failure() {
+                Some(first) => Outcome::Caught {
+                    stage: first.stage.clone(),
+                    mode: first.mode,
+                    named: names.then(|| is_named(&outcome, &named_by)),
+                },
+                None => passed,
+            },
         };
         result.trials.push(Trial {
             bug: bug.name,

@@ -51,6 +51,7 @@ pub fn text(test: &SelfTest) -> String {
                 let named = if *named == Some(true) { ", named" } else { "" };
                 format!("caught at {stage} ({mode}){named}")
             }
+            Outcome::Refused { error } => format!("refused: {error}"),
             Outcome::Passed { changes, recorded } => match (changes, recorded) {
                 (Some(changes), Some(recorded)) if changes == recorded => {
                     format!("PASSES: within tolerance at {changes}, which it changes first")
