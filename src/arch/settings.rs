@@ -57,6 +57,12 @@ impl<'a> Settings<'a> {
             .into()
     }
 
+    /// Says that a setting contradicts another name of itself.
+    fn contradiction(&self, key: &str, value: &Value, other: &str, its_value: &Value) -> Error {
+        let expected = format!("what {other} says, {its_value}: they are two names of one setting");
+        self.fault(key, &expected, value)
+    }
+
     /// Refuses a setting that these others have as well, with another value.
     pub(super) fn agrees_with(&self, others: &Self) -> Result<()> {
         for (key, value) in &self.values {
@@ -66,9 +72,7 @@ impl<'a> Settings<'a> {
             };
             if !are_equal(value, other) {
                 let name = format!("{}{key}", others.within);
-                let expected =
-                    format!("what {name} says, {other}: they are two names of one setting");
-                return Err(self.fault(key, &expected, value));
+                return Err(self.contradiction(key, value, &name, other));
             }
         }
         Ok(())
@@ -172,8 +176,7 @@ impl<'a> Settings<'a> {
         if let Some((first, value)) = given
             && let Some((second, other)) = all.find(|(_, other)| !are_equal(value, other))
         {
-            let expected = format!("what {first} says, {value}: they are two names of one setting");
-            return Err(self.fault(second, &expected, other));
+            return Err(self.contradiction(second, other, first, value));
         }
         let typed = |(key, value): (&&str, &Value)| {
             of(value).ok_or_else(|| self.fault(key, expected, value))

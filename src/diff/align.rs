@@ -164,10 +164,7 @@ impl<'a> AlignedStage<'a> {
                 (true, false) => Some("rescaled"),
                 (true, true) => Some("rescaled, bias added"),
             },
-            is_product: matches!(
-                step.op,
-                Op::Linear(_) | Op::AttentionScores(_) | Op::Context(_)
-            ),
+            is_product: step.op.is_product(),
             adjustments: adjustments(step, shape, rescaled.then_some(factor), bias_missing),
             ..Self::as_recorded(golden, record, step.numerics.out, shape)
         };
@@ -358,8 +355,8 @@ impl<'a> AlignedStage<'a> {
         let Some(sequences) = self.golden.sequences() else {
             return Ok(metrics);
         };
-        let axes = self.golden.position_axes(self.stage(), self.shape.len())?;
-        let padding = self.golden.padding_in(self.stage(), &self.shape)?;
+        let axes = self.golden.position_axes(self.stage(), self.shape.len());
+        let padding = self.golden.padding_in(self.stage(), &self.shape);
         let mut metrics = metrics.without(padding);
         if let Some(worst) = &mut metrics.max_abs {
             sequences.recorded_place(&mut worst.position, axes);

@@ -1,6 +1,7 @@
 //! Whether results on a GPU can be held to the bit against what was recorded.
 
 use crate::backend::Gpu;
+use crate::golden::major_minor;
 use crate::golden::{Manifest, Provenance};
 use crate::plan::Arithmetic;
 use serde_json::Value;
@@ -42,7 +43,7 @@ fn of_run(provenance: &Provenance) -> Vec<String> {
         .torch
         .as_deref()
         .unwrap_or("of an unknown version");
-    if version(torch) != Some(TORCH) {
+    if major_minor(torch) != Some(TORCH) {
         let (major, minor) = TORCH;
         differences.push(format!(
             "torch {torch}, where the kernels and calls of {major}.{minor} are known"
@@ -57,13 +58,6 @@ fn of_run(provenance: &Provenance) -> Vec<String> {
         differences.push("autocast".into());
     }
     differences
-}
-
-/// `2.11.0+cu130` → (2, 11).
-fn version(torch: &str) -> Option<(u32, u32)> {
-    let mut parts = torch.split(['.', '+']);
-    let mut part = || parts.next()?.parse().ok();
-    Some((part()?, part()?))
 }
 
 #[cfg(test)]

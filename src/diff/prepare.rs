@@ -4,7 +4,6 @@ use super::align::{AlignedStage, Alignment};
 use super::inferred::Inference;
 use super::judge::Judge;
 use super::on_cuda::OnCuda;
-use super::reference_run::is_softmax;
 use super::stretch::Stretch;
 use super::{Candidate, Options};
 use crate::arch::{ModelConfig, SettingDifference};
@@ -137,7 +136,7 @@ impl<'a> Prepared<'a> {
             .plan
             .steps()
             .iter()
-            .filter(|step| is_softmax(step));
+            .filter(|step| step.op.is_softmax());
         let are_hidden = softmaxes.all(|step| reference.alignment.of(&step.id).is_none());
         let may_fuse_attention = are_hidden && manifest.provenance.may_fuse_attention();
         if may_fuse_attention && plan.dtype().is_half() {

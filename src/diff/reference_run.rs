@@ -118,7 +118,7 @@ impl<'a> ReferenceRun<'a> {
     pub(super) fn new(prepared: &'a Prepared<'a>) -> Self {
         let Side { plan, alignment } = &prepared.reference;
         let known = alignment.full();
-        let is_fused = |step: &Step| prepared.may_fuse_attention && is_softmax(step);
+        let is_fused = |step: &Step| prepared.may_fuse_attention && step.op.is_softmax();
         let is_unknown = |step: &Step| is_unknown_sum(step) || is_fused(step);
         let unknown: HashSet<&StageId> = known
             .iter()
@@ -285,11 +285,6 @@ impl<'a> ReferenceRun<'a> {
         self.execution
             .error_bound(step, &params, output, confidence)
     }
-}
-
-/// Whether a step gives probabilities, which no kernel that is all of attention shows.
-pub(super) fn is_softmax(step: &Step) -> bool {
-    matches!(step.op, Op::Softmax(_))
 }
 
 /// Whether a step adds ranks' parts in an order that is not known.

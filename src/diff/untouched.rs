@@ -57,11 +57,12 @@ impl Untouched {
                     continue;
                 }
                 *touched = match (&step.op, std::mem::take(touched)) {
-                    (Op::Embedding(_), Touched::Nothing) => {
-                        Touched::Rows(rows(&start[&step.inputs[0]], padding)?)
-                    }
-                    (Op::Embedding(_), Touched::Rows(mut all)) => {
-                        all.extend(rows(&start[&step.inputs[0]], padding)?);
+                    (_, Touched::All) => Touched::All,
+                    (Op::Embedding(_), before) => {
+                        let mut all = rows(&start[&step.inputs[0]], padding)?;
+                        if let Touched::Rows(before) = before {
+                            all.extend(before);
+                        }
                         Touched::Rows(all)
                     }
                     _ => Touched::All,

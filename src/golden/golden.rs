@@ -9,6 +9,7 @@ use crate::exec::{Padding, start};
 use crate::op::Op;
 use crate::plan::{Plan, StageId};
 use crate::tensor::{DType, Element, Join, MappedFile, Tensor, npy};
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 /// A golden whose manifest has been read; values are read, and checked against their digests, when
@@ -18,6 +19,8 @@ pub struct Golden {
     manifest: Manifest,
     ignored: Vec<String>,
     sequences: Option<Sequences>,
+    /// What computes every stage, where rows hold padding or several sequences: its axes tell where.
+    ops: HashMap<StageId, Op>,
 }
 
 /// What a golden knows of a stage's value.
@@ -47,8 +50,15 @@ impl Golden {
             manifest,
             ignored,
             sequences: None,
+            ops: HashMap::new(),
         };
         golden.sequences = golden.find_sequences()?;
+        if golden.sequences.is_some() {
+            for step in golden.plan()?.steps() {
+                let op = || step.op.clone();
+                golden.ops.entry(step.stage.clone()).or_insert_with(op);
+            }
+        }
         Ok(golden)
     }
 
@@ -106,10 +116,7 @@ impl Golden {
         let record = self.manifest.positions.as_ref();
         let types = [DType::I64, DType::I32];
         let given = self.beside_tokens(record, "positions from 0 up", &types, |at| at >= 0)?;
-        let Some(sequences) = &self.sequences else {
-            return Ok(given);
-        };
-        if given.is_none() && !self.reads_positions()? {
+        if given.is_none() && (self.sequences.is_none() || !self.reads_positions()?) {
             return Ok(None);
         }
         // Those that a run is not given count the columns of its rows, padding as well.
@@ -120,8 +127,7 @@ impl Golden {
         };
         let recorded = given.map_or_else(columns, Ok)?;
         let record = record.unwrap_or(&self.manifest.tokens);
-        let taken = sequences.taken_from(&recorded, &[1]);
-        taken.map(Some).map_err(|e| e.in_file(self.path_of(record)))
+        self.taken(recorded, &[1], record).map(Some)
     }
 
     /// The sequences of rows that were padded or packed; `None` if every row is one whole sequence.
@@ -169,19 +175,16 @@ impl Golden {
         }
     }
 
-    /// Which axes of a stage's value follow positions.
-    pub(crate) fn position_axes(&self, stage: &StageId, axes: usize) -> Result<&'static [usize]> {
-        let op = self.op_of(stage)?;
-        Ok(op.map_or(&[1], |op| op.position_axes(axes)))
+    /// Which axes of a stage's value follow positions, where rows hold padding or several sequences.
+    pub(crate) fn position_axes(&self, stage: &StageId, axes: usize) -> &'static [usize] {
+        let op = self.ops.get(stage);
+        op.map_or(&[1], |op| op.position_axes(axes))
     }
 
     /// How many elements of a stage's value of this shape fill up shorter sequences.
-    pub(crate) fn padding_in(&self, stage: &StageId, shape: &[usize]) -> Result<usize> {
-        let Some(padding) = self.padding() else {
-            return Ok(0);
-        };
-        let op = self.op_of(stage)?;
-        Ok(op.map_or(0, |op| padding.elements_in(&op, shape)))
+    pub(crate) fn padding_in(&self, stage: &StageId, shape: &[usize]) -> usize {
+        let known = self.padding().zip(self.ops.get(stage));
+        known.map_or(0, |(padding, op)| padding.elements_in(op, shape))
     }
 
     fn reads_positions(&self) -> Result<bool> {
@@ -199,12 +202,6 @@ impl Golden {
             ..
         } = &self.manifest;
         model.plan(*dtype, arithmetic)
-    }
-
-    fn op_of(&self, stage: &StageId) -> Result<Option<Op>> {
-        let plan = self.plan()?;
-        let step = plan.steps().iter().find(|step| step.stage == *stage);
-        Ok(step.map(|step| step.op.clone()))
     }
 
     /// Integers that were recorded for every token, as int64.
@@ -252,10 +249,7 @@ impl Golden {
         let reference = match &record.content {
             Content::Full { join, files, .. } => {
                 let value = self.full(record, *join, files)?;
-                let axes = match self.sequences {
-                    Some(_) => self.position_axes(stage, value.shape().len())?,
-                    None => &[],
-                };
+                let axes = self.position_axes(stage, value.shape().len());
                 Reference::Full(self.taken(value, axes, &files[0])?)
             }
             Content::Statistics(files) if self.sequences.is_none() => {

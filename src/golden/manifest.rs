@@ -92,6 +92,13 @@ pub struct Provenance {
     pub extra: BTreeMap<String, Value>,
 }
 
+/// `2.11.0+cu130` → (2, 11).
+pub(crate) fn major_minor(version: &str) -> Option<(u32, u32)> {
+    let mut parts = version.split(['.', '+']);
+    let mut part = || parts.next()?.parse().ok();
+    Some((part()?, part()?))
+}
+
 /// Types in which a run's products were computed, where that is not the run's own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReducedProducts {

@@ -12,6 +12,7 @@ pub use crate::digest::{Algorithm, Digest};
 pub use crate::tensor::{Join, Layout};
 pub use golden::{Golden, Reference};
 pub use import::{Imported, import};
+pub(crate) use manifest::major_minor;
 pub use manifest::{
     Content, FileRecord, Manifest, ProjectionFile, Provenance, ReducedProducts, StageRecord,
     StatisticsFiles,

@@ -47,8 +47,8 @@ pub use add::Add;
 pub use add_bias::AddBias;
 pub(crate) use arguments::Arguments;
 pub use attention_scores::{Alibi, AlibiForm, AlibiSum, AttentionScores};
-pub(crate) use bound::U as FP32_ROUNDOFF;
 pub use bound::{Confidence, ErrorBound, Operand};
+pub(crate) use bound::U as FP32_ROUNDOFF;
 pub use context::Context;
 pub(crate) use cpu::CpuKernel;
 pub use embedding::Embedding;
@@ -104,6 +104,19 @@ impl Op {
             (_, 4) => &[2],
             _ => &[1],
         }
+    }
+
+    /// Whether it multiplies matrices.
+    pub(crate) fn is_product(&self) -> bool {
+        matches!(
+            self,
+            Self::Linear(_) | Self::AttentionScores(_) | Self::Context(_)
+        )
+    }
+
+    /// Whether it gives probabilities, which no kernel that is all of attention shows.
+    pub(crate) fn is_softmax(&self) -> bool {
+        matches!(self, Self::Softmax(_))
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::{Arithmetic, Plan, Step};
 use crate::op::tensor_core::{MmaInput, MmaUnit};
-use crate::op::{CudaKernels, Op, Summation};
+use crate::op::{CudaKernels, Summation};
 use crate::tensor::DType;
 
 impl Plan {
@@ -39,10 +39,7 @@ impl Plan {
         };
         self.map(|step| {
             let mut step = step.clone();
-            if matches!(
-                step.op,
-                Op::Linear(_) | Op::AttentionScores(_) | Op::Context(_)
-            ) {
+            if step.op.is_product() {
                 step.numerics.summation = Summation::TensorCore(unit);
             }
             step

@@ -124,11 +124,14 @@ impl Listing {
 
     /// The half type that some arrays of a run in fp32 have: autocast's.
     pub(super) fn autocast(&self, run: DType) -> Option<DType> {
+        if run != DType::F32 {
+            return None;
+        }
         let files = self.arrays.values().flat_map(BTreeMap::values);
         // A file's own type counts where nothing is said of it; bits are nobody's.
         let own = |file: &PathBuf| Some(npy::read(file.as_path(), None).ok()?.dtype());
         let mut types = files.filter_map(|file| self.type_of(file).or_else(|| own(file)));
-        types.find(|dtype| run == DType::F32 && dtype.is_half())
+        types.find(|dtype| dtype.is_half())
     }
 
     /// What the dump says that an array is.

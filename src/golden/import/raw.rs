@@ -5,8 +5,7 @@
 use super::listing::Listing;
 use crate::arch::Settings;
 use crate::error::{BadInput, Error, Result};
-use crate::tensor::DType;
-use crate::tensor::MappedFile;
+use crate::tensor::{DType, MappedFile};
 use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
 
@@ -161,18 +160,28 @@ impl RawDump {
 
     /// The type in which autocast ran products of a run in `run`: as the dump says, or as arrays show.
     pub(super) fn autocast(&self, run: DType) -> Result<Option<DType>> {
-        #[derive(serde::Deserialize)]
-        struct Numerics {
-            autocast: Option<Value>,
-        }
-        let numerics: Option<Numerics> = self.optional(&["numerics"], "settings by name")?;
-        let said = numerics.and_then(|numerics| numerics.autocast);
+        let said: Option<Value> = self.numerics("autocast", "a type, or whether it was on")?;
         let said = said.as_ref().and_then(Value::as_str);
         let said = said.and_then(|said| said.parse::<DType>().ok());
         // A run in the type itself is one without.
         Ok(said
             .filter(|said| *said != run)
             .or_else(|| self.listing.autocast(run)))
+    }
+
+    /// What the dump says of a choice that changes the numerics of the run.
+    pub(super) fn numerics<T: serde::de::DeserializeOwned>(
+        &self,
+        key: &str,
+        what: &str,
+    ) -> Result<Option<T>> {
+        let all: Option<Map<String, Value>> = self.optional(&["numerics"], "settings by name")?;
+        let found = all
+            .and_then(|mut all| all.remove(key))
+            .filter(|value| !value.is_null());
+        found
+            .map(|value| self.parsed(&format!("numerics.{key}"), what, value))
+            .transpose()
     }
 
     /// Whether documents in one row do not see each other, in Megatron.
@@ -221,12 +230,19 @@ impl RawDump {
         let Some(value) = keys.iter().find_map(get).filter(|value| !value.is_null()) else {
             return Ok(None);
         };
-        serde_json::from_value(value.clone())
-            .map(Some)
-            .map_err(|_| {
-                let fault = BadInput::new(&self.config_path, what, value.to_string());
-                fault.at(keys[0]).into()
-            })
+        self.parsed(keys[0], what, value.clone()).map(Some)
+    }
+
+    fn parsed<T: serde::de::DeserializeOwned>(
+        &self,
+        key: &str,
+        what: &str,
+        value: Value,
+    ) -> Result<T> {
+        serde_json::from_value(value.clone()).map_err(|_| {
+            let fault = BadInput::new(&self.config_path, what, value.to_string());
+            fault.at(key).into()
+        })
     }
 }
 

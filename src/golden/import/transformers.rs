@@ -5,6 +5,7 @@ use super::ranks::Ranks;
 use super::raw::RawDump;
 use crate::arch::{ConvertedConfig, Framework};
 use crate::error::Result;
+use crate::golden::major_minor;
 use crate::plan::{Arithmetic, TransformersArithmetic};
 use crate::tensor::DType;
 use std::path::Path;
@@ -41,11 +42,8 @@ fn used_cache(dump: &RawDump) -> Result<bool> {
 fn packs(dump: &RawDump) -> Result<Option<bool>> {
     const FIRST: (u32, u32) = (4, 53);
     let version: Option<String> = dump.optional(&["framework_version"], "a version")?;
-    let version = version.and_then(|version| {
-        let mut parts = version.split('.').map(|part| part.parse().ok());
-        Some((parts.next()??, parts.next()??))
-    });
-    if version.is_some_and(|version: (u32, u32)| version < FIRST) {
+    let version = version.and_then(|version| major_minor(&version));
+    if version.is_some_and(|version| version < FIRST) {
         return Ok(Some(false));
     }
     Ok(cached(dump)?.map(|cached| !cached))
@@ -53,13 +51,7 @@ fn packs(dump: &RawDump) -> Result<Option<bool>> {
 
 /// Whether keys and values went through a cache, if the dump says so.
 fn cached(dump: &RawDump) -> Result<Option<bool>> {
-    #[derive(serde::Deserialize)]
-    struct Numerics {
-        use_cache: Option<bool>,
-    }
-    let numerics =
-        dump.optional::<Numerics>(&["numerics"], "settings with use_cache of true or false")?;
-    Ok(numerics.and_then(|numerics| numerics.use_cache))
+    dump.numerics("use_cache", "true or false")
 }
 
 /// The configuration in the folder that was run, with what was set for this run.
