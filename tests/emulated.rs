@@ -28,27 +28,74 @@ fn input_of(dtype: DType) -> MmaInput {
     }
 }
 
-/// A GPU's products; the rest as this machine computes it.
+/// The order in which a library or a unit sums the products of half types.
+#[derive(Clone, Copy, Debug)]
+enum Order {
+    /// A tensor core's, in so many parts, merged one after the other in fp32.
+    Unit(MmaUnit, usize),
+    /// One product after the other in fp32.
+    Ascending,
+    /// So many sums of every so-manieth product, added in the end: a CPU's vectors.
+    Lanes(usize),
+    /// Sums of so many products in a row, added as they come: a CPU's cache blocks.
+    Blocks(usize),
+}
+
+/// The products of another library or a GPU; the rest as this machine computes it.
 struct Emulated {
-    unit: MmaUnit,
-    /// Parts that a sum is made in, merged one after the other in fp32.
-    splits: usize,
+    order: Order,
+    dtype: DType,
 }
 
 impl Emulated {
     fn new(capability: (u32, u32), dtype: DType, splits: usize) -> Self {
         let unit = MmaUnit::of(capability, input_of(dtype)).expect("a unit");
-        Self { unit, splits }
+        Self {
+            order: Order::Unit(unit, splits),
+            dtype,
+        }
+    }
+
+    /// As a plan says it.
+    fn summation(&self) -> Summation {
+        match self.order {
+            Order::Unit(unit, _) => Summation::TensorCore(unit),
+            _ => Summation::Backend,
+        }
     }
 
     fn dot(&self, a: &[u32], b: &[u32]) -> f32 {
-        let part = a
-            .len()
-            .div_ceil(self.splits)
-            .next_multiple_of(self.unit.block);
-        let parts = a.chunks(part).zip(b.chunks(part));
-        let sums = parts.map(|(a, b)| f32::from_bits(self.unit.dot(a, b, 0)));
-        sums.reduce(|a, b| a + b).unwrap_or(0.0)
+        let of = |range: &mut dyn Iterator<Item = usize>| {
+            let product = |k: usize| value_of(a[k], self.dtype) * value_of(b[k], self.dtype);
+            range.map(product).fold(0.0_f32, |sum, term| sum + term)
+        };
+        let k = a.len();
+        let add = |a: f32, b: f32| a + b;
+        match self.order {
+            Order::Unit(unit, splits) => {
+                let part = k.div_ceil(splits).next_multiple_of(unit.block);
+                let parts = a.chunks(part).zip(b.chunks(part));
+                let sums = parts.map(|(a, b)| f32::from_bits(unit.dot(a, b, 0)));
+                sums.reduce(add).unwrap_or(0.0)
+            }
+            Order::Ascending => of(&mut (0..k)),
+            Order::Lanes(lanes) => (0..lanes)
+                .map(|lane| of(&mut (lane..k).step_by(lanes)))
+                .fold(0.0, add),
+            Order::Blocks(block) => (0..k)
+                .step_by(block)
+                .map(|start| of(&mut (start..k.min(start + block))))
+                .fold(0.0, add),
+        }
+    }
+}
+
+/// What bits of a half type, or of fp32, say.
+fn value_of(bits: u32, dtype: DType) -> f32 {
+    match dtype {
+        DType::Bf16 => half::bf16::from_bits(bits as u16).to_f32(),
+        DType::F16 => half::f16::from_bits(bits as u16).to_f32(),
+        _ => f32::from_bits(bits),
     }
 }
 
@@ -208,8 +255,8 @@ fn judged(
     reference: &Emulated,
 ) -> (String, Flips, f64) {
     let what = format!(
-        "{data:?} {rows}x{width}, K {k}, {dtype}, {} splits",
-        reference.splits
+        "{data:?} {rows}x{width}, K {k}, {dtype}, {:?}",
+        reference.order
     );
     let x = rounded(&[1, rows, k], data.values(rows * k, k, draw), dtype);
     let scale = (k as f32).sqrt().recip();
@@ -232,7 +279,7 @@ fn judged(
         numerics: Numerics::product(dtype),
     };
     let mut theirs = ours.clone();
-    theirs.numerics.summation = Summation::TensorCore(reference.unit);
+    theirs.numerics.summation = reference.summation();
     let found = Cpu.run(&ours, &[&x], &[&weight]).expect("a product");
     let recorded = reference
         .run(&theirs, &[&x], &[&weight])
@@ -286,6 +333,51 @@ fn correct_products_are_within_bounds_and_counts_of_any_unit() {
         }
     }
     assert!(false_alarms.is_empty(), "{false_alarms:#?}");
+}
+
+/// Of products whose sums are taken in every order there is, mismatches are expected as they are seen.
+#[test]
+fn expected_mismatches_are_near_the_observed() {
+    const OF_CPUS: [Order; 4] = [
+        Order::Ascending,
+        Order::Lanes(8),
+        Order::Lanes(32),
+        Order::Blocks(256),
+    ];
+    let mut draws = Vec::new();
+    for dtype in TYPES {
+        for data in [Data::Normal, Data::Positive, Data::Outliers] {
+            for (k, width) in [(64, 256), (256, 128), (1024, 64), (4096, 64)] {
+                draws.extend(OF_CPUS.map(|order| (Emulated { order, dtype }, k, width, data)));
+                // Emulation takes its time.
+                let units = CAPABILITIES.map(|unit| Emulated::new(unit, dtype, 1));
+                let units = units.into_iter().filter(|_| (256..=1024).contains(&k));
+                draws.extend(units.map(|unit| (unit, k, 64, data)));
+            }
+        }
+    }
+    // Fewer than thirty say little.
+    const ENOUGH: usize = 30;
+    const DRAWS: usize = 8;
+    let mut far = Vec::new();
+    for (seed, (reference, k, width, data)) in sample(draws.iter().enumerate(), 31) {
+        let mut draw = Draw(seed as u64 + 1);
+        let (mut what, mut observed, mut expected) = (String::new(), 0, 0.0);
+        for _ in 0..DRAWS {
+            let shape = [*width, *width, *k];
+            let (of, flips, _) = judged(&mut draw, *data, shape, reference.dtype, reference);
+            (what, observed, expected) = (of, observed + flips.observed, expected + flips.expected);
+            if observed >= ENOUGH {
+                break;
+            }
+        }
+        let factor = expected / observed as f64;
+        println!("{what}: {observed} of {expected:.1} expected, {factor:.2}");
+        if observed >= ENOUGH && !(1.0 / 3.0..=3.0).contains(&factor) {
+            far.push(what);
+        }
+    }
+    assert!(far.is_empty(), "{far:#?}");
 }
 
 /// The golden of transformers' run of a model, its values those of an emulated GPU's run.

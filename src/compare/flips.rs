@@ -2,11 +2,14 @@
 
 use super::Statistics;
 use crate::error::{Error, Result};
-use crate::op::{ErrorBound, FP32_ROUNDOFF};
+use crate::op::{ErrorBound, FP32_ROUNDOFF, ROUNDING_RMS};
 use crate::tensor::{DType, Element, Float, Tensor, with_float};
 use rayon::prelude::*;
 use std::num::NonZeroUsize;
 
+/// What every element is given at least, in unit roundoffs of fp32: operations that are the same
+/// everywhere may be contracted somewhere.
+const LEAST: f64 = 3.0;
 /// Elements a thread takes at a time.
 const CHUNK: usize = 1 << 14;
 
@@ -16,8 +19,9 @@ const CHUNK: usize = 1 << 14;
 /// Before the rounding the sides differ by `d`, normally distributed with the standard deviations `s₁`
 /// and `s₂` of both; a rounding boundary lies between them with the probability `E|d| / ulp`,
 /// `E|d| = √(2/π)·√(s₁² + s₂²)`. A rounding keeps the mean of `|d|`, so that this holds after
-/// several roundings, too. Standard deviations are upper estimates, and every element is given one
-/// more unit roundoff of fp32: what is expected is more than what is seen of correct implementations.
+/// several roundings, too. Error bounds take every rounding at its largest; here it counts as its root mean
+/// square. They hold for any order of summation, the worst included: more is expected than is seen of an
+/// order that errs less.
 /// The probability allows for errors that the elements of a row share.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Flips {
@@ -126,8 +130,9 @@ pub fn rounding_of_means(
 
 fn chance<T: Float>(value: T, ours: f64, theirs: f64) -> f64 {
     let magnitude = f64::from(value.to_f32().abs());
-    let distance = (std::f64::consts::FRAC_2_PI * (ours * ours + theirs * theirs)).sqrt();
-    let chance = (distance + FP32_ROUNDOFF * magnitude) / ulp(T::DTYPE, magnitude);
+    let least = LEAST * FP32_ROUNDOFF * magnitude;
+    let std = ROUNDING_RMS * (ours * ours + theirs * theirs + least * least).sqrt();
+    let chance = std::f64::consts::FRAC_2_PI.sqrt() * std / ulp(T::DTYPE, magnitude);
     // What is not finite is judged elsewhere.
     if chance.is_finite() {
         chance.min(1.0)

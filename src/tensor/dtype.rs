@@ -77,6 +77,14 @@ impl DType {
         }
     }
 
+    /// Binary digits of a floating type's significand, the leading one included; 0 for integers.
+    pub const fn significand_bits(self) -> i32 {
+        match self.float() {
+            Some(float) => float.mantissa_bits as i32 + 1,
+            None => 0,
+        }
+    }
+
     /// The unit roundoff `u` of a floating type: half the spacing of numbers just above 1
     /// (2^-53, 2^-24, 2^-11 and 2^-8). `None` for integers.
     pub const fn unit_roundoff(self) -> Option<f64> {

@@ -1,6 +1,6 @@
 //! How far a value may be off.
 
-use super::Confidence;
+use super::{Confidence, ROUNDING_RMS};
 use crate::error::Result;
 use crate::tensor::{DType, Element, Float, FloatFormat, Tensor, with_float};
 use rayon::prelude::*;
@@ -55,7 +55,8 @@ impl ErrorBound {
             let values = values.as_slice::<T>()?.par_iter();
             self.std.par_iter_mut().zip(values).for_each(|(std, value)| {
                 let before = f64::from(*std);
-                let after = (MEAN_OF_NORMAL * before * ulp(value.to_f32())).sqrt();
+                let mean = MEAN_OF_NORMAL * ROUNDING_RMS * before;
+                let after = (mean * ulp(value.to_f32())).sqrt() / ROUNDING_RMS;
                 *std = before.max(after) as f32;
             });
         }, else ());

@@ -28,6 +28,11 @@ pub(super) use sums::Sums;
 
 use crate::error::Result;
 
+/// The root mean square of a rounding over the largest that it can be, which standard deviations take each
+/// for: an error evenly distributed over a unit in the last place, relative to numbers whose logarithms are,
+/// has `√(1/3 · (1 − 1/4)/(2·ln 2))`.
+pub(crate) const ROUNDING_RMS: f64 = 0.424_7;
+
 /// Unit roundoff of fp32, in which frameworks compute.
 pub(crate) const U: f64 = 1.0 / (1_u64 << 24) as f64;
 

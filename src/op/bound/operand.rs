@@ -81,6 +81,7 @@ impl<'a> Wide<'a> {
         let view = |data| ArrayView2::from_shape(shape, data).expect("cut to one matrix");
         Matrix {
             values: view(self.row(index, len)),
+            significand: self.tensor.dtype().significand_bits(),
             error_bound: self
                 .row_bound(index, len)
                 .map(|(rounding, std)| [view(rounding), view(std)]),
@@ -92,6 +93,8 @@ impl<'a> Wide<'a> {
 #[derive(Clone, Copy)]
 pub(in crate::op) struct Matrix<'a> {
     pub(in crate::op) values: ArrayView2<'a, f32>,
+    /// Binary digits of the type that it is stored in.
+    pub(super) significand: i32,
     error_bound: Option<[ArrayView2<'a, f32>; 2]>,
 }
 
@@ -99,6 +102,7 @@ impl<'a> Matrix<'a> {
     pub(in crate::op) fn transposed(self) -> Self {
         Self {
             values: self.values.reversed_axes(),
+            significand: self.significand,
             error_bound: self
                 .error_bound
                 .map(|all| all.map(ArrayView2::reversed_axes)),

@@ -5,27 +5,39 @@
 //! (Higham 2002, "Accuracy and Stability of Numerical Algorithms", (3.5)). Probabilistic: roundings
 //! are independent, so its variance is at most `u²·Σ s²`; for terms in random order with the sum
 //! `y` and `Q = Σ t²`, a partial sum of `k` terms has the mean `y·k/K` and the variance
-//! `Q·k/K·(1 − k/K)`, so that `Σ s² ≈ K·(y²/3 + Q/6)`; rounded products add `Q`. For terms of one
+//! `Q·k/K·(1 − k/K)`, so that `Σ s² ≈ K·(y²/3 + Q/6)`; rounded products add `Q`. Those of half types are
+//! exact, nothing is rounded at the first term, and a sum is rounded only where the term is so small beside
+//! it that its last bits are lost: [`LOST`]. For terms of one
 //! sign this is Higham & Mary's `√K·u·A` within a constant, and for terms of both the sharper bound
 //! of Higham & Mary 2020, "Sharper probabilistic backward error analysis for basic linear algebra
 //! kernels with random data".
 //!
 //! `A` and `Q` are not computed by a second product but bounded by Cauchy and Schwarz over blocks
 //! of [`BLOCK`] terms: a product of [`BLOCK`] times less work. For normally distributed terms the
-//! bound is 1.5 times `A` and 2.6 times `Q` (1.6 times the standard deviation).
+//! bound is 1.5 times `A` and 2.6 times `Q`, for terms with outliers up to [`BLOCK`] times: of every row,
+//! `Q` is computed at [`SAMPLES`] places, and the bounds of the row are lowered to the largest share of
+//! them that was found.
 
 use super::operand::Matrix;
 use super::{Confidence, U};
 use crate::op::tensor_core::MmaUnit;
 use multiversion::multiversion;
 use ndarray::linalg::general_mat_mul;
-use ndarray::{Array2, ArrayView2, Axis};
+use ndarray::{Array2, ArrayView1, ArrayView2, ArrayViewMut1, Axis};
 use rayon::prelude::*;
 
 /// How many standard deviations a budget allows ([`Budget`](crate::compare::Budget)).
 const STDS: f64 = 3.0;
 /// Terms bounded together.
 const BLOCK: usize = 16;
+/// Sums of a row whose `Q` is computed.
+const SAMPLES: usize = 8;
+/// Binary digits of fp32.
+const FP32_BITS: i32 = 24;
+/// Terms that are products of normally distributed numbers are smaller than a share `z` of their root mean square
+/// with a probability of `2/π·z·(1.1 − ln z)` at most: what is taken is five times that, for terms of which
+/// some are much larger than most.
+const LOST: f64 = 3.0;
 /// Rows of the right-hand side that one thread takes at a time.
 const PANEL: usize = 64;
 
@@ -50,6 +62,7 @@ impl Sums {
         Self {
             magnitudes: Magnitudes {
                 unit,
+                product_bits: x.significand + weight.significand,
                 ..Magnitudes::new(x.values, weight.values, confidence)
             },
             rounding: propagated(values, [x.rounding(), weight.rounding()], false),
@@ -88,6 +101,8 @@ struct Magnitudes {
     of: Array2<f32>,
     confidence: Confidence,
     unit: Option<MmaUnit>,
+    /// Binary digits of a product of two operands; it is exact if fp32 has as many.
+    product_bits: i32,
 }
 
 impl Magnitudes {
@@ -101,10 +116,16 @@ impl Magnitudes {
             .for_each(|(mut of, panel)| {
                 general_mat_mul(1.0, &x_norms, &panel.t(), 0.0, &mut of);
             });
+        if confidence == Confidence::Probabilistic {
+            let rows = of.outer_iter_mut().into_par_iter();
+            rows.zip(x.outer_iter())
+                .for_each(|(bounds, x)| tighten(bounds, x, weight));
+        }
         Self {
             of,
             confidence,
             unit: None,
+            product_bits: 2 * FP32_BITS,
         }
     }
 
@@ -114,7 +135,27 @@ impl Magnitudes {
         let count = terms as f64;
         let rounded = match self.confidence {
             Confidence::Probabilistic => {
-                U * (count * (y * y / 3.0 + magnitude / 6.0) + magnitude).sqrt()
+                // Sums of (k/K)² and of k/K·(1 − k/K) over all k, less the first term's.
+                let [mut mean, mut spread] = [
+                    count / 3.0 + 0.5 + 1.0 / (6.0 * count),
+                    (count - 1.0 / count) / 6.0,
+                ];
+                let mut rounded = 1.0;
+                if self.product_bits <= FP32_BITS {
+                    mean -= 1.0 / (count * count);
+                    spread -= (count - 1.0) / (count * count);
+                    let lost = 2.0_f64.powi(self.product_bits - FP32_BITS);
+                    let sum = (y * y / 3.0 + magnitude / 6.0).sqrt();
+                    let share = lost * sum / (magnitude / count).sqrt();
+                    // Not where there are no terms but zeros.
+                    if share < 1.0 {
+                        rounded = f64::min(1.0, LOST * share * (1.0 - share.ln()));
+                    }
+                } else {
+                    spread += 1.0;
+                }
+                let squares = mean * y * y + spread * magnitude;
+                U * (rounded * squares).max(0.0).sqrt()
             }
             Confidence::Deterministic => count * U / (1.0 - count * U) * magnitude,
         };
@@ -146,6 +187,28 @@ impl Magnitudes {
             }
             Confidence::Deterministic => parts * magnitude,
         }
+    }
+}
+
+/// Lowers bounds of `Q` of a row's sums to the largest share that some of them are found to be.
+fn tighten(
+    mut bounds: ArrayViewMut1<'_, f32>,
+    x: ArrayView1<'_, f32>,
+    weight: ArrayView2<'_, f32>,
+) {
+    let step = bounds.len().div_ceil(SAMPLES).max(1);
+    let places = (0..bounds.len()).step_by(step);
+    let shares = places.map(|place| {
+        let terms = x.iter().zip(weight.row(place));
+        let squares: f64 = terms
+            .map(|(x, w)| (f64::from(*x) * f64::from(*w)).powi(2))
+            .sum();
+        squares / f64::from(bounds[place])
+    });
+    // NaN, of bounds of 0 too, is passed over.
+    let share = shares.fold(0.0, f64::max);
+    if share > 0.0 && share < 1.0 {
+        bounds.mapv_inplace(|bound| (share * f64::from(bound)) as f32);
     }
 }
 
