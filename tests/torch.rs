@@ -126,3 +126,24 @@ proptest! {
         }
     }
 }
+
+/// `torch.view_as_real(z.conj())[..., 1]` is a view whose signs torch changes when it is read.
+#[test]
+fn values_that_torch_has_yet_to_change_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    for storage in ["FloatStorage", "float8_e4m3fn"] {
+        for bit in ["neg", "conj"] {
+            let mut tensor = Saved::new(storage, &[2], vec![0; 8]);
+            tensor.deferred = Some(bit);
+            let path = folder.path().join("view.pt");
+            std::fs::write(&path, file(&dict([("x".to_owned(), Py::Tensor(tensor))]))).unwrap();
+            let opened = TorchFile::open(&path).unwrap();
+            let record = opened.root().get("x").and_then(TensorRecord::from_node);
+            let error = opened
+                .strided("x", &record.unwrap())
+                .unwrap_err()
+                .to_string();
+            assert!(error.contains(&format!("resolve_{bit}()")), "{error}");
+        }
+    }
+}

@@ -37,6 +37,8 @@ pub struct Tensor {
     pub shape: Vec<i64>,
     pub strides: Vec<i64>,
     pub data: Vec<u8>,
+    /// A bit that says what is still to be done to elements: `neg` or `conj`.
+    pub deferred: Option<&'static str>,
 }
 
 impl Tensor {
@@ -53,6 +55,7 @@ impl Tensor {
             shape: shape.to_vec(),
             strides,
             data,
+            deferred: None,
         }
     }
 
@@ -181,6 +184,9 @@ impl Writer {
         }
         if untyped {
             self.global(&format!("torch {}", tensor.storage));
+        }
+        if let Some(bit) = tensor.deferred {
+            self.object(&Py::Dict(vec![(text(bit), Py::Bool(true))]));
         }
         self.out.extend(b"tR");
     }

@@ -91,6 +91,13 @@ impl TorchFile {
                 other.to_owned(),
             )
         })?;
+        if let Some(bit) = record.deferred {
+            let expected = "a tensor whose values are in the file";
+            let found = format!("one that torch has yet to change (its {bit} bit is set)");
+            let remedy = format!("save it after .resolve_{bit}()");
+            let fault = BadInput::new(self.path(), expected, found).at(name);
+            return Err(fault.remedy(remedy).into());
+        }
         let key = record.storage.key;
         let Some(range) = self.storages.get(key) else {
             return Err(fault(format!("the storage {key:?}"), "none".into()));

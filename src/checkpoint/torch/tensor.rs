@@ -81,6 +81,8 @@ pub struct TensorRecord<'a> {
     pub(super) offset: usize,
     pub(super) shape: Vec<usize>,
     pub(super) strides: Vec<usize>,
+    /// What torch has put off until elements are read: `neg` or `conj`.
+    pub(super) deferred: Option<&'static str>,
 }
 
 impl<'a> TensorRecord<'a> {
@@ -114,11 +116,18 @@ impl<'a> TensorRecord<'a> {
             return None;
         };
         let storage = StorageRecord::from_node(*storage)?;
-        let kind = match (function, rest) {
-            ("_rebuild_tensor" | "_rebuild_tensor_v2", _) => storage.kind,
+        let (kind, metadata) = match (function, rest) {
+            ("_rebuild_tensor", _) => (storage.kind, None),
+            ("_rebuild_tensor_v2", rest) => (storage.kind, rest.get(2)),
             // The storage is untyped; the dtype follows flags and hooks.
-            ("_rebuild_tensor_v3", [_, _, dtype, ..]) => Kind::from_name(dtype.global()?.1),
+            ("_rebuild_tensor_v3", [_, _, dtype, rest @ ..]) => {
+                (Kind::from_name(dtype.global()?.1), rest.first())
+            }
             _ => return None,
+        };
+        let is_set = |bit: &str| {
+            let bit = metadata.and_then(|metadata| metadata.get(bit));
+            bit.and_then(Node::boolean) == Some(true)
         };
         Some(Self {
             storage,
@@ -126,6 +135,7 @@ impl<'a> TensorRecord<'a> {
             offset: usize::try_from(offset.int()?).ok()?,
             shape: shape.sizes()?,
             strides: strides.sizes()?,
+            deferred: ["neg", "conj"].into_iter().find(|bit| is_set(bit)),
         })
     }
 
