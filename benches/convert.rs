@@ -91,7 +91,11 @@ fn make(folder: &Path) -> u64 {
     let mut args: Vec<_> = args
         .map(|(name, value)| (name.to_owned(), Py::Int(value)))
         .into();
-    args.push(("layernorm_epsilon".into(), Py::Float(1e-5)));
+    args.extend([
+        ("layernorm_epsilon".into(), Py::Float(1e-5)),
+        ("position_embedding_type".into(), Py::Str("alibi".into())),
+        ("bias_gelu_fusion".into(), Py::Bool(true)),
+    ]);
     let state = dict([("args".to_owned(), Py::Object("argparse Namespace", args))]);
     fs::write(folder.join("mp_rank_00_model_states.pt"), file(&state)).expect("written");
     bytes

@@ -1,6 +1,7 @@
 //! Checkpoints that are refused: with one sentence that names the file, what was expected, what was
 //! found and what to do, and with nothing written.
 
+use crate::common::checkpoint::bloom_args;
 use crate::common::torch::{Py, Tensor, dict, file, legacy, text, zip};
 use crate::common::{goldens, torch};
 use parity::Result;
@@ -601,15 +602,7 @@ fn arguments_may_lie_among_the_chunks() {
 fn arguments_must_be_those_of_the_architecture() {
     let with = |name: &'static str, value: Py| {
         deepspeed(|path| {
-            let args = [
-                ("hidden_size", 64),
-                ("num_attention_heads", 8),
-                ("num_layers", 2),
-            ];
-            let mut args: Vec<_> = args
-                .map(|(name, value)| (name.to_owned(), Py::Int(value)))
-                .into();
-            args.push(("layernorm_epsilon".to_owned(), Py::Float(1e-5)));
+            let mut args = bloom_args(64, 8, 2);
             args.retain(|(key, _)| key != name);
             args.push((name.to_owned(), value));
             let args = Py::Object("argparse Namespace", args);

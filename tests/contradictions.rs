@@ -225,6 +225,7 @@ fn with_a_copy(folder: &Path, copy: Option<torch::Tensor>) -> PathBuf {
     args.extend([
         ("layernorm_epsilon".into(), Py::Float(1e-5)),
         ("normalization".into(), torch::text("LayerNorm")),
+        ("bias_gelu_fusion".into(), Py::Bool(true)),
         (
             "position_embedding_type".into(),
             torch::text("learned_absolute"),

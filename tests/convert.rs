@@ -2,7 +2,7 @@
 //! the properties of the folder that is written.
 
 use crate::common::torch::{Py, Tensor, dict, file, text};
-use crate::common::{self, goldens};
+use crate::common::{self, checkpoint, goldens};
 use parity::arch::ArchitectureName;
 use parity::checkpoint::megatron::{Arg, MegatronCheckpoint};
 use parity::checkpoint::torch::{TensorRecord, TorchFile};
@@ -185,6 +185,22 @@ fn a_model_that_is_there_is_replaced_only_on_demand() {
     );
 }
 
+/// A fault in mid-run: the last file of weights cannot be put in its place. One thread, so that the others are
+/// written before it.
+fn interrupt(model: &Converted, output: &Path, options: &Options, last: &str) {
+    let last = output.with_extension("incomplete").join(last);
+    let one = rayon::ThreadPoolBuilder::new().num_threads(1);
+    let run = one.build().unwrap().install(|| {
+        convert(model, output, options, &|event| {
+            if let parity::convert::Event::Writing { .. } = event {
+                fs::create_dir(&last).unwrap();
+            }
+        })
+    });
+    assert!(run.is_err());
+    fs::remove_dir(&last).unwrap();
+}
+
 #[test]
 fn an_interrupted_run_is_gone_on_with() {
     let folder = tempfile::tempdir().unwrap();
@@ -194,25 +210,8 @@ fn an_interrupted_run_is_gone_on_with() {
         max_shard_size: ByteSize(70_000),
         ..options()
     };
-    // A fault in mid-run: the last file of weights cannot be put in its place. One thread, so that
-    // the others are written before it.
-    let last = folder
-        .path()
-        .join("model.incomplete/model-00004-of-00004.safetensors");
-    let one = rayon::ThreadPoolBuilder::new()
-        .num_threads(1)
-        .build()
-        .unwrap();
-    let interrupted = one.install(|| {
-        convert(&model, &output, &small, &|event| {
-            if let parity::convert::Event::Writing { .. } = event {
-                fs::create_dir(&last).unwrap();
-            }
-        })
-    });
-    assert!(interrupted.is_err());
+    interrupt(&model, &output, &small, "model-00004-of-00004.safetensors");
     assert!(!output.exists(), "nothing half-written");
-    fs::remove_dir(&last).unwrap();
     let report = write(&model, &output, &small);
     assert!(
         report.resumed > 0 && report.resumed < report.files,
@@ -252,17 +251,16 @@ fn verification_sees_a_changed_byte() {
     assert!(!output.exists());
 }
 
+fn with_argument(model: &str, name: &str, value: Arg) -> parity::Result<Converted> {
+    let folder = goldens().join(model).join("checkpoints/torch_fp32_tp1");
+    let overrides = [(name.to_owned(), value)];
+    Converted::new(MegatronCheckpoint::open(&folder, &overrides)?, None, None)
+}
+
 /// A setting that changes what is computed is carried over or refused by name, never dropped.
 #[test]
 fn settings_that_change_the_model_are_never_dropped() {
-    let converted = |model: &str, name: &str, value: Arg| {
-        let folder = goldens().join(model).join("checkpoints/torch_fp32_tp1");
-        let overrides = [(name.to_owned(), value)];
-        Converted::new(MegatronCheckpoint::open(&folder, &overrides)?, None, None)
-    };
     for (name, value) in [
-        ("apply_layernorm_1p", Arg::Flag(true)),
-        ("layernorm_zero_centered_gamma", Arg::Flag(true)),
         ("apply_residual_connection_post_layernorm", Arg::Flag(true)),
         ("fp32_residual_connection", Arg::Flag(true)),
         ("window_size", Arg::Int(128)),
@@ -270,13 +268,15 @@ fn settings_that_change_the_model_are_never_dropped() {
         ("softmax_type", Arg::Text("off-by-one".into())),
         ("num_experts", Arg::Int(8)),
         ("activation_func", Arg::Text("relu".into())),
+        ("what_megatron_adds_tomorrow", Arg::Int(0)),
     ] {
         for model in CORE {
-            let error = converted(model, name, value.clone()).err();
+            let error = with_argument(model, name, value.clone()).err();
             let error = error.map(|error| error.to_string()).unwrap_or_default();
             assert!(error.contains(name), "{model} with {name}: {error}");
         }
     }
+    let converted = with_argument;
     let name = "rotary_seq_len_interpolation_factor";
     let linear = converted(CORE[0], name, Arg::Int(4))
         .unwrap()
@@ -285,53 +285,168 @@ fn settings_that_change_the_model_are_never_dropped() {
     assert!(format!("{:?}", linear.model).contains("Linear { factor: 4.0 }"));
 }
 
-/// A tiny BLOOM of two ranks in Megatron-DeepSpeed's format: hidden 4, 2 heads, 1 layer.
-fn tiny(folder: &Path, change: impl Fn(usize, &str, &mut Tensor)) -> PathBuf {
-    let folder = folder.join("global_step5");
-    fs::create_dir_all(&folder).unwrap();
-    let blocks: [(&str, &[i64]); 12] = [
-        ("input_layernorm.weight", &[4]),
-        ("input_layernorm.bias", &[4]),
-        ("self_attention.query_key_value.weight", &[6, 4]),
-        ("self_attention.query_key_value.bias", &[6]),
-        ("self_attention.dense.weight", &[4, 2]),
-        ("self_attention.dense.bias", &[4]),
-        ("post_attention_layernorm.weight", &[4]),
-        ("post_attention_layernorm.bias", &[4]),
-        ("mlp.dense_h_to_4h.weight", &[8, 4]),
-        ("mlp.dense_h_to_4h.bias", &[8]),
-        ("mlp.dense_4h_to_h.weight", &[4, 8]),
-        ("mlp.dense_4h_to_h.bias", &[4]),
-    ];
-    let embeddings: [(&str, &[i64]); 3] = [
-        ("word_embeddings.weight", &[8, 4]),
-        ("word_embeddings.norm.weight", &[4]),
-        ("word_embeddings.norm.bias", &[4]),
-    ];
-    let last: [(&str, &[i64]); 2] = [("weight", &[4]), ("bias", &[4])];
-    for rank in 0..2 {
-        for (layer, tensors) in [(1, &embeddings[..]), (3, &blocks), (5, &last)] {
-            let tensors = tensors.iter().map(|(name, shape)| {
-                let mut tensor = Tensor::counting(shape, layer as f32);
-                change(rank, name, &mut tensor);
-                ((*name).to_owned(), Py::Tensor(tensor))
-            });
-            let name = format!("layer_{layer:02}-model_{rank:02}-model_states.pt");
-            fs::write(folder.join(name), file(&dict(tensors))).unwrap();
+/// Megatron adds one to the weights of norms that it keeps less one.
+#[test]
+fn weights_of_norms_that_lack_one_get_it() {
+    let folder = tempfile::tempdir().unwrap();
+    for model in CORE {
+        let plain = with_argument(model, "apply_layernorm_1p", Arg::Flag(false)).unwrap();
+        for name in ["apply_layernorm_1p", "layernorm_zero_centered_gamma"] {
+            let less_one = with_argument(model, name, Arg::Flag(true)).unwrap();
+            assert!(
+                less_one
+                    .notes()
+                    .iter()
+                    .any(|note| note.contains("less one"))
+            );
+            let output = folder.path().join(model).join(name);
+            write(&less_one, &output, &options());
+            let written = SafetensorsFiles::open(&output).unwrap();
+            for tensor in plain.tensors() {
+                let before = tensor.to_tensor().unwrap();
+                let after = written.load(&tensor.name).unwrap();
+                let is_norm = tensor.name.ends_with("weight")
+                    && (tensor.name.contains("norm") || tensor.name.contains("ln_"));
+                let added = if is_norm { 1.0 } else { 0.0 };
+                let [before, after] = [&before, &after].map(|all| all.as_slice::<f32>().unwrap());
+                let same = before
+                    .iter()
+                    .zip(after)
+                    .all(|(a, b)| (f64::from(*a) + added) as f32 == *b);
+                assert!(same, "{}", tensor.name);
+            }
         }
     }
-    let args = [
-        ("hidden_size", 4),
-        ("num_attention_heads", 2),
-        ("num_layers", 1),
+}
+
+/// A checkpoint without arguments is asked about all at once, and converts once they are given.
+#[test]
+fn all_that_is_missing_is_asked_for_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let checkpoint = tiny(folder.path(), |_, _, _| {});
+    fs::remove_file(checkpoint.join("mp_rank_00_model_states.pt")).unwrap();
+    let parity = |more: &[String]| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_parity"));
+        let output = folder.path().join("out");
+        command
+            .arg("convert")
+            .arg(&checkpoint)
+            .arg("-o")
+            .arg(output)
+            .args(more);
+        command.output().expect("parity runs")
+    };
+    let refused = parity(&[]);
+    let error = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert_eq!(refused.status.code(), Some(2), "{error}");
+    // The remedy, as it is printed, with values in place of VALUE.
+    let answers = [
+        ("hidden_size", "4"),
+        ("num_attention_heads", "2"),
+        ("num_layers", "1"),
+        ("layernorm_epsilon", "1e-5"),
+        ("position_embedding_type", "alibi"),
+        ("bias_gelu_fusion", "true"),
     ];
-    let mut args: Vec<_> = args
-        .map(|(name, value)| (name.to_owned(), Py::Int(value)))
-        .into();
-    args.push(("layernorm_epsilon".into(), Py::Float(1e-5)));
-    let state = dict([("args".to_owned(), Py::Object("argparse Namespace", args))]);
-    fs::write(folder.join("mp_rank_00_model_states.pt"), file(&state)).unwrap();
-    folder
+    let words = error
+        .split_whitespace()
+        .filter(|word| word.ends_with("=VALUE"));
+    let given = words.flat_map(|word| {
+        let name = word.trim_end_matches("=VALUE");
+        let (_, value) = answers
+            .iter()
+            .find(|(known, _)| *known == name)
+            .expect(name);
+        ["--arg".to_owned(), format!("{name}={value}")]
+    });
+    let given: Vec<String> = given.collect();
+    let done = parity(&given);
+    let said = String::from_utf8_lossy(&done.stdout).into_owned();
+    assert!(
+        done.status.success(),
+        "{}",
+        String::from_utf8_lossy(&done.stderr)
+    );
+    assert!(said.contains("holds no training arguments"), "{said}");
+}
+
+/// What is not known is taken at the user's word, and said.
+#[test]
+fn an_argument_can_be_said_to_be_without_effect() {
+    let folder = goldens().join(CORE[0]).join("checkpoints/torch_fp32_tp1");
+    let unknown = [("nobody_has_heard_of_it".to_owned(), Arg::Int(0))];
+    let open = || MegatronCheckpoint::open(&folder, &unknown).unwrap();
+    let error = Converted::new(open(), None, None)
+        .err()
+        .unwrap()
+        .to_string();
+    assert!(
+        error.contains("--without-effect nobody_has_heard_of_it"),
+        "{error}"
+    );
+    let names = ["nobody_has_heard_of_it".to_owned()];
+    let model = Converted::new(open().without_arguments(&names).unwrap(), None, None).unwrap();
+    assert!(
+        model
+            .notes()
+            .iter()
+            .any(|note| note.contains("nobody_has_heard_of_it=0"))
+    );
+    assert!(open().without_arguments(&["mistyped".to_owned()]).is_err());
+}
+
+/// No config is written that nobody could run.
+#[test]
+fn a_config_that_makes_no_sense_is_refused() {
+    for model in CORE {
+        for (name, value) in [
+            ("num_attention_heads", Arg::Int(7)),
+            ("layernorm_epsilon", Arg::Float(-1.0)),
+        ] {
+            assert!(
+                with_argument(model, name, value).is_err(),
+                "{model} with {name}"
+            );
+        }
+    }
+    let model = "megatron_core_llama";
+    assert!(with_argument(model, "rotary_base", Arg::Int(-1)).is_err());
+}
+
+/// Files of an interrupted run are those of the same conversion only.
+#[test]
+fn another_conversion_of_the_same_shapes_starts_afresh() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = folder.path().join("model");
+    let small = Options {
+        max_shard_size: ByteSize(400_000),
+        ..options()
+    };
+    let plain = with_argument(CORE[0], "iteration", Arg::Int(1)).unwrap();
+    let files = write(&plain, &output, &small).files;
+    fs::remove_dir_all(&output).unwrap();
+    let last = format!("model-{files:05}-of-{files:05}.safetensors");
+    let resumed = |other: &Converted| {
+        interrupt(&plain, &output, &small, &last);
+        let report = write(other, &output, &small);
+        fs::remove_dir_all(&output).unwrap();
+        report.resumed
+    };
+    assert!(resumed(&plain) > 0);
+    // Another value, another order of the same elements.
+    let less_one = with_argument(CORE[0], "apply_layernorm_1p", Arg::Flag(true)).unwrap();
+    assert_eq!(resumed(&less_one), 0);
+    let theta = with_argument(CORE[0], "rotary_base", Arg::Int(500)).unwrap();
+    assert_eq!(resumed(&theta), 0);
+}
+
+/// A tiny BLOOM of two ranks in Megatron-DeepSpeed's format: hidden 4, 2 heads, 1 layer.
+fn tiny(folder: &Path, change: impl Fn(usize, &str, &mut Tensor)) -> PathBuf {
+    checkpoint::bloom(folder, 2, |rank, layer, name, shape| {
+        let mut tensor = Tensor::counting(shape, layer as f32);
+        change(rank as usize, name, &mut tensor);
+        tensor
+    })
 }
 
 #[test]
@@ -368,6 +483,8 @@ fn arguments_can_be_given_where_a_checkpoint_has_none() {
         ("num_attention_heads", "2"),
         ("num_layers", "1"),
         ("layernorm_epsilon", "1e-5"),
+        ("position_embedding_type", "alibi"),
+        ("bias_gelu_fusion", "true"),
     ];
     let given = given.map(|(name, value)| (name.to_owned(), value.parse().unwrap()));
     let model = open(&given).expect("a model");

@@ -16,6 +16,7 @@ mod cuda;
 mod emulated;
 mod import;
 mod kernels;
+mod layouts;
 mod mutations;
 mod padding;
 mod selftest;

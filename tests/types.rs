@@ -1,7 +1,6 @@
 //! Models and dumps whose tensors are of several types, as they come from frameworks.
 
-use crate::common::torch::{self, Py};
-use crate::common::{self, Copy, goldens};
+use crate::common::{self, Copy, checkpoint, goldens, torch};
 use parity::arch::Framework;
 use parity::checkpoint::megatron::MegatronCheckpoint;
 use parity::checkpoint::{SafetensorsFiles, Weights};
@@ -65,61 +64,21 @@ fn weights_of_other_types_are_cast_on_loading_once() {
 }
 
 /// A BLOOM of one rank, its weights bf16 and its norms fp32.
-fn mixed(folder: &Path) {
-    let blocks: [(&str, &[i64]); 12] = [
-        ("input_layernorm.weight", &[4]),
-        ("input_layernorm.bias", &[4]),
-        ("self_attention.query_key_value.weight", &[12, 4]),
-        ("self_attention.query_key_value.bias", &[12]),
-        ("self_attention.dense.weight", &[4, 4]),
-        ("self_attention.dense.bias", &[4]),
-        ("post_attention_layernorm.weight", &[4]),
-        ("post_attention_layernorm.bias", &[4]),
-        ("mlp.dense_h_to_4h.weight", &[16, 4]),
-        ("mlp.dense_h_to_4h.bias", &[16]),
-        ("mlp.dense_4h_to_h.weight", &[4, 16]),
-        ("mlp.dense_4h_to_h.bias", &[4]),
-    ];
-    let embeddings: [(&str, &[i64]); 3] = [
-        ("word_embeddings.weight", &[8, 4]),
-        ("word_embeddings.norm.weight", &[4]),
-        ("word_embeddings.norm.bias", &[4]),
-    ];
-    let last: [(&str, &[i64]); 2] = [("weight", &[4]), ("bias", &[4])];
-    for (layer, tensors) in [(1, &embeddings[..]), (3, &blocks), (5, &last)] {
-        let tensors = tensors.iter().map(|(name, shape)| {
-            let wide = torch::Tensor::counting(shape, 1.0 + f32::EPSILON);
-            let halves = wide.data.chunks(4).flat_map(|bytes| [bytes[2], bytes[3]]);
-            let tensor = if name.contains("norm") || layer == 5 {
-                wide
-            } else {
-                torch::Tensor::new("BFloat16Storage", shape, halves.collect())
-            };
-            ((*name).to_owned(), Py::Tensor(tensor))
-        });
-        let name = format!("layer_{layer:02}-model_00-model_states.pt");
-        fs::write(folder.join(name), torch::file(&torch::dict(tensors))).expect("written");
-    }
-    let sizes = [
-        ("hidden_size", 4),
-        ("num_attention_heads", 2),
-        ("num_layers", 1),
-    ];
-    let mut args: Vec<(String, Py)> = sizes
-        .map(|(name, value)| (name.to_owned(), Py::Int(value)))
-        .into();
-    args.push(("layernorm_epsilon".into(), Py::Float(1e-5)));
-    let state = torch::dict([("args".to_owned(), Py::Object("argparse Namespace", args))]);
-    let path = folder.join("mp_rank_00_model_states.pt");
-    fs::write(path, torch::file(&state)).expect("written");
+fn mixed(folder: &Path) -> PathBuf {
+    checkpoint::bloom(folder, 1, |_, layer, name, shape| {
+        let wide = torch::Tensor::counting(shape, 1.0 + f32::EPSILON);
+        if name.contains("norm") || layer == 5 {
+            return wide;
+        }
+        let halves = wide.data.chunks(4).flat_map(|bytes| [bytes[2], bytes[3]]);
+        torch::Tensor::new("BFloat16Storage", shape, halves.collect())
+    })
 }
 
 #[test]
 fn checkpoints_of_several_types_convert() {
     let folder = tempfile::tempdir().expect("a folder");
-    let checkpoint = folder.path().join("global_step1");
-    fs::create_dir(&checkpoint).expect("a folder");
-    mixed(&checkpoint);
+    let checkpoint = mixed(folder.path());
     let model = || {
         let checkpoint = MegatronCheckpoint::open(&checkpoint, &[]).expect("a checkpoint");
         Converted::new(checkpoint, None, None).expect("a model")

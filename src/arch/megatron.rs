@@ -34,3 +34,21 @@ pub(super) fn unsupported(
         .at(argument)
         .into()
 }
+
+/// Refuses any other choice than the one an architecture has. Enumerations are kept as they would
+/// be shown, their value last.
+pub(super) fn require(
+    checkpoint: &MegatronCheckpoint,
+    architecture: &str,
+    argument: &str,
+    only: &str,
+) -> Result<()> {
+    let other = checkpoint
+        .args()
+        .text(argument)
+        .filter(|value| !value.ends_with(only));
+    match other {
+        None => Ok(()),
+        Some(_) => Err(unsupported(checkpoint, architecture, argument)),
+    }
+}

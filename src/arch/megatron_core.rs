@@ -1,8 +1,9 @@
 //! What all models of megatron-core have in common: names and arguments.
 
 use super::megatron::unsupported;
+use super::recipe::TensorRecipe;
 use super::{ActivationName, Settings};
-use crate::checkpoint::megatron::{Format, MegatronCheckpoint};
+use crate::checkpoint::megatron::{Format, MegatronCheckpoint, Partition};
 use crate::error::Result;
 use crate::plan::MegatronArithmetic;
 
@@ -17,7 +18,7 @@ pub(super) const POSITIONS: &str = "embedding.position_embeddings.weight";
 /// The bias of the last norm, which an RMSNorm lacks.
 pub(super) const FINAL_NORM_BIAS: &str = "decoder.final_layernorm.bias";
 
-/// Flags that change what is computed, and that neither GPT-2 nor Llama has.
+/// Settings of dumps that change what is computed, and that neither GPT-2 nor Llama has.
 const FOREIGN_FLAGS: [&str; 7] = [
     "apply_layernorm_1p",
     "layernorm_zero_centered_gamma",
@@ -27,7 +28,7 @@ const FOREIGN_FLAGS: [&str; 7] = [
     "attention_output_gate",
     "multi_latent_attention",
 ];
-/// Arguments that do, whatever their value; TransformerConfig's name of experts, then Megatron-LM's.
+/// Those that do, whatever their value; TransformerConfig's name of experts, then Megatron-LM's.
 const FOREIGN: [&str; 5] = [
     "window_size",
     "softmax_scale",
@@ -37,27 +38,6 @@ const FOREIGN: [&str; 5] = [
 ];
 /// The one that names a softmax, and the plain one.
 const SOFTMAX: (&str, &str) = ("softmax_type", "vanilla");
-
-/// Refuses what an architecture cannot compute: these flags, and what no architecture here can.
-pub(super) fn refuse_flags(
-    checkpoint: &MegatronCheckpoint,
-    architecture: &str,
-    flags: &[&str],
-) -> Result<()> {
-    let args = checkpoint.args();
-    for flag in flags.iter().chain(&FOREIGN_FLAGS) {
-        if args.flag_or(flag, false)? {
-            return Err(unsupported(checkpoint, architecture, flag));
-        }
-    }
-    for argument in FOREIGN {
-        if args.get(argument).is_some() {
-            return Err(unsupported(checkpoint, architecture, argument));
-        }
-    }
-    let (softmax, plain) = SOFTMAX;
-    require(checkpoint, architecture, softmax, plain)
-}
 
 /// Refuses another activation function than the one an architecture has. Megatron-LM's arguments do
 /// not name it, TransformerConfig's do.
@@ -73,24 +53,6 @@ pub(super) fn require_activation(
     }
 }
 
-/// Refuses any other choice than the one an architecture has. Enumerations are kept as they would
-/// be shown, their value last.
-pub(super) fn require(
-    checkpoint: &MegatronCheckpoint,
-    architecture: &str,
-    argument: &str,
-    only: &str,
-) -> Result<()> {
-    let other = checkpoint
-        .args()
-        .text(argument)
-        .filter(|value| !value.ends_with(only));
-    match other {
-        None => Ok(()),
-        Some(_) => Err(unsupported(checkpoint, architecture, argument)),
-    }
-}
-
 /// The epsilon of all norms, under its older or its newer name.
 pub(super) fn epsilon(checkpoint: &MegatronCheckpoint) -> Result<f64> {
     let args = checkpoint.args();
@@ -98,6 +60,39 @@ pub(super) fn epsilon(checkpoint: &MegatronCheckpoint) -> Result<f64> {
         Some(_) => args.number("norm_epsilon"),
         None => args.number("layernorm_epsilon"),
     }
+}
+
+/// Whether a gate is multiplied to what the MLP's activation gives; `None` if no argument says so. Megatron-LM's
+/// name of it, then TransformerConfig's.
+pub(super) fn is_gated(checkpoint: &MegatronCheckpoint) -> Result<Option<bool>> {
+    let args = checkpoint.args();
+    let names = ["swiglu", "gated_linear_unit"];
+    let said = names.into_iter().find(|name| args.get(name).is_some());
+    said.map(|name| args.flag_or(name, false)).transpose()
+}
+
+/// Whether checkpoints hold the weights of norms less one: Megatron-LM's name of it, then TransformerConfig's.
+pub(super) fn zero_centred(checkpoint: &MegatronCheckpoint) -> Result<bool> {
+    let args = checkpoint.args();
+    Ok(args.flag_or("apply_layernorm_1p", false)?
+        || args.flag_or("layernorm_zero_centered_gamma", false)?)
+}
+
+/// What to say of that.
+pub(super) const ZERO_CENTRED: &str = "weights of norms are stored less one: 1 was added, where Megatron adds it \
+    to the fp32 value, and rounded once to the type that they are written in";
+
+/// Groups of heads that share a key.
+pub(super) fn groups(checkpoint: &MegatronCheckpoint, heads: usize) -> Result<usize> {
+    let args = checkpoint.args();
+    // Without the flag Megatron-LM's num_query_groups is its default, 1, and means nothing.
+    let grouped = args.flag_or("group_query_attention", true)?;
+    let groups = args.optional_size("num_query_groups")?;
+    let groups = groups.filter(|_| grouped).unwrap_or(heads);
+    if !heads.is_multiple_of(groups) {
+        return Err(args.fault("num_query_groups", &format!("a divisor of {heads} heads")));
+    }
+    Ok(groups)
 }
 
 /// Whether the head is the embedding.
@@ -113,12 +108,32 @@ pub(super) fn is_tied(checkpoint: &MegatronCheckpoint) -> Result<bool> {
     })
 }
 
+/// Adds the head to tensors that go by `embedding` for a tied one, a copy of which the last pipeline stage
+/// keeps; gives the copies.
+pub(super) fn add_head(
+    tensors: &mut Vec<TensorRecipe>,
+    embedding: Option<&str>,
+    shape: [usize; 2],
+    vocabulary: usize,
+) -> Vec<TensorRecipe> {
+    let target = embedding.unwrap_or("lm_head.weight");
+    let head = TensorRecipe::plain(target, HEAD, Partition::Axis(0), &shape).first_rows(vocabulary);
+    if embedding.is_some() {
+        return vec![head];
+    }
+    tensors.push(head);
+    Vec::new()
+}
+
 /// The arithmetic in which a checkpoint was trained. Which kernels ran on a GPU it does not tell.
 pub(super) fn arithmetic_of(
     checkpoint: &MegatronCheckpoint,
     architecture: &str,
 ) -> Result<MegatronArithmetic> {
-    refuse_flags(checkpoint, architecture, &["apply_query_key_layer_scaling"])?;
+    let scaling = "apply_query_key_layer_scaling";
+    if checkpoint.args().flag_or(scaling, false)? {
+        return Err(unsupported(checkpoint, architecture, scaling));
+    }
     Ok(MegatronArithmetic {
         tensor_parallel: checkpoint.ranks(),
         query_key_layer_scaling: false,

@@ -6,6 +6,7 @@
 //! name: what a stage is for is its [`Role`], and everything else is asked here.
 
 mod activation;
+mod arguments;
 mod bloom;
 mod checks;
 mod config;
@@ -42,6 +43,7 @@ use crate::checkpoint::megatron::{Format, MegatronCheckpoint};
 use crate::error::{BadInput, Result};
 use crate::plan::{Arithmetic, MegatronArithmetic, Plan, TransformersArithmetic};
 use crate::tensor::DType;
+use arguments::Arguments;
 use bloom::Bloom;
 use checks::Checks;
 use clap::ValueEnum;
@@ -70,6 +72,9 @@ pub(crate) trait Architecture: Sync {
 
     /// Whether a checkpoint in these formats shows that.
     fn recognises(&self, checkpoint: &MegatronCheckpoint) -> bool;
+
+    /// Which training arguments its recipe knows.
+    fn arguments(&self) -> &'static Arguments;
 
     /// How transformers' model is made of a Megatron checkpoint. `vocabulary` is the number of tokens,
     /// without padding; all rows of the embedding are kept if `None`.

@@ -35,6 +35,8 @@ pub struct TensorRecipe {
     pub relayout: Vec<Relayout>,
     /// Shape of the result: the axes that are left, neighbours joined where the model has one axis.
     pub shape: Vec<usize>,
+    /// Whether the source holds a norm's weight less one.
+    pub zero_centred: bool,
 }
 
 /// A move of axes. None touches an element.
@@ -87,6 +89,15 @@ impl TensorRecipe {
             joined: shape.to_vec(),
             relayout: Vec::new(),
             shape: shape.to_vec(),
+            zero_centred: false,
+        }
+    }
+
+    /// The same of a source that holds a norm's weight less one, if it does.
+    pub(super) fn less_one(self, zero_centred: bool) -> Self {
+        Self {
+            zero_centred,
+            ..self
         }
     }
 

@@ -1,13 +1,17 @@
 //! Weights: where a step's parameters come from, one tensor at a time.
 
 mod adapted;
+mod bin;
+mod folder;
 pub mod megatron;
 mod overlay;
 mod safetensors;
 pub mod torch;
 mod weights;
+mod wrapped;
 
 pub use adapted::Adapted;
+pub use folder::TransformersFolder;
 pub use overlay::Overlay;
-pub use safetensors::{SafetensorsFiles, TransformersFolder};
+pub use safetensors::SafetensorsFiles;
 pub use weights::{Stored, Weights};

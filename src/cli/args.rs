@@ -242,6 +242,11 @@ pub(super) struct ConvertArgs {
     /// name; may be given several times
     #[arg(long, value_name = "NAME=VALUE")]
     pub(super) arg: Vec<GivenArg>,
+
+    /// A training argument that parity does not know, and of which you know that it changes nothing that
+    /// the model computes; may be given several times
+    #[arg(long, value_name = "NAME")]
+    pub(super) without_effect: Vec<String>,
     /// Replace the model that is in the folder
     #[arg(long)]
     pub(super) force: bool,

@@ -14,6 +14,7 @@ pub(super) fn run(args: &ConvertArgs) -> Result<()> {
         .map(|given| (given.name.clone(), given.value.clone()));
     let given: Vec<_> = given.collect();
     let checkpoint = MegatronCheckpoint::open(&args.checkpoint, &given)?;
+    let checkpoint = checkpoint.without_arguments(&args.without_effect)?;
     let model = Converted::new(checkpoint, args.architecture, args.vocab_size)?;
     let options = Options {
         dtype: args.dtype,

@@ -4,8 +4,8 @@ use super::args::InspectArgs;
 use super::print::print;
 use crate::arch::ArchitectureName;
 use crate::backend::Gpu;
+use crate::checkpoint::TransformersFolder;
 use crate::checkpoint::megatron::MegatronCheckpoint;
-use crate::checkpoint::{SafetensorsFiles, TransformersFolder, Weights};
 use crate::compare::{Metrics, Spec, compare};
 use crate::error::{BadInput, Error};
 use crate::golden::{Content, Golden, StatisticsFiles};
@@ -144,7 +144,7 @@ fn model(path: &Path) -> Result<String> {
             folder.into_weights()
         }
         Err(reason) => {
-            let weights = SafetensorsFiles::open(path)?;
+            let weights = TransformersFolder::stored_weights(path)?;
             text += &format!("model: {reason}\n");
             weights
         }

@@ -1,8 +1,8 @@
 //! `parity convert`: a checkpoint into a folder of transformers.
 
-use super::converted::{Converted, ConvertedTensor};
+use super::converted::Converted;
 use super::output::OutputFolder;
-use super::sharding::{ByteSize, INDEX, SINGLE, Shard, bytes, is_weights, shards};
+use super::sharding::{ByteSize, INDEX, SINGLE, Shard, is_weights, shards};
 use super::verify::verify;
 use super::writer::{data_len, header, write_tensor};
 use crate::error::{BadInput, Error, Result};
@@ -190,22 +190,40 @@ fn fingerprint(model: &Converted, asked: Option<DType>, largest: ByteSize) -> Re
             let modified = kind.modified().ok();
             let age = modified.and_then(|time| time.duration_since(std::time::UNIX_EPOCH).ok());
             let age = age.map_or(0, |age| age.as_nanos());
-            files.push((path.display().to_string(), kind.len(), age.to_string()));
+            let changed = changed(&kind);
+            files.push((
+                path.display().to_string(),
+                kind.len(),
+                age.to_string(),
+                changed,
+            ));
         }
     }
     files.sort();
-    let tensors = model
-        .tensors()
-        .iter()
-        .map(|tensor: &ConvertedTensor| (&tensor.name, &tensor.shape, bytes(tensor, asked)));
-    let tensors: Vec<_> = tensors.collect();
+    // How every element gets to its place: names, sources, shards, moves of axes.
+    let recipe = format!("{:?}", model.recipe().tensors);
     let fingerprint = json!({
         "version": env!("CARGO_PKG_VERSION"),
         "checkpoint": files,
-        "tensors": tensors,
+        "recipe": blake3::hash(recipe.as_bytes()).to_string(),
+        "config": model.config_json(asked.unwrap_or(model.dtype())),
         "dtype": asked.map(|dtype| dtype.to_string()),
         "max_shard_size": largest.0,
         "single": SINGLE,
     });
     Ok(fingerprint.to_string())
+}
+
+/// When a file was last changed in any way, which nobody can set; `None` where the system does not say.
+fn changed(file: &fs::Metadata) -> Option<String> {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt;
+        Some(format!("{}.{}", file.ctime(), file.ctime_nsec()))
+    }
+    #[cfg(not(unix))]
+    {
+        let _ = file;
+        None
+    }
 }

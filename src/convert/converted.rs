@@ -21,6 +21,8 @@ pub struct ConvertedTensor {
     pub shape: Vec<usize>,
     /// The elements in C order of `shape`; axes may be finer here.
     pub elements: Tiled,
+    /// Whether they are a norm's weight less one.
+    pub zero_centred: bool,
 }
 
 /// The converted model: every tensor checked and in its place, nothing read.
@@ -41,6 +43,11 @@ impl ConvertedTensor {
         self.elements.dtype()
     }
 
+    /// Whether elements are written in `dtype` as they lie in the shards.
+    pub(super) fn is_copied_as(&self, dtype: DType) -> bool {
+        self.dtype() == dtype && !self.zero_centred
+    }
+
     /// The type that it is written in: the one that is asked for, or else its own.
     pub(super) fn written_as(&self, asked: Option<DType>) -> DType {
         asked.unwrap_or(self.dtype())
@@ -51,7 +58,14 @@ impl ConvertedTensor {
     /// # Errors
     /// None for a converted model's tensors.
     pub fn to_tensor(&self) -> Result<Tensor> {
-        self.elements.to_tensor()?.reshaped(&self.shape)
+        let elements = self.elements.to_tensor()?.reshaped(&self.shape)?;
+        if !self.zero_centred {
+            return Ok(elements);
+        }
+        let dtype = self.dtype();
+        let less_one = elements.cast(DType::F64)?;
+        let values = less_one.as_slice::<f64>()?.iter().map(|value| value + 1.0);
+        Tensor::from_vec(&self.shape, values.collect())?.cast(dtype)
     }
 }
 
@@ -71,10 +85,15 @@ impl Converted {
             Some(named) => named,
             None => ArchitectureName::of(&checkpoint)?,
         };
-        let mut recipe = architecture
-            .architecture()
-            .recipe(&checkpoint, vocabulary)?;
-        check_names(&checkpoint, architecture, &recipe)?;
+        let of = architecture.architecture();
+        of.arguments().check(&checkpoint, of.name())?;
+        let mut recipe = of.recipe(&checkpoint, vocabulary)?;
+        if of.runnable().is_some() {
+            // No config is written that could not be read.
+            ConvertedConfig::from_settings(checkpoint.args().origin(), recipe.config.clone())?;
+        }
+        let left_out = check_names(&checkpoint, architecture, &recipe)?;
+        recipe.notes.extend(left_out);
         let mut tensors = Vec::with_capacity(recipe.tensors.len());
         let mut drifts = BTreeMap::new();
         for one in &recipe.tensors {
@@ -89,6 +108,8 @@ impl Converted {
                 recipe.notes.push(compared(&checkpoint, copy, &tensors)?);
             }
         }
+        recipe.notes.extend(checkpoint.args().assumptions());
+        recipe.notes.extend(checkpoint.wrapped());
         let (dtype, mixed) = main_dtype(&checkpoint, &tensors)?;
         recipe.notes.extend(mixed);
         let prefix = architecture.architecture().prefix();
@@ -111,6 +132,11 @@ impl Converted {
     /// The checkpoint.
     pub fn checkpoint(&self) -> &MegatronCheckpoint {
         &self.checkpoint
+    }
+
+    /// How its tensors are made.
+    pub(super) fn recipe(&self) -> &Recipe {
+        &self.recipe
     }
 
     /// The architecture of the converted model.
@@ -196,12 +222,13 @@ impl Weights for Converted {
     }
 }
 
-/// Checks that the checkpoint has all the tensors that the recipe asks for, and no others.
+/// Checks that the checkpoint has all the tensors that the recipe asks for, and no others that the model would
+/// compute with; gives what to say of those that are left out.
 fn check_names(
     checkpoint: &MegatronCheckpoint,
     architecture: ArchitectureName,
     recipe: &Recipe,
-) -> Result<()> {
+) -> Result<Option<String>> {
     let needed: BTreeSet<&str> = recipe.tensors.iter().map(|t| t.source.as_str()).collect();
     let missing = needed.iter().filter(|name| checkpoint.get(name).is_none());
     let surplus = checkpoint
@@ -210,13 +237,21 @@ fn check_names(
         .filter(|name| {
             !needed.contains(name) && !recipe.copies.iter().any(|copy| copy.source == *name)
         });
+    let (others, surplus): (Vec<&str>, Vec<&str>) =
+        surplus.partition(|name| is_beside_the_model(name, &needed));
     let missing = missing.map(|name| format!("{name} is missing"));
+    let surplus = surplus.into_iter();
     let surplus = surplus.map(|name| format!("{name} is not of a {architecture}"));
     let faults: Vec<String> = missing.chain(surplus).collect();
-    if faults.is_empty() {
-        return Ok(());
-    }
     const SHOWN: usize = 6;
+    if faults.is_empty() {
+        let mut named = others[..others.len().min(SHOWN)].join(", ");
+        if others.len() > SHOWN {
+            named += &format!(" and {} more", others.len() - SHOWN);
+        }
+        let note = format!("left out, as no part of a {architecture}: {named}");
+        return Ok((!others.is_empty()).then_some(note));
+    }
     let mut found = faults[..faults.len().min(SHOWN)].join(", ");
     if faults.len() > SHOWN {
         found += &format!(" and {} more", faults.len() - SHOWN);
@@ -227,6 +262,17 @@ fn check_names(
         needed.len()
     );
     Err(BadInput::new(checkpoint.path(), expected, found).into())
+}
+
+/// Whether a tensor is none that the model computes with: a buffer that follows from arguments, or part of a
+/// module beside the model, such as the head of a reward.
+fn is_beside_the_model(name: &str, needed: &BTreeSet<&str>) -> bool {
+    const BUFFERS: [&str; 3] = ["inv_freq", "position_ids", "masked_bias"];
+    fn root(name: &str) -> &str {
+        name.split('.').next().unwrap_or(name)
+    }
+    let last = name.rsplit('.').next().unwrap_or(name);
+    BUFFERS.contains(&last) || !needed.iter().any(|needed| root(needed) == root(name))
 }
 
 /// Makes a tensor by its recipe. Returns how far its replicas are apart, too.
@@ -261,6 +307,7 @@ fn make(
         source: recipe.source.clone(),
         shape: recipe.shape.clone(),
         elements,
+        zero_centred: recipe.zero_centred,
     };
     Ok((tensor, joined.drift))
 }

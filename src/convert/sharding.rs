@@ -138,6 +138,7 @@ mod tests {
                 source: name.into(),
                 shape: vec![rows],
                 elements: Tiled::one(zeros),
+                zero_centred: false,
             }
         };
         let tensors = [

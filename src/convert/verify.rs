@@ -88,7 +88,7 @@ fn compare(
                 place * extent + at + index
             });
         tile.part.read_run(&index, &mut bytes);
-        let expected = if tile.part.dtype() == dtype {
+        let expected = if tensor.is_copied_as(dtype) {
             Cow::Borrowed(&bytes)
         } else {
             // What cannot be converted has not been written.

@@ -63,7 +63,7 @@ pub(super) fn write_tensor(
     tensor.elements.pieces(PIECE, &mut |piece| {
         buffer.resize(piece.len() * piece.dtype().size(), 0);
         piece.read(0..piece.rows(), &mut buffer);
-        let rounded = if piece.dtype() == dtype {
+        let rounded = if tensor.is_copied_as(dtype) {
             None
         } else {
             Some(converted(&buffer, tensor, dtype)?)
@@ -75,7 +75,7 @@ pub(super) fn write_tensor(
     })
 }
 
-/// The elements in `piece` as `dtype`.
+/// The elements in `piece` as `dtype`, rounded to nearest even, once.
 pub(super) fn converted(piece: &[u8], tensor: &ConvertedTensor, dtype: DType) -> Result<Vec<u8>> {
     let overflow = |value: f64| -> Error {
         let expected = format!("values that {dtype} can hold");
@@ -88,6 +88,7 @@ pub(super) fn converted(piece: &[u8], tensor: &ConvertedTensor, dtype: DType) ->
         for bytes in piece.chunks_exact(size_of::<S>()) {
             let value = bytemuck::pod_read_unaligned::<S>(bytes);
             let value = crate::tensor::Element::to_f64(value);
+            let value = if tensor.zero_centred { value + 1.0 } else { value };
             let rounded = D::nearest(value);
             if value.is_finite() && !rounded.to_f32().is_finite() {
                 return Err(overflow(value));

@@ -52,10 +52,9 @@ impl Candidate {
     /// As [`Self::open`].
     pub fn open_as(path: &Path, dtype: Option<DType>) -> Result<Self> {
         if MegatronCheckpoint::recognises(path) {
-            let single = path.join("model.safetensors");
-            if single.exists() || path.join("model.safetensors.index.json").exists() {
+            if TransformersFolder::has_weights(path) {
                 let expected = "a transformers model or Megatron's shards";
-                let fault = BadInput::new(path, expected, "both: model.safetensors and shards");
+                let fault = BadInput::new(path, expected, "both: a model's weights and shards");
                 let remedy = "name a folder that holds the one that is meant";
                 return Err(fault.remedy(remedy).into());
             }
@@ -68,6 +67,7 @@ impl Candidate {
     fn from_transformers(path: &Path, dtype: Option<DType>) -> Result<Self> {
         let folder = TransformersFolder::open(path)?;
         let config = folder.config().clone();
+        let notes = folder.notes().to_vec();
         Self {
             folder: path.to_owned(),
             settings: path.join("config.json"),
@@ -75,9 +75,9 @@ impl Candidate {
             dtype: folder.dtype(),
             transformers: config.arithmetic,
             megatron: None,
-            weights: Box::new(folder.into_weights()),
+            weights: folder.into_weights(),
             rewriting: None,
-            notes: Vec::new(),
+            notes,
         }
         .adapted(dtype)
     }
@@ -92,9 +92,9 @@ impl Candidate {
             dtype: converted.dtype(),
             transformers: config.arithmetic,
             megatron: converted.arithmetic()?,
+            notes: converted.notes().to_vec(),
             weights: Box::new(converted),
             rewriting: None,
-            notes: Vec::new(),
         }
         .adapted(dtype)
     }
@@ -159,7 +159,35 @@ impl Candidate {
             ));
             self.model = self.model.with_vocab_size(rows);
         }
+        let left_out = self.left_out()?;
+        self.notes.extend(left_out);
         Ok(self)
+    }
+
+    /// Tensors that no step of its architecture reads.
+    fn surplus(&self) -> Result<Vec<&str>> {
+        let plan = self.model.plan(self.dtype, &Arithmetic::default())?;
+        let params = plan.params();
+        let names = self.weights.names().into_iter();
+        let is_surplus = |name: &&str| !params.contains_key(name) && !self.model.is_redundant(name);
+        Ok(names.filter(is_surplus).collect())
+    }
+
+    /// What to say of them: buffers, other heads. transformers leaves them out.
+    fn left_out(&self) -> Result<Option<String>> {
+        const SHOWN: usize = 4;
+        let surplus = self.surplus()?;
+        if surplus.is_empty() {
+            return Ok(None);
+        }
+        let mut named = surplus[..surplus.len().min(SHOWN)].join(", ");
+        if surplus.len() > SHOWN {
+            named += &format!(" and {} more", surplus.len() - SHOWN);
+        }
+        let architecture = self.model.architecture();
+        Ok(Some(format!(
+            "left out, as no part of a {architecture}: {named}"
+        )))
     }
 
     /// The same model with all of its weights in one type, the one that is asked for or else its own: rounded as
@@ -175,15 +203,14 @@ impl Candidate {
         }
         let count = self.weights.names().len();
         for (stored, names) in &others {
-            self.notes.push(match names.as_slice() {
-                names if names.len() == count => {
-                    format!("weights cast from {stored} to {dtype} on loading")
-                }
-                [first, ..] => format!(
-                    "{} of {count} weights are stored as {stored} ({first} first): cast to {dtype} on loading",
-                    names.len()
-                ),
-                [] => continue,
+            let casts = names.len();
+            self.notes.push(if casts == count {
+                format!("weights cast from {stored} to {dtype} on loading")
+            } else {
+                format!(
+                    "{casts} of {count} weights are stored as {stored} ({} first): cast to {dtype} on loading",
+                    names[0]
+                )
             });
         }
         if !others.is_empty() {
@@ -298,10 +325,10 @@ impl Candidate {
         Plan::new(plan.dtype(), steps)
     }
 
-    /// Checks that it holds exactly the tensors that its architecture has.
+    /// Checks that it holds the tensors that its architecture has.
     ///
     /// # Errors
-    /// [`BadInput`] naming every missing, surplus, misshapen and wrongly typed tensor.
+    /// [`BadInput`] naming every missing, misshapen and wrongly typed tensor.
     pub(super) fn check(&self) -> Result<()> {
         // Some arithmetics leave parameters out; a whole model has them all the same.
         let plan: Plan = self.model.plan(self.dtype, &Arithmetic::default())?;
@@ -322,14 +349,12 @@ impl Candidate {
                 Some(_) => {}
             }
         }
-        let names = self.weights.names();
-        let surplus = names
-            .into_iter()
-            .filter(|name| !params.contains_key(name) && !self.model.is_redundant(name));
-        faults.extend(surplus.map(|name| format!("{name} belongs to no module")));
         if faults.is_empty() {
             return Ok(());
         }
+        // One that is left over may be one that is missing, under another name.
+        let surplus = self.surplus()?.into_iter();
+        faults.extend(surplus.map(|name| format!("{name} belongs to no module")));
         const SHOWN: usize = 8;
         let more = faults.len().saturating_sub(SHOWN);
         faults.truncate(SHOWN);

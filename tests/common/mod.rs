@@ -1,5 +1,6 @@
 //! Copies of the project's goldens and models that a test may damage.
 
+pub mod checkpoint;
 pub mod cpp;
 pub mod fake_gpu;
 pub mod torch;

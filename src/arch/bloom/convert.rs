@@ -5,6 +5,7 @@
 //! norms, and the biases that are added after the sum over ranks, are replicated.
 
 use super::MEGATRON_EMBEDDING_EPSILON;
+use crate::arch::arguments::Arguments;
 use crate::arch::megatron::{unsupported, vocabulary};
 use crate::arch::recipe::{Recipe, TensorRecipe, object};
 use crate::checkpoint::megatron::{MegatronCheckpoint, Partition};
@@ -14,13 +15,54 @@ use serde_json::json;
 /// The architecture's name.
 pub(super) const BLOOM: &str = "BLOOM";
 
+pub(super) const ARGUMENTS: Arguments = Arguments {
+    handled: &[
+        "hidden_size",
+        "num_attention_heads",
+        "num_layers",
+        "ffn_hidden_size",
+        "layernorm_epsilon",
+        "position_embedding_type",
+        "bias_gelu_fusion",
+        "attention_dropout",
+        "hidden_dropout",
+        // In the order of roundings: the arithmetic of a run, not the model.
+        "apply_query_key_layer_scaling",
+        // transformers has the switch, too.
+        "apply_residual_connection_post_layernorm",
+    ],
+    without_effect: &[
+        // Its norm is among the tensors.
+        "embed_layernorm",
+        "kv_channels",
+        // There are no embeddings of positions.
+        "max_position_embeddings",
+        "pretrain_causal_attention",
+    ],
+    required: &[
+        &["hidden_size"],
+        &["num_attention_heads"],
+        &["num_layers"],
+        &["layernorm_epsilon"],
+        &["position_embedding_type"],
+        &["bias_gelu_fusion"],
+    ],
+};
+
 pub(super) fn recipe(checkpoint: &MegatronCheckpoint, tokens: Option<usize>) -> Result<Recipe> {
     use Partition::{Axis, Replicated};
     let args = checkpoint.args();
-    for argument in ["fp32_residual_connection", "openai_gelu", "onnx_safe"] {
-        if args.flag_or(argument, false)? {
-            return Err(unsupported(checkpoint, BLOOM, argument));
-        }
+    let positions = args.text("position_embedding_type").unwrap_or_default();
+    // By its name, or the number that the pickle of an enumeration holds.
+    if !["alibi", "PositionEmbeddingType(3)"]
+        .iter()
+        .any(|alibi| positions.ends_with(alibi))
+    {
+        return Err(unsupported(checkpoint, BLOOM, "position_embedding_type"));
+    }
+    // Without its kernel Megatron computes GELU by erf.
+    if !args.flag_or("bias_gelu_fusion", true)? {
+        return Err(unsupported(checkpoint, BLOOM, "bias_gelu_fusion"));
     }
     let hidden = args.size("hidden_size")?;
     let heads = args.size("num_attention_heads")?;

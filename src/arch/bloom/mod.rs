@@ -8,7 +8,7 @@ mod stages;
 
 pub use config::BloomConfig;
 
-use super::{Architecture, Recipe, Runnable};
+use super::{Architecture, Arguments, Recipe, Runnable};
 use crate::checkpoint::megatron::{Format, MegatronCheckpoint};
 use crate::error::Result;
 
@@ -42,6 +42,10 @@ impl Architecture for Bloom {
 
     fn recognises(&self, checkpoint: &MegatronCheckpoint) -> bool {
         checkpoint.get("word_embeddings.norm.weight").is_some()
+    }
+
+    fn arguments(&self) -> &'static Arguments {
+        &convert::ARGUMENTS
     }
 
     fn recipe(&self, checkpoint: &MegatronCheckpoint, vocabulary: Option<usize>) -> Result<Recipe> {

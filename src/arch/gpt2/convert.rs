@@ -4,9 +4,11 @@
 //! value one after the other where Megatron has them per head.
 
 use crate::arch::ActivationName;
-use crate::arch::megatron::{unsupported, vocabulary};
+use crate::arch::arguments::Arguments;
+use crate::arch::megatron::{require, unsupported, vocabulary};
 use crate::arch::megatron_core::{
-    EMBEDDING, HEAD, POSITIONS, epsilon, is_tied, refuse_flags, require, require_activation,
+    EMBEDDING, POSITIONS, ZERO_CENTRED, add_head, epsilon, groups, is_gated, is_tied,
+    require_activation, zero_centred,
 };
 use crate::arch::recipe::{Recipe, Relayout, TensorRecipe, object};
 use crate::checkpoint::megatron::{MegatronCheckpoint, Partition};
@@ -16,6 +18,59 @@ use serde_json::{Value, json};
 /// The architecture's name.
 pub(super) const GPT2: &str = "GPT-2";
 
+pub(super) const ARGUMENTS: Arguments = Arguments {
+    handled: &[
+        "hidden_size",
+        "num_attention_heads",
+        "num_query_groups",
+        "group_query_attention",
+        "num_layers",
+        "ffn_hidden_size",
+        "kv_channels",
+        "layernorm_epsilon",
+        "norm_epsilon",
+        "apply_layernorm_1p",
+        "layernorm_zero_centered_gamma",
+        "normalization",
+        "position_embedding_type",
+        "activation_func",
+        "bias_gelu_fusion",
+        "bias_activation_fusion",
+        "openai_gelu",
+        "gated_linear_unit",
+        "swiglu",
+        "add_bias_linear",
+        "untie_embeddings_and_output_weights",
+        "share_embeddings_and_output_weights",
+        "attention_dropout",
+        "hidden_dropout",
+        // In the order of roundings: the arithmetic of a run, not the model.
+        "apply_query_key_layer_scaling",
+    ],
+    without_effect: &[
+        // The embedding of positions has as many rows.
+        "max_position_embeddings",
+        // Nothing is rotated.
+        "rotary_base",
+        "rotary_percent",
+        "rotary_interleaved",
+        "rotary_seq_len_interpolation_factor",
+        "seq_len_interpolation_factor",
+        "rope_scaling",
+        "rope_scaling_factor",
+        "use_rope_scaling",
+    ],
+    required: &[
+        &["hidden_size"],
+        &["num_attention_heads"],
+        &["num_layers"],
+        &["layernorm_epsilon", "norm_epsilon"],
+        // Megatron-LM's older arguments know no other than GELU.
+        &["activation_func", "bias_gelu_fusion"],
+        &["bias_gelu_fusion", "bias_activation_fusion"],
+    ],
+};
+
 /// The token that transformers' GPT-2 begins and ends texts with, unless told otherwise.
 const END_OF_TEXT: usize = 50_256;
 
@@ -23,16 +78,9 @@ pub(super) fn recipe(checkpoint: &MegatronCheckpoint, tokens: Option<usize>) -> 
     use Partition::{Axis, Replicated};
     let args = checkpoint.args();
     let refuse = |argument| unsupported(checkpoint, GPT2, argument);
-    refuse_flags(
-        checkpoint,
-        GPT2,
-        &[
-            "gated_linear_unit",
-            "swiglu",
-            "squared_relu",
-            "qk_layernorm",
-        ],
-    )?;
+    if is_gated(checkpoint)?.unwrap_or(false) {
+        return Err(refuse("swiglu"));
+    }
     require(checkpoint, GPT2, "normalization", "LayerNorm")?;
     require(
         checkpoint,
@@ -53,6 +101,10 @@ pub(super) fn recipe(checkpoint: &MegatronCheckpoint, tokens: Option<usize>) -> 
     if head_dim * heads != hidden {
         return Err(refuse("kv_channels"));
     }
+    if groups(checkpoint, heads)? != heads {
+        return Err(refuse("num_query_groups"));
+    }
+    let less_one = zero_centred(checkpoint)?;
     let tied = is_tied(checkpoint)?;
     let (padded, vocabulary) = vocabulary(checkpoint, EMBEDDING, tokens)?;
     let positions = checkpoint
@@ -80,12 +132,13 @@ pub(super) fn recipe(checkpoint: &MegatronCheckpoint, tokens: Option<usize>) -> 
         let source = |name: &str| format!("decoder.layers.{layer}.{name}");
         for (ours, theirs) in [("ln_1", "input_layernorm"), ("ln_2", "pre_mlp_layernorm")] {
             for part in ["weight", "bias"] {
-                tensors.push(TensorRecipe::plain(
+                let norm = TensorRecipe::plain(
                     target(&format!("{ours}.{part}")),
                     source(&format!("{theirs}.{part}")),
                     Replicated,
                     &[hidden],
-                ));
+                );
+                tensors.push(norm.less_one(less_one && part == "weight"));
             }
         }
         // [heads, 3, head_dim, …] to [3, heads, head_dim], which comes last in a Conv1D.
@@ -146,27 +199,12 @@ pub(super) fn recipe(checkpoint: &MegatronCheckpoint, tokens: Option<usize>) -> 
     }
     for part in ["weight", "bias"] {
         let source = format!("decoder.final_layernorm.{part}");
-        tensors.push(TensorRecipe::plain(
-            format!("transformer.ln_f.{part}"),
-            source,
-            Replicated,
-            &[hidden],
-        ));
+        let target = format!("transformer.ln_f.{part}");
+        let norm = TensorRecipe::plain(target, source, Replicated, &[hidden]);
+        tensors.push(norm.less_one(less_one && part == "weight"));
     }
-    // The last pipeline stage keeps a copy of a tied embedding.
-    let target = if tied {
-        "transformer.wte.weight"
-    } else {
-        "lm_head.weight"
-    };
-    let head = TensorRecipe::plain(target, HEAD, Axis(0), &[padded, hidden]);
-    let head = head.first_rows(vocabulary);
-    let copies = if tied {
-        vec![head]
-    } else {
-        tensors.push(head);
-        Vec::new()
-    };
+    let embedding = tied.then_some("transformer.wte.weight");
+    let copies = add_head(&mut tensors, embedding, [padded, hidden], vocabulary);
     let mut config = object(json!({
         "architectures": ["GPT2LMHeadModel"],
         "model_type": "gpt2",
@@ -192,7 +230,7 @@ pub(super) fn recipe(checkpoint: &MegatronCheckpoint, tokens: Option<usize>) -> 
         config,
         tensors,
         copies,
-        notes: Vec::new(),
+        notes: less_one.then(|| ZERO_CENTRED.into()).into_iter().collect(),
     })
 }
 

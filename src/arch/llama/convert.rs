@@ -6,9 +6,11 @@
 //! permutation.
 
 use crate::arch::ActivationName;
-use crate::arch::megatron::{unsupported, vocabulary};
+use crate::arch::arguments::Arguments;
+use crate::arch::megatron::{require, unsupported, vocabulary};
 use crate::arch::megatron_core::{
-    EMBEDDING, HEAD, epsilon, is_tied, refuse_flags, require, require_activation,
+    EMBEDDING, ZERO_CENTRED, add_head, epsilon, groups, is_gated, is_tied, require_activation,
+    zero_centred,
 };
 use crate::arch::recipe::{Recipe, Relayout, TensorRecipe, object};
 use crate::arch::rope::{HIGH_FREQ_FACTOR, INTERPOLATION, LOW_FREQ_FACTOR, ORIGINAL_POSITIONS};
@@ -20,32 +22,75 @@ use std::ops::Range;
 /// The architecture's name.
 pub(super) const LLAMA: &str = "Llama";
 
+pub(super) const ARGUMENTS: Arguments = Arguments {
+    handled: &[
+        "hidden_size",
+        "num_attention_heads",
+        "num_query_groups",
+        "group_query_attention",
+        "num_layers",
+        "ffn_hidden_size",
+        "kv_channels",
+        "layernorm_epsilon",
+        "norm_epsilon",
+        "apply_layernorm_1p",
+        "layernorm_zero_centered_gamma",
+        "normalization",
+        "position_embedding_type",
+        "max_position_embeddings",
+        "rotary_base",
+        "rotary_percent",
+        "rotary_seq_len_interpolation_factor",
+        "seq_len_interpolation_factor",
+        "rope_scaling",
+        "rope_scaling_factor",
+        "use_rope_scaling",
+        "activation_func",
+        "gated_linear_unit",
+        "swiglu",
+        "add_bias_linear",
+        "untie_embeddings_and_output_weights",
+        "share_embeddings_and_output_weights",
+        "attention_dropout",
+        // In the order of roundings: the arithmetic of a run, not the model.
+        "apply_query_key_layer_scaling",
+    ],
+    without_effect: &[
+        // transformers' Llama has no other dropout than attention's.
+        "hidden_dropout",
+        // Another word for `position_embedding_type`.
+        "use_rotary_position_embeddings",
+        // Of GELU.
+        "bias_activation_fusion",
+        "bias_gelu_fusion",
+        "openai_gelu",
+    ],
+    required: &[
+        &["hidden_size"],
+        &["num_attention_heads"],
+        &["num_query_groups", "group_query_attention"],
+        &["num_layers"],
+        &["ffn_hidden_size"],
+        &["layernorm_epsilon", "norm_epsilon"],
+        &["swiglu", "activation_func"],
+        &["position_embedding_type"],
+        &["max_position_embeddings"],
+        &["rotary_base"],
+        &["rotary_percent"],
+    ],
+};
+
 pub(super) fn recipe(checkpoint: &MegatronCheckpoint, tokens: Option<usize>) -> Result<Recipe> {
     use Partition::{Axis, Gated, Replicated};
     let args = checkpoint.args();
     let refuse = |argument| unsupported(checkpoint, LLAMA, argument);
-    refuse_flags(
-        checkpoint,
-        LLAMA,
-        &[
-            "qk_layernorm",
-            "add_qkv_bias",
-            "rotary_interleaved",
-            "squared_relu",
-        ],
-    )?;
     require(checkpoint, LLAMA, "normalization", "RMSNorm")?;
     require(checkpoint, LLAMA, "position_embedding_type", "rope")?;
     require_activation(checkpoint, LLAMA, ActivationName::Silu)?;
-    let gated = match args.get("swiglu") {
-        Some(_) => args.flag_or("swiglu", true)?,
-        // TransformerConfig's name of it.
-        None => args.flag_or("gated_linear_unit", true)?,
-    };
-    if !gated {
+    if !is_gated(checkpoint)?.unwrap_or(true) {
         return Err(refuse("swiglu"));
     }
-    if args.number_or("rotary_percent", 1.0)? != 1.0 {
+    if args.number("rotary_percent")? != 1.0 {
         return Err(refuse("rotary_percent"));
     }
     let hidden = args.size("hidden_size")?;
@@ -55,17 +100,10 @@ pub(super) fn recipe(checkpoint: &MegatronCheckpoint, tokens: Option<usize>) -> 
     let head_dim = args
         .optional_size("kv_channels")?
         .unwrap_or((hidden / heads).max(1));
-    // Without the flag Megatron-LM's num_query_groups is its default, 1, and means nothing.
-    let grouped = args.flag_or("group_query_attention", true)?;
-    let groups = args
-        .optional_size("num_query_groups")?
-        .filter(|_| grouped)
-        .unwrap_or(heads);
-    if heads % groups != 0 {
-        return Err(args.fault("num_query_groups", &format!("a divisor of {heads} heads")));
-    }
+    let groups = groups(checkpoint, heads)?;
     let epsilon = epsilon(checkpoint)?;
     let biases = args.flag_or("add_bias_linear", false)?;
+    let less_one = zero_centred(checkpoint)?;
     let tied = is_tied(checkpoint)?;
     let (padded, vocabulary) = vocabulary(checkpoint, EMBEDDING, tokens)?;
 
@@ -90,12 +128,8 @@ pub(super) fn recipe(checkpoint: &MegatronCheckpoint, tokens: Option<usize>) -> 
                 "pre_mlp_layernorm.weight",
             ),
         ] {
-            tensors.push(TensorRecipe::plain(
-                target(ours),
-                source(theirs),
-                Replicated,
-                &[hidden],
-            ));
+            let norm = TensorRecipe::plain(target(ours), source(theirs), Replicated, &[hidden]);
+            tensors.push(norm.less_one(less_one));
         }
         let parts: &[&str] = if biases {
             &["weight", "bias"]
@@ -172,28 +206,12 @@ pub(super) fn recipe(checkpoint: &MegatronCheckpoint, tokens: Option<usize>) -> 
         }
     }
     let norm = "decoder.final_layernorm.weight";
-    tensors.push(TensorRecipe::plain(
-        "model.norm.weight",
-        norm,
-        Replicated,
-        &[hidden],
-    ));
-    // The last pipeline stage keeps a copy of a tied embedding.
-    let target = if tied {
-        "model.embed_tokens.weight"
-    } else {
-        "lm_head.weight"
-    };
-    let head = TensorRecipe::plain(target, HEAD, Axis(0), &[padded, hidden]);
-    let head = head.first_rows(vocabulary);
-    let copies = if tied {
-        vec![head]
-    } else {
-        tensors.push(head);
-        Vec::new()
-    };
+    let norm = TensorRecipe::plain("model.norm.weight", norm, Replicated, &[hidden]);
+    tensors.push(norm.less_one(less_one));
+    let embedding = tied.then_some("model.embed_tokens.weight");
+    let copies = add_head(&mut tensors, embedding, [padded, hidden], vocabulary);
 
-    let theta = args.number_or("rotary_base", 10_000.0)?;
+    let theta = args.number("rotary_base")?;
     let scaling = rotary_scaling(checkpoint)?;
     let mut rope = object(json!({ "rope_type": "default", "rope_theta": theta }));
     rope.extend(scaling.clone().unwrap_or_default());
@@ -223,7 +241,7 @@ pub(super) fn recipe(checkpoint: &MegatronCheckpoint, tokens: Option<usize>) -> 
         config: object(config),
         tensors,
         copies,
-        notes: Vec::new(),
+        notes: less_one.then(|| ZERO_CENTRED.into()).into_iter().collect(),
     })
 }
 
@@ -251,7 +269,7 @@ fn rotary_scaling(checkpoint: &MegatronCheckpoint) -> Result<Option<Map<String, 
     }
     Ok(Some(object(json!({
         "rope_type": "llama3",
-        "factor": args.number_or("rope_scaling_factor", 8.0)?,
+        "factor": args.number("rope_scaling_factor")?,
         "low_freq_factor": LOW_FREQ_FACTOR,
         "high_freq_factor": HIGH_FREQ_FACTOR,
         "original_max_position_embeddings": ORIGINAL_POSITIONS,

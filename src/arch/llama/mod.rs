@@ -8,7 +8,7 @@ mod stages;
 pub use config::LlamaConfig;
 
 use super::megatron_core::{FINAL_NORM_BIAS, FORMATS, POSITIONS};
-use super::{Architecture, Recipe, Runnable};
+use super::{Architecture, Arguments, Recipe, Runnable};
 use crate::checkpoint::megatron::{Format, MegatronCheckpoint};
 use crate::error::Result;
 
@@ -37,6 +37,10 @@ impl Architecture for Llama {
 
     fn recognises(&self, checkpoint: &MegatronCheckpoint) -> bool {
         checkpoint.get(POSITIONS).is_none() && checkpoint.get(FINAL_NORM_BIAS).is_none()
+    }
+
+    fn arguments(&self) -> &'static Arguments {
+        &convert::ARGUMENTS
     }
 
     fn recipe(&self, checkpoint: &MegatronCheckpoint, vocabulary: Option<usize>) -> Result<Recipe> {

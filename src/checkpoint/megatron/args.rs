@@ -17,6 +17,10 @@ const MAX_LAYERS: usize = 10_000;
 pub struct Args {
     origin: PathBuf,
     values: BTreeMap<String, Arg>,
+    /// Whether the checkpoint holds any of its own.
+    are_saved: bool,
+    /// Those that the user knows to be without effect.
+    dismissed: BTreeMap<String, Arg>,
 }
 
 /// An argument's value.
@@ -42,6 +46,8 @@ impl Args {
         Self {
             origin: origin.to_owned(),
             values: BTreeMap::new(),
+            are_saved: false,
+            dismissed: BTreeMap::new(),
         }
     }
 
@@ -57,6 +63,7 @@ impl Args {
             Some(fields) => fields.for_each(insert),
             None => node.entries().into_iter().flatten().for_each(insert),
         }
+        args.are_saved = !args.is_empty();
         args
     }
 
@@ -64,6 +71,36 @@ impl Args {
     pub(super) fn overridden(mut self, given: &[(String, Arg)]) -> Self {
         self.values.extend(given.iter().cloned());
         self
+    }
+
+    /// Takes away arguments that the user knows to be without effect.
+    pub(super) fn without(mut self, names: &[String]) -> Result<Self> {
+        for name in names {
+            let Some(arg) = self.values.remove(name) else {
+                let expected = "an argument that can be without effect";
+                let fault = BadInput::new(&self.origin, expected, "none of this name");
+                return Err(fault.at(name).into());
+            };
+            self.dismissed.insert(name.clone(), arg);
+        }
+        Ok(self)
+    }
+
+    /// What is assumed of them, for the reader.
+    pub(crate) fn assumptions(&self) -> Vec<String> {
+        let mut notes: Vec<String> = Vec::new();
+        if !self.are_saved {
+            notes.push(
+                "the checkpoint holds no training arguments: those that were not asked for are taken to be \
+                 as Megatron has them where nothing is said"
+                    .into(),
+            );
+        }
+        let dismissed = self.dismissed.iter();
+        notes.extend(dismissed.map(|(name, arg)| {
+            format!("{name}={arg} is taken to be without effect, as --without-effect says")
+        }));
+        notes
     }
 
     /// All arguments, by name.
@@ -186,6 +223,16 @@ impl Args {
 }
 
 impl Arg {
+    /// Whether it switches nothing on: `None`, `False`, an empty text, an empty list.
+    pub(crate) fn is_empty(&self) -> bool {
+        match self {
+            Self::None | Self::Flag(false) => true,
+            Self::Text(text) => text.is_empty(),
+            Self::Other(shown) => matches!(shown.as_str(), "[]" | "()" | "{}"),
+            Self::Flag(true) | Self::Int(_) | Self::Float(_) => false,
+        }
+    }
+
     fn from_node(node: Node<'_>) -> Self {
         if node.is_none() {
             return Self::None;

@@ -2,6 +2,7 @@
 
 use super::shards::{Joined, Listed, Partition, Source};
 use super::{Arg, Args, classic, deepspeed, torch_dist};
+use crate::checkpoint::wrapped::{bare, note};
 use crate::error::{BadInput, Error, Result};
 use crate::tensor::MappedFile;
 use std::collections::BTreeMap;
@@ -82,6 +83,15 @@ impl MegatronCheckpoint {
         })
     }
 
+    /// The same without arguments of which the user knows that they are without effect.
+    ///
+    /// # Errors
+    /// [`BadInput`] if it holds none of such a name.
+    pub fn without_arguments(self, names: &[String]) -> Result<Self> {
+        let args = self.args.without(names)?;
+        Ok(Self { args, ..self })
+    }
+
     /// The folder of the iteration.
     pub fn path(&self) -> &Path {
         &self.folder
@@ -100,6 +110,13 @@ impl MegatronCheckpoint {
     /// The training run's arguments.
     pub fn args(&self) -> &Args {
         &self.args
+    }
+
+    /// What to say of names that wrappers of modules lengthened; `None` if none is.
+    pub(crate) fn wrapped(&self) -> Option<String> {
+        let is_bare = |listed: &&Listed| bare(&listed.key) == listed.key;
+        let wrapped = self.tensors().filter(|listed| !is_bare(listed));
+        note(wrapped.map(|listed| (listed.key.as_str(), listed.name.as_str())))
     }
 
     /// All tensors, by name.
@@ -188,7 +205,11 @@ fn iterations(path: &Path) -> Vec<PathBuf> {
     let entries = path.read_dir().into_iter().flatten().flatten();
     let named = entries.map(|entry| entry.path()).filter(|path| {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        name.starts_with("global_step") || name.starts_with("iter_")
+        let is_step = ["global_step", "iter_"]
+            .iter()
+            .any(|step| name.starts_with(step));
+        // Of a conversion, and NeMo's.
+        is_step || ["release", "weights"].contains(&&*name)
     });
     let mut found: Vec<PathBuf> = named.filter(|path| format_of(path).is_some()).collect();
     found.sort();

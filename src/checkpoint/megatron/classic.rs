@@ -7,6 +7,7 @@ use super::Args;
 use super::names::{LAYERS, canonical, is_extra_state, layer_and_rest, number};
 use super::shards::{Listed, Sharded, Source, same_keys};
 use crate::checkpoint::torch::{StateDict, TorchFile};
+use crate::checkpoint::wrapped::bare;
 use crate::error::{BadInput, Error, Result};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -135,14 +136,14 @@ fn model(file: &TorchFile) -> Result<()> {
 }
 
 fn named(stages: &[Vec<StateDict>]) -> Result<BTreeMap<String, Place>> {
-    let mut tensors = BTreeMap::new();
+    let mut tensors: BTreeMap<String, Place> = BTreeMap::new();
     let mut first_layer = 0_usize;
     for (stage, ranks) in stages.iter().enumerate() {
         same_keys(ranks)?;
         let mut layers = 0;
         for key in ranks[0].keys().filter(|key| !is_extra_state(key)) {
-            let mut name = key.to_owned();
-            if let Some((layer, rest)) = layer_and_rest(key) {
+            let mut name = bare(key);
+            if let Some((layer, rest)) = layer_and_rest(&name) {
                 layers = layers.max(layer.saturating_add(1));
                 name = format!("{LAYERS}{}.{rest}", first_layer.saturating_add(layer));
             }
@@ -150,8 +151,22 @@ fn named(stages: &[Vec<StateDict>]) -> Result<BTreeMap<String, Place>> {
                 stage,
                 key: key.to_owned(),
             };
-            // The last stage of a pipeline has a copy of tied embeddings: the first one's count.
-            tensors.entry(canonical(&name)).or_insert(place);
+            let name = canonical(&name);
+            match tensors.get(&name) {
+                Some(Place {
+                    stage: other,
+                    key: first,
+                }) if *other == stage => {
+                    let file = ranks[0].path();
+                    let found = format!("{first} and {key}");
+                    return Err(BadInput::new(file, format!("one tensor {name}"), found).into());
+                }
+                // The last stage of a pipeline has a copy of tied embeddings: the first one's count.
+                Some(_) => {}
+                None => {
+                    tensors.insert(name, place);
+                }
+            }
         }
         first_layer = first_layer.saturating_add(layers);
     }
@@ -166,7 +181,7 @@ impl Source for Classic {
             let file = ranks[0].path();
             // All files have one name; the folder says which it is.
             Some(Listed::new(
-                name,
+                [name, &place.key],
                 &record,
                 ranks.len(),
                 file.parent().unwrap_or(file),

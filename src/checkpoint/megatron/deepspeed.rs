@@ -10,6 +10,7 @@ use super::Args;
 use super::names::number;
 use super::shards::{Listed, Sharded, Source, same_keys};
 use crate::checkpoint::torch::{StateDict, TorchFile};
+use crate::checkpoint::wrapped::bare;
 use crate::error::{BadInput, Error, Result};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -75,8 +76,12 @@ pub(super) fn open(folder: &Path) -> Result<(DeepSpeed, usize, Args)> {
         let ranks = files.into_values().map(open).collect::<Result<_>>()?;
         layers.push(Layer { number, ranks });
     }
-    let tensors = named(folder, &layers)?;
     let args = args(folder)?;
+    let tensors = named(
+        folder,
+        &layers,
+        args.optional_size("num_layers").ok().flatten(),
+    )?;
     Ok((DeepSpeed { layers, tensors }, ranks, args))
 }
 
@@ -89,17 +94,16 @@ fn layer_and_rank(name: &str) -> Option<(usize, usize)> {
     Some((number(layer)?, number(rank)?))
 }
 
-/// Every tensor's name and place.
-fn named(folder: &Path, layers: &[Layer]) -> Result<BTreeMap<String, Place>> {
+/// Every tensor's name and place. `count` is how many blocks there should be, if it is known.
+fn named(folder: &Path, layers: &[Layer], count: Option<usize>) -> Result<BTreeMap<String, Place>> {
     let mut tensors = BTreeMap::new();
+    let mut norm = None;
     let mut blocks: Vec<usize> = Vec::new();
     for (index, layer) in layers.iter().enumerate() {
         let keys_of_layer: Vec<&str> = layer.ranks[0].keys().collect();
         same_keys(&layer.ranks)?;
-        let prefix = if keys_of_layer
-            .iter()
-            .any(|key| key.starts_with("self_attention."))
-        {
+        let names: Vec<String> = keys_of_layer.iter().map(|key| bare(key)).collect();
+        let prefix = if names.iter().any(|name| name.starts_with("self_attention.")) {
             if let Some(last) = blocks.last().filter(|last| **last + 1 != layer.number) {
                 let expected = format!("files of layer {:02} after layer {last:02}", last + 1);
                 let found = format!("layer {:02}", layer.number);
@@ -109,17 +113,18 @@ fn named(folder: &Path, layers: &[Layer]) -> Result<BTreeMap<String, Place>> {
             }
             blocks.push(layer.number);
             format!("layers.{}.", blocks.len() - 1)
-        } else if keys_of_layer.contains(&"weight") {
+        } else if names.iter().any(|name| name == "weight") {
+            norm = Some(layer.number);
             "final_layernorm.".to_owned()
         } else {
             String::new()
         };
-        for key in keys_of_layer {
+        for (key, name) in keys_of_layer.into_iter().zip(names) {
             let place = Place {
                 layer: index,
                 key: key.to_owned(),
             };
-            let name = format!("{prefix}{key}");
+            let name = format!("{prefix}{name}");
             if tensors.insert(name.clone(), place).is_some() {
                 let file = layer.ranks[0].path();
                 return Err(
@@ -128,7 +133,25 @@ fn named(folder: &Path, layers: &[Layer]) -> Result<BTreeMap<String, Place>> {
             }
         }
     }
+    let first = count
+        .zip(norm)
+        .and_then(|(count, norm)| first_block(norm, count));
+    if let Some((first, count)) = first.zip(count)
+        && blocks.len() < count
+        && let Some(missing) = (first..first + count).find(|number| !blocks.contains(number))
+    {
+        let expected = format!("the files layer_{missing:02}-model_*-model_states.pt");
+        let found = format!("{} of {count} layers", blocks.len());
+        let fault = BadInput::new(folder, expected, found);
+        return Err(fault.remedy("copy the files of every layer").into());
+    }
     Ok(tensors)
+}
+
+/// The number of the first of so many blocks before this norm. Between the last and the norm is a layer without
+/// weights, which has no file.
+fn first_block(norm: usize, blocks: usize) -> Option<usize> {
+    norm.checked_sub(blocks + 1)
 }
 
 fn args(folder: &Path) -> Result<Args> {
@@ -146,7 +169,8 @@ impl Source for DeepSpeed {
         let listed = self.tensors.iter().filter_map(|(name, place)| {
             let ranks = &self.layers[place.layer].ranks;
             let record = ranks[0].record(&place.key)?;
-            Some(Listed::new(name, &record, ranks.len(), ranks[0].path()))
+            let names = [name.as_str(), &place.key];
+            Some(Listed::new(names, &record, ranks.len(), ranks[0].path()))
         });
         listed.collect()
     }

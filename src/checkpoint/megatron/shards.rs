@@ -24,6 +24,8 @@ pub enum Partition {
 pub struct Listed {
     /// Its name.
     pub name: String,
+    /// The key that it is stored under.
+    pub key: String,
     /// Its type; torch's name for one that parity does not know.
     pub dtype: Result<DType, String>,
     /// Shape of a rank's shard, or of the whole where the checkpoint keeps it as one.
@@ -35,9 +37,15 @@ pub struct Listed {
 }
 
 impl Listed {
-    pub(super) fn new(name: &str, record: &TensorRecord<'_>, pieces: usize, file: &Path) -> Self {
+    pub(super) fn new(
+        [name, key]: [&str; 2],
+        record: &TensorRecord<'_>,
+        pieces: usize,
+        file: &Path,
+    ) -> Self {
         Self {
             name: name.to_owned(),
+            key: key.to_owned(),
             dtype: record.dtype().map_err(str::to_owned),
             shape: record.shape().to_vec(),
             pieces,

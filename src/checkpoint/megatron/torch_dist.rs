@@ -10,6 +10,7 @@ use super::Args;
 use super::names::{LAYERS, canonical, is_extra_state, layer_and_rest};
 use super::shards::{Listed, Sharded, Source};
 use crate::checkpoint::torch::{Node, Pickle, TensorRecord, TorchFile};
+use crate::checkpoint::wrapped::bare;
 use crate::error::{BadInput, Error, Result};
 use crate::tensor::{DType, MappedFile, Tile, Tiled};
 use std::collections::BTreeMap;
@@ -41,6 +42,7 @@ struct Chunk {
 
 /// A tensor as `.metadata` describes it.
 struct Entry {
+    key: String,
     dtype: Result<DType, String>,
     shape: Vec<usize>,
     chunks: Vec<Chunk>,
@@ -200,9 +202,10 @@ impl<'a> Metadata<'a> {
                 storage.get(name).map_or(&[], Vec::as_slice),
             )?;
             let number = entries.len();
-            let stacked = name
+            let bare = bare(name);
+            let stacked = bare
                 .strip_prefix(LAYERS)
-                .filter(|_| layer_and_rest(name).is_none());
+                .filter(|_| layer_and_rest(&bare).is_none());
             let mut insert = |name: String, layer| {
                 let place = Place {
                     entry: number,
@@ -223,7 +226,7 @@ impl<'a> Metadata<'a> {
                         insert(format!("{LAYERS}{layer}.{rest}"), Some(layer))?;
                     }
                 }
-                _ => insert(name.to_owned(), None)?,
+                _ => insert(bare.clone(), None)?,
             }
             entries.push(entry);
         }
@@ -269,6 +272,7 @@ impl<'a> Metadata<'a> {
             });
         }
         Ok(Entry {
+            key: name.to_owned(),
             dtype: dtype(described.field("properties")),
             shape,
             chunks: found,
@@ -325,6 +329,7 @@ impl Source for TorchDist {
             };
             Listed {
                 name: name.clone(),
+                key: entry.key.clone(),
                 dtype: entry.dtype.clone(),
                 shape: entry.shape[usize::from(layers)..].to_vec(),
                 pieces,
