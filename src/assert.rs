@@ -1,7 +1,7 @@
 //! Parity as an assertion, for `cargo test`.
 
-use crate::case::Case;
-use crate::diff::{Options, Verdict, diff};
+use crate::case::CaseFile;
+use crate::diff::{Options, Verdict, diff_case};
 use crate::report::{Detail, Format};
 use std::path::Path;
 
@@ -30,7 +30,7 @@ pub fn assert_parity(case: impl AsRef<Path>) {
 #[track_caller]
 pub fn assert_parity_with(case: impl AsRef<Path>, options: &Options) {
     let case = case.as_ref();
-    let outcome = Case::open(case).and_then(|case| diff(&case, options, &mut |_| {}));
+    let outcome = CaseFile::open(case).and_then(|case| diff_case(&case, options, &mut |_| {}));
     match outcome {
         Ok(outcome) if outcome.verdict() == Verdict::Pass => {}
         Ok(outcome) => {

@@ -16,6 +16,7 @@ pub mod cli;
 pub mod compare;
 pub mod convert;
 pub mod diff;
+pub mod dump;
 pub mod error;
 pub mod exec;
 pub mod explain;

@@ -5,8 +5,8 @@
 use libtest_mimic::{Arguments, Failed, Trial};
 use parity::Error;
 use parity::backend::{self, AnyBackend, CudaSettings, Device};
-use parity::case::Case;
-use parity::diff::{Modes, Options, Verdict, diff};
+use parity::case::CaseFile;
+use parity::diff::{Modes, Options, Verdict, diff_case};
 use parity::report::{Detail, Format};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -77,7 +77,7 @@ fn run(case: &Path, backend: AnyBackend, modes: Modes) -> parity::Result<Result<
         modes,
         ..Options::default()
     };
-    let outcome = diff(&Case::open(case)?, &options, &mut |_| {})?;
+    let outcome = diff_case(&CaseFile::open(case)?, &options, &mut |_| {})?;
     match outcome.verdict() {
         Verdict::Pass => Ok(Ok(())),
         Verdict::Fail => {

@@ -13,6 +13,7 @@ mod contradictions;
 mod convert;
 mod coverage;
 mod cuda;
+mod dumps;
 mod emulated;
 mod import;
 mod kernels;

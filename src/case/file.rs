@@ -16,8 +16,12 @@
 //!                                         # stages are isolated, rounding = true and flips
 //! close = { atol = 1e-5, rtol = 1e-4 }
 //! ```
+//!
+//! Of two dumps of any model, `reference` and `candidate` take the place of `golden` and `model`, with a
+//! `map` of names where these differ.
 
 use super::case::{ArithmeticName, Case};
+use super::dumps::DumpCase;
 use super::rules::{Rule, Rules};
 use super::{Mode, Pattern};
 use crate::backend::Device;
@@ -36,6 +40,9 @@ const MAX_BYTES: usize = 1 << 20;
 const KEYS: &[&str] = &[
     "golden",
     "model",
+    "reference",
+    "candidate",
+    "map",
     "arithmetic",
     "tensor_parallel",
     "dtype",
@@ -57,10 +64,22 @@ const KEYS: &[&str] = &[
     "rtol",
 ];
 
+/// What a case file names.
+#[derive(Clone, Debug)]
+pub enum CaseFile {
+    /// A model and a golden.
+    Model(Case),
+    /// Two dumps.
+    Dumps(DumpCase),
+}
+
 #[derive(Deserialize)]
-struct CaseFile {
-    golden: String,
-    model: String,
+struct Keys {
+    golden: Option<String>,
+    model: Option<String>,
+    reference: Option<String>,
+    candidate: Option<String>,
+    map: Option<String>,
     arithmetic: Option<ArithmeticName>,
     tensor_parallel: Option<NonZeroUsize>,
     dtype: Option<DType>,
@@ -91,7 +110,7 @@ struct CloseEntry {
     rtol: f64,
 }
 
-impl Case {
+impl CaseFile {
     /// Reads a case file.
     ///
     /// # Errors
@@ -100,6 +119,39 @@ impl Case {
         let file = MappedFile::open(path)?;
         parse(path, &file)
     }
+
+    /// The case of a model.
+    ///
+    /// # Errors
+    /// If it is one of two dumps, where no model could be run.
+    pub fn of_model(self) -> Result<Case> {
+        match self {
+            Self::Model(case) => Ok(case),
+            Self::Dumps(case) => {
+                let expected = "a golden and a model: what is asked for runs one";
+                let fault = BadInput::new(case.name, expected, "two dumps");
+                Err(fault.remedy("compare them with parity diff").into())
+            }
+        }
+    }
+
+    /// Its tolerances.
+    pub fn rules_mut(&mut self) -> &mut Rules {
+        match self {
+            Self::Model(case) => &mut case.rules,
+            Self::Dumps(case) => &mut case.rules,
+        }
+    }
+}
+
+impl Case {
+    /// Reads a case file that names a model and a golden.
+    ///
+    /// # Errors
+    /// As [`parse`], and if the file cannot be read or names two dumps.
+    pub fn open(path: &Path) -> Result<Self> {
+        CaseFile::open(path)?.of_model()
+    }
 }
 
 /// Reads a case from the bytes of its file; `path` is what its paths are relative to.
@@ -107,7 +159,7 @@ impl Case {
 /// # Errors
 /// [`BadInput`] with line and column if it is no TOML, a key is missing, wrongly typed or unknown
 /// (with the nearest known one), a pattern is malformed, or a bound is no number that can hold.
-pub fn parse(path: &Path, bytes: &[u8]) -> Result<Case> {
+pub fn parse(path: &Path, bytes: &[u8]) -> Result<CaseFile> {
     let fault = |expected: &str, found: String| BadInput::new(path, expected, found);
     if bytes.len() > MAX_BYTES {
         let expected = format!("a case file of at most {MAX_BYTES} bytes");
@@ -123,7 +175,7 @@ pub fn parse(path: &Path, bytes: &[u8]) -> Result<Case> {
     };
     let mut unknown = Vec::new();
     let parsed = toml::Deserializer::parse(text).map_err(malformed)?;
-    let file: CaseFile = serde_ignored::deserialize(parsed, |key| unknown.push(readable(&key)))
+    let file: Keys = serde_ignored::deserialize(parsed, |key| unknown.push(readable(&key)))
         .map_err(malformed)?;
     if let Some(key) = unknown.first() {
         let name = key.rsplit('.').next().unwrap_or(key);
@@ -148,19 +200,53 @@ pub fn parse(path: &Path, bytes: &[u8]) -> Result<Case> {
         })
         .collect::<Result<_>>()?;
     let folder = path.parent().unwrap_or(Path::new(""));
-    Ok(Case {
-        name: path
-            .file_stem()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .into_owned(),
-        golden: folder.join(file.golden),
-        model: folder.join(file.model),
-        arithmetic: file.arithmetic,
-        tensor_parallel: file.tensor_parallel,
-        dtype: file.dtype,
-        rules: Rules { rules },
-    })
+    let name = path.file_stem().unwrap_or_default();
+    let name = name.to_string_lossy().into_owned();
+    let rules = Rules { rules };
+    let is_run =
+        file.arithmetic.is_some() || file.tensor_parallel.is_some() || file.dtype.is_some();
+    match (file.golden, file.model, file.reference, file.candidate) {
+        (Some(golden), Some(model), None, None) if file.map.is_none() => {
+            Ok(CaseFile::Model(Case {
+                name,
+                golden: folder.join(golden),
+                model: folder.join(model),
+                arithmetic: file.arithmetic,
+                tensor_parallel: file.tensor_parallel,
+                dtype: file.dtype,
+                rules,
+            }))
+        }
+        (None, None, Some(reference), Some(candidate)) if !is_run => {
+            Ok(CaseFile::Dumps(DumpCase {
+                name,
+                reference: folder.join(reference),
+                candidate: folder.join(candidate),
+                map: file.map.map(|map| folder.join(map)),
+                rules,
+            }))
+        }
+        (golden, model, reference, candidate) => {
+            let keys = [
+                ("golden", golden.is_some()),
+                ("model", model.is_some()),
+                ("reference", reference.is_some()),
+                ("candidate", candidate.is_some()),
+                ("map", file.map.is_some()),
+                ("arithmetic, tensor_parallel or dtype", is_run),
+            ];
+            let found = keys.iter().filter(|(_, is_there)| *is_there);
+            let found: Vec<&str> = found.map(|(key, _)| *key).collect();
+            let expected =
+                "`golden` and `model`, or of two dumps `reference` and `candidate` (and `map`)";
+            let found = if found.is_empty() {
+                "neither".into()
+            } else {
+                found.join(", ")
+            };
+            Err(fault(expected, found).into())
+        }
+    }
 }
 
 impl Entry {
@@ -263,7 +349,7 @@ mod tests {
     use super::*;
 
     fn case(text: &str) -> Result<Case> {
-        parse(Path::new("cases/x.toml"), text.as_bytes())
+        parse(Path::new("cases/x.toml"), text.as_bytes())?.of_model()
     }
 
     fn error(text: &str) -> String {

@@ -4,6 +4,7 @@
 mod case;
 mod context;
 mod defaults;
+mod dumps;
 mod file;
 mod mode;
 mod pattern;
@@ -11,7 +12,8 @@ mod rules;
 
 pub use case::{ArithmeticName, Case};
 pub use context::{ResolvedTolerance, ToleranceContext};
-pub use file::parse as parse_case_file;
+pub use dumps::DumpCase;
+pub use file::{CaseFile, parse as parse_case_file};
 pub use mode::Mode;
 pub use pattern::Pattern;
 pub use rules::{Rule, Rules};

@@ -50,10 +50,7 @@ impl Names {
                 let fault = BadInput::new(folder, "one set of weights", found);
                 Err(fault.remedy(remedy).into())
             }
-            (true, false) => Ok(Some(vec![WeightFile {
-                path: single,
-                index: None,
-            }])),
+            (true, false) => Ok(Some(vec![WeightFile::alone(&single)])),
             (false, true) => {
                 let file = MappedFile::open(&index)?;
                 let map: Index = serde_json::from_slice(&file).map_err(|e| {
@@ -93,6 +90,14 @@ impl Names {
 }
 
 impl WeightFile {
+    /// One that no index lists.
+    pub(super) fn alone(path: &Path) -> Self {
+        Self {
+            path: path.to_owned(),
+            index: None,
+        }
+    }
+
     /// Checks that a file has what the index places in it. What else it has is loaded as well, as transformers
     /// does.
     pub(super) fn check<'a>(&self, names: impl Iterator<Item = &'a str>) -> Result<()> {

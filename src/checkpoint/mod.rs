@@ -15,3 +15,5 @@ pub use folder::TransformersFolder;
 pub use overlay::Overlay;
 pub use safetensors::SafetensorsFiles;
 pub use weights::{Stored, Weights};
+
+pub(crate) use wrapped::bare;

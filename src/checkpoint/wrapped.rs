@@ -18,7 +18,7 @@ const ANYWHERE: [&str; 4] = [
 ];
 
 /// A name without its wrappers.
-pub(super) fn bare(name: &str) -> String {
+pub(crate) fn bare(name: &str) -> String {
     let mut parts = name
         .split('.')
         .filter(|part| !ANYWHERE.contains(part))

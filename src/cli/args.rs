@@ -53,17 +53,22 @@ pub(super) struct DiffArgs {
     #[command(flatten)]
     pub(super) cases: CaseArgs,
 
-    /// A golden to compare another with; no model is run
+    /// A dump to compare another with, of any model; no model is run: a golden, a folder of raw dumps, a .npy, .npz,
+    /// .safetensors or .pt file, or a folder of them
     #[arg(
         long,
-        value_name = "DIR",
+        value_name = "DUMP",
         requires = "candidate",
         conflicts_with_all = ["golden", "files"]
     )]
     pub(super) reference: Option<PathBuf>,
-    /// The golden that is compared with the reference
-    #[arg(long, value_name = "DIR", requires = "reference")]
+    /// The dump that is compared with the reference
+    #[arg(long, value_name = "DUMP", requires = "reference")]
     pub(super) candidate: Option<PathBuf>,
+    /// Names of the reference's tensors and the candidate's, as JSON, where they differ; proposed there if there
+    /// is no such file
+    #[arg(long, value_name = "FILE")]
+    pub(super) map: Option<PathBuf>,
 
     /// Feed every stage from the reference, from our own earlier stages, or do both
     #[arg(long, value_enum, default_value_t = Modes::Both)]
@@ -128,7 +133,7 @@ pub(super) struct SelfTestArgs {
 /// What is compared, and how.
 #[derive(Debug, clap::Args)]
 pub(super) struct CaseArgs {
-    /// Case files; every .toml in cases/ if none is named
+    /// Case files, or two dumps of which the first is the reference; every .toml in cases/ if none is named
     #[arg(value_name = "CASES", conflicts_with_all = ["golden", "model"])]
     pub(super) files: Vec<PathBuf>,
 

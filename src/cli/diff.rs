@@ -4,11 +4,11 @@ use super::args::{CaseArgs, DiffArgs, ReportArgs};
 use super::print::print;
 use super::progress::Progress;
 use crate::backend::AnyBackend;
-use crate::case::{ArithmeticName, Case, Pattern, Rule, Rules};
+use crate::case::{ArithmeticName, Case, CaseFile, Pattern, Rule, Rules};
 use crate::compare::Tolerance;
-use crate::diff::{CaseOutcome, Options, Verdict, diff, diff_dumps};
+use crate::diff::{CaseOutcome, Options, Verdict, diff_case, diff_paths};
+use crate::dump::{Dump, NameMap, Pairs};
 use crate::error::{BadInput, Error};
-use crate::golden::Golden;
 use crate::output::OutputFile;
 use crate::report::{Detail, Format, overall};
 use anyhow::Result;
@@ -30,19 +30,58 @@ pub(super) fn run(args: &DiffArgs) -> Result<Verdict> {
         coverage: args.require_coverage,
     };
     let report = Report::open(&args.report, Detail::Stages)?;
-    let outcomes = match (&args.reference, &args.candidate) {
-        (Some(reference), Some(candidate)) => {
-            let mut progress = Progress::new();
-            let (reference, candidate) = (Golden::open(reference)?, Golden::open(candidate)?);
-            let mut on = |event: crate::diff::Event<'_>| progress.on(&event);
-            let rules = rules(&args.cases).unwrap_or_default();
-            vec![diff_dumps(
-                &reference, &candidate, &rules, &options, &mut on,
-            )?]
-        }
-        _ => outcomes(&args.cases, options)?,
+    let outcomes = match dumps(args) {
+        Some(dumps) => vec![of_dumps(args, dumps, &options)?],
+        None => outcomes(&args.cases, options)?,
     };
     report.write(&outcomes)
+}
+
+/// The two dumps that are named, if it is dumps: by name, or as two paths of which none is a case file.
+fn dumps(args: &DiffArgs) -> Option<[&Path; 2]> {
+    let is_case = |path: &&PathBuf| path.extension().is_some_and(|ending| ending == "toml");
+    match (
+        &args.reference,
+        &args.candidate,
+        args.cases.files.as_slice(),
+    ) {
+        (Some(reference), Some(candidate), _) => Some([reference, candidate]),
+        (_, _, [first, second]) if !is_case(&first) && !is_case(&second) => Some([first, second]),
+        _ => None,
+    }
+}
+
+fn of_dumps(args: &DiffArgs, dumps: [&Path; 2], options: &Options) -> Result<CaseOutcome> {
+    if args.oracle || args.explain {
+        let asked = if args.oracle { "--oracle" } else { "--explain" };
+        let fault = BadInput::new(dumps[0], "a golden and a model", "two dumps");
+        return Err(Error::from(fault.at(asked).remedy(format!("leave {asked} out"))).into());
+    }
+    let mut notes = Vec::new();
+    let map = match &args.map {
+        None => None,
+        Some(path) if path.exists() => Some(NameMap::open(path)?),
+        Some(path) => {
+            let (reference, candidate) = (Dump::open(dumps[0])?, Dump::open(dumps[1])?);
+            let pairs = Pairs::new(&reference, &candidate, &NameMap::default())?;
+            let map = NameMap::proposed(&pairs)?;
+            let mut file = OutputFile::create(path)?;
+            file.write_all(map.to_json().as_bytes())?;
+            file.commit()?;
+            notes.push(format!(
+                "{} pairs of names proposed in {}, by shapes and values: check them",
+                map.len(),
+                path.display()
+            ));
+            Some(map)
+        }
+    };
+    let mut progress = Progress::new();
+    let mut on = |event: crate::diff::Event<'_>| progress.on(&event);
+    let rules = rules(&args.cases).unwrap_or_default();
+    let mut outcome = diff_paths(dumps, map.as_ref(), &rules, options, &mut on)?;
+    outcome.notes.extend(notes);
+    Ok(outcome)
 }
 
 /// Runs the cases that arguments name.
@@ -55,7 +94,7 @@ pub(super) fn outcomes(args: &CaseArgs, options: Options) -> Result<Vec<CaseOutc
     let mut progress = Progress::new();
     let mut outcomes: Vec<CaseOutcome> = Vec::new();
     for case in adjusted_cases(args)? {
-        let outcome = diff(&case, &options, &mut |event| progress.on(&event))?;
+        let outcome = diff_case(&case, &options, &mut |event| progress.on(&event))?;
         let failed = outcome.verdict() == Verdict::Fail;
         outcomes.push(outcome);
         if failed && options.fail_fast {
@@ -113,26 +152,28 @@ fn rules(args: &CaseArgs) -> Option<Rules> {
 }
 
 /// The cases that arguments name, with what else these say of them.
-pub(super) fn adjusted_cases(args: &CaseArgs) -> Result<Vec<Case>> {
+pub(super) fn adjusted_cases(args: &CaseArgs) -> Result<Vec<CaseFile>> {
     let mut cases = cases(args)?;
     for case in &mut cases {
-        case.arithmetic = args.arithmetic.or(case.arithmetic);
-        case.dtype = args.dtype.or(case.dtype);
-        if args.tp.is_some() {
-            case.arithmetic = Some(ArithmeticName::Megatron);
-            case.tensor_parallel = args.tp;
+        if let CaseFile::Model(case) = case {
+            case.arithmetic = args.arithmetic.or(case.arithmetic);
+            case.dtype = args.dtype.or(case.dtype);
+            if args.tp.is_some() {
+                case.arithmetic = Some(ArithmeticName::Megatron);
+                case.tensor_parallel = args.tp;
+            }
         }
         if let Some(rules) = rules(args) {
-            case.rules = rules;
+            *case.rules_mut() = rules;
         }
     }
     Ok(cases)
 }
 
-fn cases(args: &CaseArgs) -> Result<Vec<Case>> {
+fn cases(args: &CaseArgs) -> Result<Vec<CaseFile>> {
     if let (Some(golden), Some(model)) = (&args.golden, &args.model) {
         let name = golden.file_name().unwrap_or(golden.as_os_str());
-        return Ok(vec![Case {
+        return Ok(vec![CaseFile::Model(Case {
             name: name.to_string_lossy().into_owned(),
             golden: golden.clone(),
             model: model.clone(),
@@ -140,13 +181,13 @@ fn cases(args: &CaseArgs) -> Result<Vec<Case>> {
             tensor_parallel: None,
             dtype: None,
             rules: Rules::default(),
-        }]);
+        })]);
     }
     let paths = match args.files.as_slice() {
         [] => all_cases(Path::new(CASES))?,
         named => named.to_vec(),
     };
-    let cases = paths.iter().map(|path| Case::open(path));
+    let cases = paths.iter().map(|path| CaseFile::open(path));
     Ok(cases.collect::<Result<_, _>>()?)
 }
 

@@ -1,7 +1,7 @@
 //! `parity explain`.
 
 use super::args::ExplainArgs;
-use super::diff::{Report, outcomes};
+use super::diff::{Report, adjusted_cases, outcomes};
 use crate::diff::{Modes, Options, Verdict};
 use crate::report::Detail;
 use anyhow::Result;
@@ -15,6 +15,9 @@ pub(super) fn run(args: &ExplainArgs) -> Result<Verdict> {
         explain: true,
         ..Options::default()
     };
+    for case in adjusted_cases(&args.cases)? {
+        case.of_model()?;
+    }
     let report = Report::open(&args.report, Detail::Causes)?;
     report.write(&outcomes(&args.cases, options)?)
 }

@@ -26,6 +26,7 @@ pub(super) fn run(args: &SelfTestArgs) -> Result<Verdict> {
     let mut progress = Progress::new();
     let mut tests: Vec<SelfTest> = Vec::new();
     for case in adjusted_cases(&args.cases)? {
+        let case = case.of_model()?;
         tests.push(selftest(&case, &options, &mut |event| progress.on(&event))?);
     }
     drop(progress);

@@ -1,6 +1,7 @@
 //! Two goldens against each other; no model is run.
 
 use super::align::{AlignedStage, Recorded};
+use super::growth::Growth;
 use super::judge::{Computed, Judge};
 use super::outcome::{CaseOutcome, Coverage, StageResult, Verdict};
 use super::prepare::ignored_keys;
@@ -45,6 +46,7 @@ pub fn diff_dumps(
         steps: theirs.stages.len(),
     });
     let mut stages: Vec<StageResult> = Vec::new();
+    let mut growth = Growth::default();
     let mut coverage = Coverage::default();
     for record in &theirs.stages {
         let stage = &record.stage;
@@ -66,7 +68,10 @@ pub fn diff_dumps(
         let aligned = AlignedStage::as_recorded(reference, record, record.dtype, found.shape());
         let computed = Computed::recorded(found);
         let pending = judge.begin(&aligned, Mode::Recorded, &expected, &computed, None, &Cpu)?;
-        let result = judge.finish(pending)?;
+        let mut result = judge.finish(pending)?;
+        result.resolved = growth.tightened(result.resolved, result.dtype);
+        result.checks = result.resolved.tolerance.judge(&result.metrics);
+        growth.add(&result);
         on(Event::Judged(&result));
         let failed = result.verdict() == Verdict::Fail;
         stages.push(result);
@@ -95,7 +100,7 @@ pub fn diff_dumps(
         );
         return Err(BadInput::new(path, expected, "none").into());
     }
-    let mut notes = vec![first_difference(&stages)];
+    let mut notes = vec![first_difference(&stages), growth.note(&stages)];
     notes.extend(reference.sequences().map(Sequences::to_string));
     notes.extend([reference, candidate].into_iter().filter_map(ignored_keys));
     let only_ours = ours.stages.iter().map(|record| &record.stage);
