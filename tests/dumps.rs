@@ -418,3 +418,61 @@ fn what_is_no_dump_is_refused() {
             .is_err()
     );
 }
+
+/// What a comparison refuses can be looked at.
+#[test]
+fn whatever_holds_tensors_is_shown() {
+    let inspect = |path: &Path| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_parity"));
+        let done = command
+            .arg("inspect")
+            .arg(path)
+            .output()
+            .expect("parity runs");
+        let error = String::from_utf8_lossy(&done.stderr).into_owned();
+        assert!(done.status.success(), "{}: {error}", path.display());
+        String::from_utf8_lossy(&done.stdout).into_owned()
+    };
+    let folder = tempfile::tempdir().expect("a folder");
+    let single = torch_file(&folder.path().join("x.pt"), &values(&NAMES, 1.0));
+    assert!(
+        inspect(&single).contains("layers.10.mlp  fp32"),
+        "{}",
+        inspect(&single)
+    );
+
+    // A model that nothing here runs, in types that nothing here computes in.
+    let model = folder.path().join("model");
+    fs::create_dir(&model).expect("a folder");
+    fs::write(model.join("config.json"), r#"{"model_type": "nobodys"}"#).expect("written");
+    let bytes = [0_u8; 4];
+    for dtype in [
+        safetensors::Dtype::F8_E8M0,
+        safetensors::Dtype::F8_E4M3,
+        safetensors::Dtype::I8,
+    ] {
+        let view = TensorView::new(dtype, vec![4], &bytes).expect("four");
+        let file = ::safetensors::serialize([("w", view)], None).expect("safetensors");
+        fs::write(model.join("model.safetensors"), file).expect("written");
+        let shown = inspect(&model);
+        assert!(shown.contains("[4]"), "{shown}");
+    }
+
+    // A golden with damage, and one without a manifest that could be read.
+    let copy = Copy::of("transformers_llama3_bf16");
+    let stage = fs::read_dir(copy.golden()).expect("a golden").flatten();
+    let array = stage.map(|entry| entry.path()).find(|path| {
+        path.extension().is_some_and(|ending| ending == "npy") && !path.ends_with("tokens.npy")
+    });
+    let array = array.expect("a stage's values");
+    let mut bytes = fs::read(&array).expect("an array");
+    *bytes.last_mut().expect("bytes") ^= 1;
+    fs::write(&array, bytes).expect("written");
+    assert!(inspect(&copy.golden()).contains("damaged: "));
+    fs::write(copy.golden().join("golden.json"), "{").expect("written");
+    let shown = inspect(&copy.golden());
+    assert!(
+        shown.contains("no golden: ") && shown.contains("tensors"),
+        "{shown}"
+    );
+}

@@ -383,7 +383,7 @@ mod tests {
         insta::assert_snapshot!(error("[[tolerance]]\nstages = \"h\"\nrel = \"much\""), @r#"cases/x.toml: line 5: expected a case file, found invalid type: string "much", expected f64"#);
         insta::assert_snapshot!(error("arithmetic = \"jax\""), @"cases/x.toml: line 3: expected a case file, found unknown variant `jax`, expected `transformers` or `megatron`");
         insta::assert_snapshot!(error("= 1"), @"cases/x.toml: line 3: expected a case file, found unquoted keys cannot be empty, expected letters, numbers, `-`, `_`");
-        insta::assert_snapshot!(case("model = \"m\"").unwrap_err().to_string(), @"cases/x.toml: line 1: expected a case file, found missing field `golden`");
+        insta::assert_snapshot!(case("model = \"m\"").unwrap_err().to_string(), @"cases/x.toml: expected `golden` and `model`, or of two dumps `reference` and `candidate` (and `map`), found model");
     }
 
     #[test]
@@ -397,6 +397,14 @@ mod tests {
             case(text).unwrap().rules.rules[0].tolerance.bounds.len(),
             10
         );
-        assert!(KEYS.iter().all(|key| text.contains(key)));
+        let of_dumps = "reference = \"r\"\ncandidate = \"c\"\nmap = \"m\"\n";
+        assert!(matches!(
+            parse(Path::new("cases/x.toml"), of_dumps.as_bytes()),
+            Ok(CaseFile::Dumps(_))
+        ));
+        assert!(
+            KEYS.iter()
+                .all(|key| text.contains(key) || of_dumps.contains(key))
+        );
     }
 }

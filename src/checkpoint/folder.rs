@@ -50,7 +50,10 @@ impl Names {
                 let fault = BadInput::new(folder, "one set of weights", found);
                 Err(fault.remedy(remedy).into())
             }
-            (true, false) => Ok(Some(vec![WeightFile::alone(&single)])),
+            (true, false) => Ok(Some(vec![WeightFile {
+                path: single,
+                index: None,
+            }])),
             (false, true) => {
                 let file = MappedFile::open(&index)?;
                 let map: Index = serde_json::from_slice(&file).map_err(|e| {
@@ -90,14 +93,6 @@ impl Names {
 }
 
 impl WeightFile {
-    /// One that no index lists.
-    pub(super) fn alone(path: &Path) -> Self {
-        Self {
-            path: path.to_owned(),
-            index: None,
-        }
-    }
-
     /// Checks that a file has what the index places in it. What else it has is loaded as well, as transformers
     /// does.
     pub(super) fn check<'a>(&self, names: impl Iterator<Item = &'a str>) -> Result<()> {
@@ -303,7 +298,7 @@ mod tests {
     fn malformed_files_are_named() {
         insta::assert_snapshot!(
             error(&[]),
-            @"MODEL: expected model.safetensors or model.safetensors.index.json, found neither; save the model with safe_serialization"
+            @"MODEL: expected weights: model.safetensors, model.safetensors.index.json, pytorch_model.bin or pytorch_model.bin.index.json, found none of them; save the model there with save_pretrained"
         );
         let mut truncated = shard("a");
         truncated.pop();

@@ -8,7 +8,7 @@ use crate::tensor::{DType, MappedFile, Tensor};
 use safetensors::SafeTensors;
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// The weight files of a folder: every tensor by its full name, mapped.
 pub struct SafetensorsFiles {
@@ -35,15 +35,6 @@ impl SafetensorsFiles {
             return Err(Names::missing(&folder));
         };
         Self::of(folder, listed)
-    }
-
-    /// The tensors of one file.
-    ///
-    /// # Errors
-    /// If the file is missing or malformed, or a tensor is stored in a type that no model has.
-    pub fn one(path: &Path) -> Result<Self> {
-        let folder = path.parent().unwrap_or(Path::new(""));
-        Self::of(folder.to_owned(), vec![WeightFile::alone(path)])
     }
 
     pub(super) fn of(folder: PathBuf, listed: Vec<WeightFile>) -> Result<Self> {

@@ -280,7 +280,8 @@ pub(super) struct ImportArgs {
 /// Show what a golden, an array, a model or a Megatron checkpoint holds.
 #[derive(Debug, clap::Args)]
 pub(super) struct InspectArgs {
-    /// A golden's folder, a model's folder, a Megatron checkpoint's, a .npy or an .npz file
+    /// A golden's folder, a model's, a Megatron checkpoint's, a .npy, .npz, .safetensors or .pt file, or a folder of
+    /// them
     pub(super) path: PathBuf,
 }
 

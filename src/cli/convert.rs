@@ -57,7 +57,7 @@ fn summary(args: &ConvertArgs, model: &Converted, report: &Report) -> String {
         text += &format!("  {tensors} had drifted, by up to {largest:e}\n");
     }
     if report.verified {
-        text += "  verified: every element against the shards\n";
+        text += "  verified: every element is that of the shards; that it means the same is for parity diff to show\n";
     }
     text
 }

@@ -7,6 +7,7 @@ use crate::backend::Gpu;
 use crate::checkpoint::TransformersFolder;
 use crate::checkpoint::megatron::MegatronCheckpoint;
 use crate::compare::{Metrics, Spec, compare};
+use crate::dump::Dump;
 use crate::error::{BadInput, Error};
 use crate::golden::{Content, Golden, StatisticsFiles};
 use crate::tensor::{DType, MappedFile, Tensor, npy, npz};
@@ -22,27 +23,64 @@ pub(super) fn run(args: &InspectArgs) -> Result<()> {
     } else {
         match path.extension().and_then(|ending| ending.to_str()) {
             Some("npz") => archive(path)?,
-            _ => array(path)?,
+            Some("npy") | None => array(path)?,
+            Some(_) => tensors(&Dump::open(path)?),
         }
     };
     print(&text)
 }
 
 fn folder(path: &Path) -> Result<String> {
+    let as_golden = || Ok(golden(&Golden::open(path)?));
+    let as_checkpoint = || Ok(checkpoint(&MegatronCheckpoint::open(path, &[])?));
+    let mut kinds: Vec<(&str, &dyn Fn() -> Result<String>)> = Vec::new();
     if path.join(Golden::MANIFEST).exists() {
-        return Ok(golden(&Golden::open(path)?));
+        kinds.push(("golden", &as_golden));
     }
     if MegatronCheckpoint::recognises(path) {
-        return Ok(checkpoint(&MegatronCheckpoint::open(path, &[])?));
+        kinds.push(("checkpoint", &as_checkpoint));
     }
-    if path.join("config.json").exists() {
-        return model(path);
+    let as_model = || model(path);
+    if path.join("config.json").exists() && TransformersFolder::has_weights(path) {
+        kinds.push(("model", &as_model));
     }
-    let expected = format!(
-        "a golden ({}), a model (config.json) or a Megatron checkpoint",
-        Golden::MANIFEST
-    );
-    Err(Error::from(BadInput::new(path, expected, "neither")).into())
+    let mut text = String::new();
+    for (kind, show) in &kinds {
+        match show() {
+            Ok(shown) => return Ok(text + &shown),
+            // What a comparison refuses can be looked at all the same.
+            Err(reason) => text += &format!("no {kind}: {reason}\n"),
+        }
+    }
+    match (Dump::files(path), kinds.is_empty()) {
+        (Ok(dump), _) => Ok(text + &tensors(&dump)),
+        (Err(_), false) => Ok(text),
+        (Err(_), true) => {
+            let expected = format!(
+                "a golden ({}), a model (config.json), a Megatron checkpoint or files of tensors",
+                Golden::MANIFEST
+            );
+            Err(Error::from(BadInput::new(path, expected, "none of these")).into())
+        }
+    }
+}
+
+/// The tensors of a dump, each with what can be said of it.
+fn tensors(dump: &Dump) -> String {
+    let rows = dump.tensors().iter().map(|tensor| match tensor.header() {
+        Ok((dtype, shape)) => vec![tensor.name.clone(), dtype, format!("{shape:?}")],
+        Err(reason) => vec![tensor.name.clone(), format!("cannot be read: {reason}")],
+    });
+    let all = dump.tensors().len();
+    format!("{dump}: {all} tensors\n") + &table(&["tensor", "dtype", "shape"], rows)
+}
+
+/// What is wrong with a golden's files, stage by stage.
+fn damage(golden: &Golden) -> String {
+    let stages = golden.manifest().stages.iter();
+    let broken = stages.filter_map(|record| golden.reference(&record.stage).err());
+    let broken = broken.map(|reason| format!("damaged: {reason}\n"));
+    broken.collect()
 }
 
 fn golden(golden: &Golden) -> String {
@@ -113,10 +151,11 @@ fn golden(golden: &Golden) -> String {
             record.source.clone(),
         ]
     });
-    text + &table(
+    let rows = table(
         &["stage", "dtype", "layout", "holds", "variant", "dumped as"],
         rows,
-    )
+    );
+    text + &rows + &damage(golden)
 }
 
 fn statistics(files: &StatisticsFiles) -> String {

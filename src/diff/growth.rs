@@ -5,8 +5,8 @@ use crate::case::ResolvedTolerance;
 use crate::compare::{Bound, Tolerance};
 use crate::tensor::DType;
 
-/// By how much a stage may be farther off than any before it. Of correct runs in one type (eager attention against
-/// another kernel's, one framework against another) no stage was more than 2.6 times as far off as what came before.
+/// By how much a stage may be farther off than any before it. Of eager attention against torch's fused one, in Llama
+/// and Qwen3 of twelve blocks in fp32 and bf16, none was more than 1.8 times as far off.
 const STEP: f64 = 4.0;
 /// What a stage may be off by however equal the ones before it were, in unit roundoffs of a half type.
 const LEAST_HALF: f64 = 4.0;
@@ -46,7 +46,7 @@ impl Growth {
                     resolved.origin, self.at
                 )
             }
-            _ => format!("{}, nothing before it is off", resolved.origin),
+            _ => format!("{}, the least for any stage", resolved.origin),
         };
         ResolvedTolerance {
             tolerance: Tolerance {
@@ -59,7 +59,7 @@ impl Growth {
     /// Takes note of a stage that was judged.
     pub(super) fn add(&mut self, result: &StageResult) {
         let off = result.metrics.relative_frobenius;
-        if result.verdict() == Verdict::Fail || !(off > self.largest) {
+        if result.verdict() == Verdict::Fail || off.is_nan() || off <= self.largest {
             return;
         }
         let here = result.stage.as_str();

@@ -16,6 +16,11 @@ const LOOKED_AT: usize = 4096;
 /// Farthest apart, relative to their size, that values are believed to be one tensor's.
 const APART: f64 = 0.5;
 
+/// A shape, and the numbers in a name: what tensors that may be one have in common.
+type Kind = (Vec<usize>, Vec<u64>);
+/// A name, and the first values.
+type Looked = (String, Vec<f64>);
+
 /// Names of the reference's tensors, and the candidate's for each.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct NameMap {
@@ -76,9 +81,8 @@ impl NameMap {
     /// # Errors
     /// If a tensor cannot be read.
     pub fn proposed(pairs: &Pairs<'_>) -> Result<Self> {
-        type Kind = (Vec<usize>, Vec<u64>);
-        let by_kind = |all: &[&Dumped]| -> Result<BTreeMap<Kind, Vec<(String, Vec<f64>)>>> {
-            let mut kinds: BTreeMap<Kind, Vec<(String, Vec<f64>)>> = BTreeMap::new();
+        let by_kind = |all: &[&Dumped]| -> Result<BTreeMap<Kind, Vec<Looked>>> {
+            let mut kinds: BTreeMap<Kind, Vec<Looked>> = BTreeMap::new();
             for tensor in all {
                 let value = tensor.load()?;
                 let kind = (value.shape().to_vec(), numbers(&tensor.name));

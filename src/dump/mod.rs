@@ -42,6 +42,8 @@ pub struct Dumped {
     pub name: String,
     /// What it goes by besides: the module that a golden's stage was dumped from.
     pub alias: Option<String>,
+    /// Its type, as its container spells it, and its shape, if the container's header says.
+    known: Option<(String, Vec<usize>)>,
     load: Load,
 }
 
@@ -53,7 +55,29 @@ impl Dumped {
         Self {
             name: name.into(),
             alias: None,
+            known: None,
             load: Box::new(load),
+        }
+    }
+
+    fn known(self, (dtype, shape): (String, Vec<usize>)) -> Self {
+        Self {
+            known: Some((dtype, shape)),
+            ..self
+        }
+    }
+
+    /// Its type and shape; read where no header says.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn header(&self) -> Result<(String, Vec<usize>)> {
+        match &self.known {
+            Some(known) => Ok(known.clone()),
+            None => {
+                let value = self.load()?;
+                Ok((value.dtype().to_string(), value.shape().to_vec()))
+            }
         }
     }
 
@@ -81,6 +105,14 @@ impl Dump {
             Self::file(path)?
         };
         dump.checked()
+    }
+
+    /// The files of tensors in a folder, whatever else it is.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn files(folder: &Path) -> Result<Self> {
+        folder::open(folder)?.checked()
     }
 
     /// Opens a file by its ending.

@@ -2,12 +2,11 @@
 //! `key=value` between three underscores (`step=0___rank=1___dump_index=7___name=q___layer_id=3.pt`; in any
 //! order), with the `value` beside `meta`, whose `dims` say how ranks divide it: `t h[tp]`.
 
-use super::order::natural;
 use super::{Dump, Dumped, ending, stem};
 use crate::checkpoint::torch::{TensorRecord, TorchFile};
 use crate::error::{BadInput, Error, Result};
 use crate::tensor::{Tensor, Tiled};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// Fields that are no part of a name: the order, the rank, and the pass.
@@ -25,6 +24,15 @@ struct Named {
     rank: u64,
 }
 
+/// A tensor of all ranks.
+struct Group {
+    name: String,
+    /// Its place in the order: the pass, and the index in it.
+    at: (u64, u64),
+    /// The files of the ranks, in order.
+    ranks: Vec<PathBuf>,
+}
+
 /// `None` if the files are not such.
 pub(super) fn open(folder: &Path, files: &[PathBuf]) -> Result<Option<Dump>> {
     let parsed = files.iter().filter(|file| ending(file) == Some("pt"));
@@ -33,39 +41,37 @@ pub(super) fn open(folder: &Path, files: &[PathBuf]) -> Result<Option<Dump>> {
     if parsed.is_empty() || parsed.len() < files.len() {
         return Ok(None);
     }
-    let passes: std::collections::BTreeSet<u64> =
-        parsed.iter().map(|(named, _)| named.pass).collect();
-    // In the order of the first rank; a name that is dumped again in a pass is told apart by its turn.
-    let mut tensors: BTreeMap<(u64, String, usize), (u64, BTreeMap<u64, PathBuf>)> =
-        BTreeMap::new();
-    let mut turns: BTreeMap<(u64, String, u64), usize> = BTreeMap::new();
+    let passes: BTreeSet<u64> = parsed.iter().map(|(named, _)| named.pass).collect();
     let mut ordered = parsed;
-    ordered
-        .sort_by_key(|(named, file)| (named.rank, named.pass, named.index, natural(&stem(file))));
+    ordered.sort_by_key(|(named, _)| (named.rank, named.pass, named.index));
+    let mut groups: Vec<Group> = Vec::new();
+    let mut places: BTreeMap<String, usize> = BTreeMap::new();
+    // A name that a rank dumps again is told apart by its turn.
+    let mut turns: BTreeMap<(u64, String), usize> = BTreeMap::new();
     for (named, file) in ordered {
-        let turn = turns
-            .entry((named.pass, named.name.clone(), named.rank))
-            .or_default();
-        let key = (named.pass, named.name, *turn);
-        *turn += 1;
-        let entry = tensors
-            .entry(key)
-            .or_insert_with(|| (named.index, BTreeMap::new()));
-        entry.1.insert(named.rank, file.clone());
-    }
-    let mut listed: Vec<_> = tensors.into_iter().collect();
-    listed.sort_by_key(|((pass, _, _), (index, _))| (*pass, *index));
-    let tensors = listed.into_iter().map(|((pass, name, turn), (_, ranks))| {
-        let mut full = name.clone();
-        if turn > 0 {
-            full += &format!(".{turn}");
-        }
+        let mut name = named.name;
         if passes.len() > 1 {
-            full = format!("pass.{pass}.{full}");
+            name = format!("pass.{}.{name}", named.pass);
         }
-        let ranks: Vec<PathBuf> = ranks.into_values().collect();
-        Dumped::new(full, move || joined(&ranks))
-    });
+        let turn = turns.entry((named.rank, name.clone())).or_default();
+        if *turn > 0 {
+            name = format!("{name}.{turn}");
+        }
+        *turn += 1;
+        let place = *places.entry(name.clone()).or_insert(groups.len());
+        if place == groups.len() {
+            groups.push(Group {
+                name,
+                at: (named.pass, named.index),
+                ranks: Vec::new(),
+            });
+        }
+        groups[place].ranks.push(file.clone());
+    }
+    groups.sort_by_key(|group| group.at);
+    let tensors = groups
+        .into_iter()
+        .map(|group| Dumped::new(group.name, move || joined(&group.ranks)));
     Ok(Some(Dump::new(folder, "SGLang's dump", tensors.collect())))
 }
 
@@ -131,7 +137,7 @@ fn joined(ranks: &[PathBuf]) -> Result<Tensor> {
         return Err(fault(expected, dims).at("meta.dims").into());
     }
     let all: Vec<Tensor> = values.iter().map(|(value, _)| value.clone()).collect();
-    match axes.iter().position(|axis| divided(&axis)) {
+    match axes.iter().position(divided) {
         Some(axis) if axis < first.shape().len() => {
             Tensor::concat(&all, axis).map_err(|e| e.in_file(ranks[0].clone()))
         }

@@ -32,9 +32,19 @@ pub(super) fn open(path: &Path) -> Result<Dump> {
             [] => stem(path),
             _ => parts.collect::<Vec<_>>().join("."),
         };
+        let record = place
+            .iter()
+            .try_fold(file.root(), |node, step| within(node, step));
+        let record = record.and_then(TensorRecord::from_node);
+        let known = record.map(|record| {
+            let dtype = record
+                .dtype()
+                .map_or_else(str::to_owned, |dtype| dtype.to_string());
+            (dtype, record.shape().to_vec())
+        });
         let file = Arc::clone(&file);
         let label = name.clone();
-        Dumped::new(name, move || {
+        let mut tensor = Dumped::new(name, move || {
             let node = place
                 .iter()
                 .try_fold(file.root(), |node, step| within(node, step));
@@ -45,7 +55,9 @@ pub(super) fn open(path: &Path) -> Result<Dump> {
                     .into());
             };
             Tiled::one(file.strided(&label, &record)?).to_tensor()
-        })
+        });
+        tensor.known = known;
+        tensor
     });
     Ok(Dump::new(path, "torch", tensors.collect()))
 }
