@@ -7,13 +7,19 @@ use crate::backend::Cpu;
 use crate::case::Mode;
 use crate::error::Result;
 use crate::exec::params_of;
-use crate::explain::{Context, Evidence, Explanation, OwnArithmetic, Subgraph, explain, rules};
+use crate::explain::{
+    Context, Evidence, Exchanged, Explanation, OwnArithmetic, Subgraph, explain, rules,
+};
 use crate::plan::{Schedule, StageId, Step};
 use crate::tensor::Tensor;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+
+/// How many stages of a kind are searched where nothing explains them.
+const UNEXPLAINED: usize = 2;
 
 /// Explains the stages that fail on the reference's own inputs. Equal explanations of stages of
-/// one kind are one; where nothing explains the first of a kind, the others are not searched.
+/// one kind are one, and so are those of two layers that have each other's weights; where nothing explains the
+/// first of a kind, the others are listed.
 pub(super) fn failures(
     prepared: &Prepared<'_>,
     stages: &[StageResult],
@@ -25,11 +31,27 @@ pub(super) fn failures(
     let mut all: Vec<Explanation> = Vec::new();
     for result in failed {
         let kind = result.stage.kind();
-        let mut same_kind = all.iter().filter(|other| other.kind() == kind);
-        if same_kind.any(|other| !other.complete) {
+        let same_kind = all
+            .iter_mut()
+            .filter(|other| other.kind() == kind && !other.complete);
+        let mut unexplained: Vec<&mut Explanation> = same_kind.collect();
+        if unexplained.len() >= UNEXPLAINED
+            && let Some(last) = unexplained.pop()
+        {
+            last.untried.push(result.stage.clone());
             continue;
         }
         let Some(subgraph) = subgraph(prepared, &result.stage)? else {
+            all.push(Explanation {
+                stages: vec![result.stage.clone()],
+                before: Evidence::new(&result.metrics),
+                causes: Vec::new(),
+                complete: false,
+                hints: vec![
+                    "only statistics of it were recorded: no cause can be tried on them".into(),
+                ],
+                untried: Vec::new(),
+            });
             continue;
         };
         on(Event::Explaining {
@@ -59,7 +81,52 @@ pub(super) fn failures(
         all.extend(known);
     }
     on(Event::Finished);
-    Ok(all)
+    Ok(joined(all))
+}
+
+/// Explanations with those of two layers that have each other's weights joined: one cause, not one a module.
+fn joined(all: Vec<Explanation>) -> Vec<Explanation> {
+    /// Modules of a layer that have the other's weights before it is the layer that has.
+    const MODULES: usize = 3;
+    fn exchanged(explanation: &Explanation) -> Option<&Exchanged> {
+        match explanation.causes.as_slice() {
+            [cause] if explanation.stages.len() == 1 => cause.exchanged.as_ref(),
+            _ => None,
+        }
+    }
+    let mut found: BTreeMap<[usize; 2], BTreeSet<String>> = BTreeMap::new();
+    for Exchanged { module, layers } in all.iter().filter_map(exchanged) {
+        found.entry(*layers).or_default().insert(module.clone());
+    }
+    let has = |layers: [usize; 2]| {
+        found
+            .get(&layers)
+            .is_some_and(|modules| modules.len() >= MODULES)
+    };
+    let mut swaps: BTreeMap<[usize; 2], usize> = BTreeMap::new();
+    let mut rest: Vec<Explanation> = Vec::new();
+    for mut explanation in all {
+        let layers = exchanged(&explanation).map(|exchanged| exchanged.layers);
+        let Some([ours, theirs]) = layers.filter(|[a, b]| has([*a, *b]) && has([*b, *a])) else {
+            rest.push(explanation);
+            continue;
+        };
+        let pair = [ours.min(theirs), ours.max(theirs)];
+        match swaps.get(&pair) {
+            Some(place) => rest[*place].stages.append(&mut explanation.stages),
+            None => {
+                swaps.insert(pair, rest.len());
+                let cause = &mut explanation.causes[0];
+                let [first, second] = pair;
+                cause.finding = format!(
+                    "layers {first} and {second} are swapped: each has the other's weights"
+                );
+                cause.remedy = "with the other layer's weights".into();
+                rest.push(explanation);
+            }
+        }
+    }
+    rest
 }
 
 /// The candidate as it was run, where its plan differs within the subgraph.

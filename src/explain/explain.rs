@@ -1,7 +1,7 @@
 //! The search for causes.
 
 use super::rewrite::{Certainty, Rewrite};
-use super::rules::RULES;
+use super::rules::{RULES, other_weights};
 use super::{Cause, Context, Evidence, Explanation, Rule, Subgraph, hints};
 use crate::backend::HostBackend;
 use crate::error::Result;
@@ -52,6 +52,7 @@ pub fn explain(
         causes: Vec::new(),
         complete: true,
         hints: Vec::new(),
+        untried: Vec::new(),
     };
     if before.holds() {
         explanation.before = own.evidence.clone();
@@ -93,6 +94,18 @@ pub fn explain(
         subgraph = context.subgraph.clone();
     }
     explanation.hints = hints::of(context, &subgraph, backend)?;
+    let duplicates = other_weights::duplicates(context)?;
+    if explanation.causes.is_empty() && !duplicates.is_empty() {
+        // Its own weights are nowhere in the model: there is nothing to confirm it with.
+        explanation.causes.push(Cause {
+            rule: Some(other_weights::ID),
+            finding: duplicates.join("; "),
+            remedy: "what it should be is not in the model, so that nothing can be tried".into(),
+            after: explanation.before.clone(),
+            alternatives: Vec::new(),
+            exchanged: None,
+        });
+    }
     Ok(explanation)
 }
 
@@ -140,6 +153,7 @@ impl OwnArithmetic<'_> {
             remedy: "in the reference's arithmetic".into(),
             after,
             alternatives: Vec::new(),
+            exchanged: None,
         }
     }
 }
@@ -174,6 +188,7 @@ impl Search<'_> {
                 if after.holds() {
                     let cause = Cause {
                         after,
+                        exchanged: rewrite.exchanged.clone(),
                         ..(*cause).clone()
                     };
                     return Ok(Some((cause, subgraph)));
@@ -285,6 +300,7 @@ impl Trial<'_> {
             remedy: self.rewrite.remedy.clone(),
             after,
             alternatives: Vec::new(),
+            exchanged: self.rewrite.exchanged.clone(),
         }
     }
 }

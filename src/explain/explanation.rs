@@ -16,6 +16,8 @@ pub struct Explanation {
     pub complete: bool,
     /// What else narrows it: of an explanation that is not complete.
     pub hints: Vec<String>,
+    /// Stages of this kind that fail as well and were not looked into, since nothing was found at others.
+    pub untried: Vec<StageId>,
 }
 
 /// One cause.
@@ -32,6 +34,17 @@ pub struct Cause {
     pub after: Evidence,
     /// Other findings that fit the data as well.
     pub alternatives: Vec<String>,
+    /// Of a module that has the weights of the same module of another layer.
+    pub exchanged: Option<Exchanged>,
+}
+
+/// A module, and a layer that has its weights.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Exchanged {
+    /// What the module is in every block: `h.*.mlp.dense_h_to_4h`.
+    pub module: String,
+    /// Its own layer, and the one whose weights it lacks.
+    pub layers: [usize; 2],
 }
 
 impl Explanation {

@@ -1,6 +1,6 @@
 //! What narrows a difference that nothing explains: where it lies and what shape it has.
 
-use super::rules::{bias, other_weights};
+use super::rules::bias;
 use super::{Context, Subgraph};
 use crate::backend::HostBackend;
 use crate::error::Result;
@@ -17,8 +17,7 @@ pub(super) fn of(
     rewritten: &Subgraph,
     backend: &HostBackend,
 ) -> Result<Vec<String>> {
-    let mut hints = other_weights::duplicates(context)?;
-    hints.extend(bias::zeros(context)?);
+    let mut hints = bias::zeros(context)?;
     hints.extend(of_difference(rewritten, context.heads(), backend)?);
     Ok(hints)
 }

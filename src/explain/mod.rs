@@ -28,7 +28,7 @@ pub use bug::{Bug, Injected, StepEdit};
 pub use context::Context;
 pub use evidence::Evidence;
 pub use explain::{OwnArithmetic, explain, rules};
-pub use explanation::{Cause, Explanation};
+pub use explanation::{Cause, Exchanged, Explanation};
 pub use rewrite::{Certainty, Rewrite};
 pub use rule::Rule;
 pub use subgraph::Subgraph;

@@ -1,6 +1,6 @@
 //! A hypothesis about one subgraph.
 
-use super::Subgraph;
+use super::{Exchanged, Subgraph};
 use crate::error::Result;
 use crate::plan::{StageId, Step};
 use crate::tensor::{DType, Tensor};
@@ -26,6 +26,8 @@ pub struct Rewrite<'a> {
     pub(super) finding: String,
     pub(super) remedy: String,
     pub(super) certainty: Certainty,
+    /// The module that it is about, if it takes the weights of the same module of another layer.
+    pub(super) exchanged: Option<Exchanged>,
     edit: Edit<'a>,
 }
 
@@ -39,6 +41,7 @@ impl<'a> Rewrite<'a> {
             finding: finding.into(),
             remedy: remedy.into(),
             certainty: Certainty::Definite,
+            exchanged: None,
             edit: Box::new(edit),
         }
     }
@@ -84,6 +87,10 @@ impl<'a> Rewrite<'a> {
             }
             Ok(())
         })
+    }
+
+    pub(super) fn exchanging(self, exchanged: Option<Exchanged>) -> Self {
+        Self { exchanged, ..self }
     }
 
     pub(super) fn certain(self, certainty: Certainty) -> Self {

@@ -109,6 +109,7 @@ struct Explained<'a> {
     before: Evidence,
     causes: Vec<Cause<'a>>,
     hints: &'a [String],
+    untried: Vec<&'a str>,
 }
 
 #[derive(Serialize)]
@@ -304,6 +305,7 @@ fn explained(explanation: &explain::Explanation) -> Explained<'_> {
         before: evidence(&explanation.before),
         causes: causes.collect(),
         hints: &explanation.hints,
+        untried: explanation.untried.iter().map(|s| s.as_str()).collect(),
     }
 }
 

@@ -62,24 +62,33 @@ fn broken_bound(result: &StageResult, check: &BoundCheck) -> Option<String> {
         Bound::Rounding => {
             let worst_ratio = result.metrics.worst_ratio.as_ref()?;
             format!(
-                "diff / budget {} at {:?}, where {:.1e} is allowed",
+                "diff / budget {}, where {:.1e} is allowed",
                 short(worst_ratio.ratio),
-                worst_ratio.worst.position,
                 worst_ratio.allowed
             )
         }
         Bound::Flips(_) => {
             let flips = result.metrics.flips.as_ref()?;
             format!(
-                "{} of {} elements differ where {} are expected (p = 1e{:.0})",
+                "{} of {} elements differ where {} are expected ({})",
                 flips.observed,
                 flips.elements,
                 short(flips.expected),
-                flips.log10_p
+                probability(flips.log10_p)
             )
         }
         Bound::Ulp(allowed) => format!("{measured} ulp where {allowed} are allowed"),
     })
+}
+
+/// A probability by its logarithm; how small one is that is as good as none says nothing.
+fn probability(log10: f64) -> String {
+    const LEAST: f64 = -30.0;
+    if log10 < LEAST {
+        format!("p < 1e{LEAST:.0}")
+    } else {
+        format!("p = 1e{log10:.0}")
+    }
 }
 
 /// A figure in as few characters as it needs.
@@ -173,6 +182,10 @@ pub(super) fn explanations(outcome: &CaseOutcome) -> Vec<Vec<String>> {
             }
         }
         lines.extend(explanation.hints.iter().cloned());
+        lines.extend(list(
+            &explanation.untried,
+            "not tried, after nothing was found at others of the kind",
+        ));
         lines
     })
     .collect()
@@ -186,10 +199,14 @@ fn explained(explanation: &Explanation) -> String {
     let mut before = &explanation.before;
     let mut separator = ": ";
     for cause in &explanation.causes {
-        text += &format!("{separator}{}; {} ", cause.finding, cause.remedy);
-        text += &fall(before, &cause.after);
-        before = &cause.after;
+        text += &format!("{separator}{}; {}", cause.finding, cause.remedy);
         separator = "; and ";
+        if cause.after == *before {
+            // It could not be tried.
+            return text + &format!(" ({before})");
+        }
+        text += &format!(" {}", fall(before, &cause.after));
+        before = &cause.after;
     }
     if !explanation.complete {
         let rest = if explanation.causes.is_empty() {

@@ -1,6 +1,7 @@
 //! Weights of another module: of a neighbouring layer, of the other norm.
 
 use crate::error::Result;
+use crate::explain::Exchanged;
 use crate::explain::bug::{Bug, Edits};
 use crate::explain::context::Context;
 use crate::explain::modules::Layer;
@@ -15,11 +16,14 @@ const LARGE: usize = 1 << 22;
 /// How many layers before and after count as neighbours.
 const NEIGHBOURS: usize = 2;
 
+/// The rule's id.
+pub(in crate::explain) const ID: &str = "other-weights";
+
 pub(super) struct OtherWeights;
 
 impl Rule for OtherWeights {
     fn id(&self) -> &'static str {
-        "other-weights"
+        ID
     }
 
     fn what(&self) -> &'static str {
@@ -59,7 +63,7 @@ impl Rule for OtherWeights {
                         }
                         Ok(())
                     });
-                    all.push(rewrite);
+                    all.push(rewrite.exchanging(exchanged(&module, &other)));
                 }
             }
         }
@@ -85,6 +89,19 @@ impl Rule for OtherWeights {
                 let (first, second) = (first.params(), second.params());
                 let pairs = first.iter().zip(&second);
                 Some(pairs.fold(edits, |edits, (a, b)| edits.swap(a, b)))
+            }),
+            Bug::new("two layers swapped", |modules| {
+                let names = modules.steps().iter().flat_map(|step| &step.params);
+                let of_layer = |layer: usize| -> Vec<&str> {
+                    let names = names.clone().map(|param| param.name.as_str());
+                    names
+                        .filter(|name| StageId::from(*name).layer() == Some(layer))
+                        .collect()
+                };
+                let (first, second) = (of_layer(0), of_layer(1));
+                let edits = Edits::named_by("layers 0 and 1 are swapped");
+                let pairs = first.iter().zip(&second);
+                (!second.is_empty()).then(|| pairs.fold(edits, |edits, (a, b)| edits.swap(a, b)))
             }),
             Bug::new("key and value projections swapped", |modules| {
                 let [key, value] =
@@ -188,6 +205,17 @@ fn others(context: &Context<'_>, module: &str) -> Vec<String> {
         }
     }
     found.into_iter().collect()
+}
+
+/// A module of which the other is the same in another layer.
+fn exchanged(module: &str, other: &str) -> Option<Exchanged> {
+    let [ours, theirs] = [module, other].map(StageId::from);
+    let layers = ours.layer().zip(theirs.layer());
+    let layers = layers.filter(|_| ours.kind() == theirs.kind());
+    layers.map(|(own, other)| Exchanged {
+        module: ours.kind(),
+        layers: [own, other],
+    })
 }
 
 /// Where another module lies, in words that are the same in every layer.
