@@ -81,11 +81,29 @@ pub(super) fn failures(
         all.extend(known);
     }
     on(Event::Finished);
-    Ok(joined(all))
+    let mut all = equal(swapped(all));
+    let place = |stage: &StageId| stages.iter().position(|result| result.stage == *stage);
+    for explanation in &mut all {
+        explanation.stages.sort_by_key(place);
+    }
+    Ok(all)
+}
+
+/// Explanations that say the same of several kinds of stages, joined: a type that all weights went through is one
+/// cause.
+fn equal(all: Vec<Explanation>) -> Vec<Explanation> {
+    let mut rest: Vec<Explanation> = Vec::new();
+    for mut explanation in all {
+        match rest.iter_mut().find(|other| other.says(&explanation)) {
+            Some(other) => other.stages.append(&mut explanation.stages),
+            None => rest.push(explanation),
+        }
+    }
+    rest
 }
 
 /// Explanations with those of two layers that have each other's weights joined: one cause, not one a module.
-fn joined(all: Vec<Explanation>) -> Vec<Explanation> {
+fn swapped(all: Vec<Explanation>) -> Vec<Explanation> {
     /// Modules of a layer that have the other's weights before it is the layer that has.
     const MODULES: usize = 3;
     fn exchanged(explanation: &Explanation) -> Option<&Exchanged> {

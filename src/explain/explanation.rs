@@ -2,6 +2,7 @@
 
 use super::Evidence;
 use crate::plan::StageId;
+use std::collections::BTreeSet;
 
 /// Why some stages of one kind fail.
 #[derive(Clone, Debug, PartialEq)]
@@ -64,12 +65,16 @@ impl Explanation {
         self.stages.first().map_or(String::new(), StageId::kind)
     }
 
-    /// The name of its stages: `h.*.self_attention.dense` if there are several.
+    /// The name of its stages: `h.*.self_attention.dense` if there are several, with how many other kinds there
+    /// are.
     pub fn place(&self) -> String {
-        match self.stages.as_slice() {
-            [] => String::new(),
-            [only] => only.to_string(),
-            _ => self.kind(),
+        let kinds: BTreeSet<String> = self.stages.iter().map(StageId::kind).collect();
+        match (self.stages.as_slice(), kinds.len()) {
+            ([], _) => String::new(),
+            ([only], _) => only.to_string(),
+            (_, 0 | 1) => self.kind(),
+            (_, 2) => format!("{} and another kind", self.kind()),
+            (_, kinds) => format!("{} and {} other kinds", self.kind(), kinds - 1),
         }
     }
 }

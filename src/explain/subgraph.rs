@@ -138,6 +138,15 @@ impl Subgraph {
     /// Fewer rows and columns, where every step works on each for itself: enough to refute a
     /// hypothesis.
     pub(super) fn sampled(&self) -> Option<Self> {
+        self.sample(true)
+    }
+
+    /// Fewer rows, all columns.
+    pub(super) fn sampled_rows(&self) -> Option<Self> {
+        self.sample(false)
+    }
+
+    fn sample(&self, columns: bool) -> Option<Self> {
         let by_row = |step: &Step| step.op.locality().is_by_row();
         let (first, rest) = self.steps.split_first()?;
         let count = rows_of(&self.reference);
@@ -150,7 +159,11 @@ impl Subgraph {
         }
         let width = self.reference.row_len();
         let product = matches!(first.op, Op::Linear(_));
-        if product && width > COLUMNS && rest.iter().all(|step| step.op.locality().is_by_column()) {
+        if columns
+            && product
+            && width > COLUMNS
+            && rest.iter().all(|step| step.op.locality().is_by_column())
+        {
             sampled.columns = Some(Columns {
                 picked: scattered(COLUMNS, width),
                 of: width,

@@ -23,6 +23,7 @@ mod qkv_layout;
 mod rank_order;
 mod residual;
 mod rotary;
+mod row_order;
 mod run_dtype;
 mod shard_axis;
 mod soft_cap;
@@ -55,6 +56,7 @@ pub(super) static RULES: &[&dyn Rule] = &[
     &rank_order::RankOrder,
     &residual::Residual,
     &rotary::Rotary,
+    &row_order::RowOrder,
     &run_dtype::RunDtype,
     &shard_axis::ShardAxis,
     &soft_cap::SoftCap,
