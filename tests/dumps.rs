@@ -277,15 +277,12 @@ fn a_map_is_proposed_and_used() {
     });
     let renamed: Vec<(String, Vec<f32>)> = renamed.collect();
     let (a, b) = (arrays(&at("a"), &all), torch_file(&at("b.pt"), &renamed));
-    let parity = |more: &[&str]| {
+    let command = |args: &[&str]| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_parity"));
-        command
-            .current_dir(folder.path())
-            .arg("diff")
-            .args(["a", "b.pt"])
-            .args(more);
+        command.current_dir(folder.path()).arg("diff").args(args);
         command.output().expect("parity runs")
     };
+    let parity = |more: &[&str]| command(&[&["a", "b.pt"], more].concat());
     let refused = parity(&[]);
     let error = String::from_utf8_lossy(&refused.stderr).into_owned();
     assert_eq!(refused.status.code(), Some(2), "{error}");
@@ -300,6 +297,15 @@ fn a_map_is_proposed_and_used() {
         assert!(done.status.success(), "{report}");
         assert!(report.contains(said), "{report}");
     }
+    // Where nothing is near nothing is proposed, and nothing is written.
+    let far = values(&["x", "y"], 7.0);
+    torch_file(&at("far.pt"), &far);
+    let refused = command(&["a", "far.pt", "--map", "far.json"]);
+    let error = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(
+        error.contains("write one by hand") && !at("far.json").exists(),
+        "{error}"
+    );
     let map = NameMap::open(&at("names.json")).expect("a map");
     let (a, b) = (
         Dump::open(&a).expect("a dump"),

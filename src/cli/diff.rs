@@ -65,6 +65,14 @@ fn of_dumps(args: &DiffArgs, dumps: [&Path; 2], options: &Options) -> Result<Cas
             let (reference, candidate) = (Dump::open(dumps[0])?, Dump::open(dumps[1])?);
             let pairs = Pairs::new(&reference, &candidate, &NameMap::default())?;
             let map = NameMap::proposed(&pairs)?;
+            if map.is_empty() && pairs.pairs.is_empty() {
+                let expected =
+                    "tensors of one shape, of the same layers, with values that are near";
+                let fault = BadInput::new(path, expected, "none: no map can be proposed");
+                let remedy =
+                    "write one by hand: a JSON object of the reference's names and the candidate's";
+                return Err(Error::from(fault.remedy(remedy)).into());
+            }
             let mut file = OutputFile::create(path)?;
             file.write_all(map.to_json().as_bytes())?;
             file.commit()?;

@@ -27,7 +27,7 @@ static WITHOUT_EFFECT: LazyLock<HashSet<&str>> = LazyLock::new(|| {
 });
 
 /// Those that are without effect on every model at one value.
-const NEUTRAL: [(&str, &[&str]); 9] = [
+const NEUTRAL: [(&str, &[&str]); 8] = [
     ("softmax_type", &["vanilla"]),
     ("rope_type", &["rope"]),
     ("rotary_percent", &["1.0", "1"]),
@@ -36,7 +36,6 @@ const NEUTRAL: [(&str, &[&str]); 9] = [
     ("window_size", &["[-1, -1]", "(-1, -1)"]),
     ("tensor_parallel_num_weight_shards", &["1"]),
     ("gtp_weight_remat_size", &["1"]),
-    ("no_rope_freq", &["0"]),
 ];
 
 impl Arguments {
