@@ -1,7 +1,7 @@
 //! The import itself: what every framework's dumps have in common.
 
 use super::described::Described;
-use super::ranks::Joined;
+use super::ranks::{Joined, Sharding};
 use super::raw::RawDump;
 use super::{megatron_core, megatron_deepspeed, transformers};
 use crate::arch::{Framework, Hook, Hooked, Part, Role, alternatives};
@@ -135,6 +135,12 @@ struct Read {
     is_made: bool,
 }
 
+/// The shape that every stage has in this model on these tokens.
+struct Shapes {
+    tokens: [usize; 2],
+    stages: HashMap<StageId, Vec<usize>>,
+}
+
 impl Import<'_> {
     fn run(&self) -> Result<Imported> {
         let mut kept: BTreeMap<StageId, Kept> = BTreeMap::new();
@@ -157,7 +163,7 @@ impl Import<'_> {
                 let variant = self.variant(&hooked);
                 let (stage, hook) = (hooked.stage, hooked.hook);
                 let read = self.read(&stage, &files, hook, extents)?;
-                self.check_shape(&stage, &read.value, files[0], (&shapes, extents))?;
+                self.check_shape(&stage, &read.value, files[0], &shapes)?;
                 if let Some(kept) = kept.get(&stage) {
                     if !kept.value.bits_equal(&read.value) {
                         let expected =
@@ -307,7 +313,11 @@ impl Import<'_> {
             .zip(files)
             .map(|(shard, file)| shard.map_err(|e: Error| e.in_file(*file)))
             .collect::<Result<Vec<Tensor>>>()?;
-        let how = (hook.layout, hook.join, hook.may_be_gathered);
+        let sharding = Sharding {
+            layout: hook.layout,
+            join: hook.join,
+            may_be_gathered: hook.may_be_gathered,
+        };
         let Joined {
             value: joined,
             join,
@@ -317,7 +327,7 @@ impl Import<'_> {
         } = self
             .described
             .ranks
-            .join(stage, &shards, files, how, tokens)?;
+            .join(stage, &shards, files, sharding, tokens)?;
         let joined = if hook.part.is_some() {
             Part::joined(joined)?
         } else {
@@ -343,8 +353,7 @@ impl Import<'_> {
         })
     }
 
-    /// The shape that every stage has in this model on these tokens.
-    fn shapes(&self, tokens: [usize; 2]) -> Result<HashMap<StageId, Vec<usize>>> {
+    fn shapes(&self, tokens: [usize; 2]) -> Result<Shapes> {
         let Described {
             model,
             dtype,
@@ -358,9 +367,10 @@ impl Import<'_> {
             BadInput::new(self.dump.config_path(), expected, e.to_string())
         })?;
         let steps = plan.steps().iter();
-        Ok(steps
+        let stages = steps
             .filter_map(|step| Some((step.stage.clone(), shapes.remove(&step.id)?)))
-            .collect())
+            .collect();
+        Ok(Shapes { tokens, stages })
     }
 
     /// Refuses a value that is not one of this model on these tokens. How many columns the logits have is
@@ -370,9 +380,9 @@ impl Import<'_> {
         stage: &StageId,
         value: &Tensor,
         file: &Path,
-        (shapes, tokens): (&HashMap<StageId, Vec<usize>>, [usize; 2]),
+        shapes: &Shapes,
     ) -> Result<()> {
-        let Some(expected) = shapes.get(stage) else {
+        let Some(expected) = shapes.stages.get(stage) else {
             return Ok(());
         };
         let free = usize::from(self.described.model.role(stage) == Some(Role::Logits));
@@ -392,8 +402,9 @@ impl Import<'_> {
             ""
         };
         let whole = format!(
-            "shape {:?}{of_columns}, batch first, for tokens {tokens:?} and the sizes in {}",
+            "shape {:?}{of_columns}, batch first, for tokens {:?} and the sizes in {}",
             &expected[..fixed],
+            shapes.tokens,
             config.display()
         );
         let fault = BadInput::new(file, whole, format!("{found:?}{ranks}"));

@@ -23,6 +23,16 @@ pub(super) struct Ranks {
     pub(super) sequence_parallel: Option<bool>,
 }
 
+/// How the arrays that ranks recorded of a stage are to be joined.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Sharding {
+    /// The order of their axes.
+    pub(super) layout: Layout,
+    pub(super) join: Join,
+    /// Whether ranks may have gathered what they have slices of; it is the same on all of them then.
+    pub(super) may_be_gathered: bool,
+}
+
 /// What ranks' arrays make.
 pub(super) struct Joined {
     pub(super) value: Tensor,
@@ -49,21 +59,20 @@ impl Ranks {
         self.tensor * self.context
     }
 
-    /// The value of a stage of these tokens `[batch, positions]`, of what every rank recorded: as `how` says,
-    /// in a layout, joined, and perhaps gathered.
+    /// The value of a stage of these tokens `[batch, positions]`, of what every rank recorded.
     pub(super) fn join(
         &self,
         stage: &StageId,
         shards: &[Tensor],
         files: &[&PathBuf],
-        how: (Layout, Join, bool),
+        sharding: Sharding,
         [batch, positions]: [usize; 2],
     ) -> Result<Joined> {
         let tokens = [batch, positions / self.context];
         let mut contexts = shards
             .chunks(self.tensor)
             .zip(files.chunks(self.tensor))
-            .map(|(shards, files)| self.join_context(stage, shards, files, how, tokens))
+            .map(|(shards, files)| self.join_context(stage, shards, files, sharding, tokens))
             .collect::<Result<Vec<Joined>>>()?;
         if self.context == 1 {
             return Ok(contexts.swap_remove(0));
@@ -88,9 +97,10 @@ impl Ranks {
         stage: &StageId,
         shards: &[Tensor],
         files: &[&PathBuf],
-        (layout, join, may_be_gathered): (Layout, Join, bool),
+        sharding: Sharding,
         tokens: [usize; 2],
     ) -> Result<Joined> {
+        let Sharding { layout, join, .. } = sharding;
         let first = &shards[0];
         let are_equal = || shards.iter().all(|shard| shard.bits_equal(first));
         let joined = |value, join, layout, drift| Joined {
@@ -101,7 +111,7 @@ impl Ranks {
             is_made: false,
         };
         match join {
-            Join::Concat(_) if may_be_gathered && are_equal() => {
+            Join::Concat(_) if sharding.may_be_gathered && are_equal() => {
                 Ok(joined(first.clone(), Join::Replicated, layout, None))
             }
             Join::Concat(axis) => {
@@ -228,9 +238,13 @@ mod tests {
         let paths: Vec<PathBuf> = (0..shards.len())
             .map(|rank| Path::new("dumps").join(format!("tp{rank}")))
             .collect();
-        let how = (Layout::Sbh, Join::Replicated, false);
+        let sharding = Sharding {
+            layout: Layout::Sbh,
+            join: Join::Replicated,
+            may_be_gathered: false,
+        };
         let paths: Vec<_> = paths.iter().collect();
-        ranks.join(&"ln".into(), shards, &paths, how, [BATCH, positions])
+        ranks.join(&"ln".into(), shards, &paths, sharding, [BATCH, positions])
     }
 
     proptest! {
