@@ -1,8 +1,7 @@
 //! Whether results on a GPU can be held to the bit against what was recorded.
 
 use crate::backend::Gpu;
-use crate::golden::major_minor;
-use crate::golden::{Manifest, Provenance};
+use crate::golden::{Manifest, Provenance, major_minor};
 use crate::plan::Arithmetic;
 use serde_json::Value;
 
