@@ -600,15 +600,18 @@ fn arguments_may_lie_among_the_chunks() {
 
 #[test]
 fn arguments_must_be_those_of_the_architecture() {
-    let with = |name: &'static str, value: Py| {
+    let damaged_by = |others: &[(&'static str, Py)]| {
         deepspeed(|path| {
             let mut args = bloom_args(64, 8, 2);
-            args.retain(|(key, _)| key != name);
-            args.push((name.to_owned(), value));
+            for (name, value) in others {
+                args.retain(|(key, _)| key != name);
+                args.push(((*name).to_owned(), value.clone()));
+            }
             let args = Py::Object("argparse Namespace", args);
             replace(path, "mp_rank_00_model_states.pt", [("args", args)]);
         })
     };
+    let with = |name: &'static str, value: Py| damaged_by(&[(name, value)]);
     let refusals = [
         ("none", with("num_attention_heads", Py::None)),
         ("a negative size", with("hidden_size", Py::Int(-64))),
@@ -625,6 +628,17 @@ fn arguments_must_be_those_of_the_architecture() {
         (
             "an option of Megatron's alone",
             with("fp32_residual_connection", Py::Bool(true)),
+        ),
+        (
+            "a window",
+            with("window_size", Py::Tuple(vec![Py::Int(4), Py::Int(0)])),
+        ),
+        (
+            "of nobody's, and a gate",
+            damaged_by(&[
+                ("nobody_has_heard_of_it", Py::Int(0)),
+                ("glu_activation", text("geglu")),
+            ]),
         ),
     ];
     insta::assert_snapshot!("arguments", listing(&refusals));

@@ -257,6 +257,12 @@ fn with_argument(model: &str, name: &str, value: Arg) -> parity::Result<Converte
     Converted::new(MegatronCheckpoint::open(&folder, &overrides)?, None, None)
 }
 
+/// What is said of an argument that is refused.
+fn refusal(model: &str, name: &str, value: Arg) -> String {
+    let error = with_argument(model, name, value).err();
+    error.map(|error| error.to_string()).unwrap_or_default()
+}
+
 /// A setting that changes what is computed is carried over or refused by name, never dropped.
 #[test]
 fn settings_that_change_the_model_are_never_dropped() {
@@ -264,25 +270,120 @@ fn settings_that_change_the_model_are_never_dropped() {
         ("apply_residual_connection_post_layernorm", Arg::Flag(true)),
         ("fp32_residual_connection", Arg::Flag(true)),
         ("window_size", Arg::Int(128)),
+        ("window_size", Arg::Other("[4, 0]".into())),
         ("softmax_scale", Arg::Float(0.5)),
         ("softmax_type", Arg::Text("off-by-one".into())),
         ("num_experts", Arg::Int(8)),
         ("activation_func", Arg::Text("relu".into())),
+        ("position_embedding_type", Arg::Text("mrope".into())),
+        ("position_embedding_type", Arg::Text("none".into())),
+        ("normalization", Arg::Text("NoRMSNorm".into())),
         ("what_megatron_adds_tomorrow", Arg::Int(0)),
     ] {
         for model in CORE {
-            let error = with_argument(model, name, value.clone()).err();
-            let error = error.map(|error| error.to_string()).unwrap_or_default();
+            let error = refusal(model, name, value.clone());
             assert!(error.contains(name), "{model} with {name}: {error}");
         }
     }
-    let converted = with_argument;
     let name = "rotary_seq_len_interpolation_factor";
-    let linear = converted(CORE[0], name, Arg::Int(4))
-        .unwrap()
-        .config()
-        .unwrap();
+    let linear = with_argument(CORE[0], name, Arg::Int(4)).unwrap();
+    let linear = linear.config().unwrap();
     assert!(format!("{:?}", linear.model).contains("Linear { factor: 4.0 }"));
+    for neutral in [("window_size", "[-1, -1]"), ("softmax_type", "vanilla")] {
+        let (name, shown) = neutral;
+        let value = Arg::Other(shown.into());
+        assert!(with_argument(CORE[0], name, value).is_ok(), "{name}");
+    }
+}
+
+/// What is known to change the computation is not to be waved through; what is not known may be.
+#[test]
+fn a_refusal_says_what_an_argument_does() {
+    let error = refusal(CORE[0], "window_size", Arg::Other("[4, 0]".into()));
+    assert!(error.contains("attention sees a window"), "{error}");
+    assert!(error.contains("--arg window_size=None"), "{error}");
+    assert!(!error.contains("--without-effect"), "{error}");
+    let error = refusal(CORE[0], "nobody_has_heard_of_it", Arg::Float(0.0));
+    assert!(error.contains("=0.0 (unknown to parity)"), "{error}");
+    assert!(error.contains("--without-effect nobody_has_heard_of_it"));
+    assert!(!error.contains("--arg"), "{error}");
+}
+
+/// GELU without its fused kernel is erf's, but for flags that make it tanh's or did so once.
+#[test]
+fn a_gelu_of_another_formula_is_refused() {
+    let model = CORE[1];
+    let folder = goldens().join(model).join("checkpoints/torch_fp32_tp1");
+    let with = |fused: bool, name: &str| {
+        let arguments = [
+            ("bias_gelu_fusion".to_owned(), Arg::Flag(fused)),
+            ("bias_activation_fusion".to_owned(), Arg::None),
+            (name.to_owned(), Arg::Flag(true)),
+        ];
+        let checkpoint = MegatronCheckpoint::open(&folder, &arguments).unwrap();
+        Converted::new(checkpoint, None, None)
+    };
+    for name in [
+        "openai_gelu",
+        "use_te_activation_func",
+        "use_transformer_engine_op_fuser",
+    ] {
+        let error = with(false, name).err().expect("refused").to_string();
+        assert!(error.contains(name), "{error}");
+        let tanh = with(true, name).expect("tanh either way");
+        let config = tanh.config_json(DType::F32);
+        assert_eq!(config["activation_function"], "gelu_new");
+        // A Llama has no GELU.
+        assert!(with_argument(CORE[0], name, Arg::Flag(true)).is_ok());
+    }
+}
+
+/// Two names of one setting have to say the same, numbers however they are written.
+#[test]
+fn names_of_one_argument_have_to_agree() {
+    for (model, own, other, value) in [
+        (CORE[0], "layernorm_epsilon", "norm_epsilon", "1e-6"),
+        (
+            CORE[0],
+            "share_embeddings_and_output_weights",
+            "untie_embeddings_and_output_weights",
+            "false",
+        ),
+        (
+            CORE[1],
+            "bias_activation_fusion",
+            "bias_gelu_fusion",
+            "false",
+        ),
+    ] {
+        let error = refusal(model, other, value.parse().unwrap());
+        assert!(error.contains(own) && error.contains(other), "{error}");
+        assert!(error.contains(&format!("--arg {own}=None")), "{error}");
+    }
+    let same = [
+        ("rotary_seq_len_interpolation_factor", Arg::Int(4)),
+        ("seq_len_interpolation_factor", Arg::Float(4.0)),
+    ];
+    let same = same.map(|(name, value)| (name.to_owned(), value));
+    let folder = goldens().join(CORE[0]).join("checkpoints/torch_fp32_tp1");
+    let checkpoint = MegatronCheckpoint::open(&folder, &same).unwrap();
+    assert!(Converted::new(checkpoint, None, None).is_ok());
+}
+
+/// An argument that is given against the checkpoint's own is said.
+#[test]
+fn an_overruled_argument_is_said() {
+    let notes = |name: &str, value: Arg| {
+        let model = with_argument(CORE[0], name, value).unwrap();
+        model.notes().join("\n")
+    };
+    let said = notes("rotary_base", Arg::Int(500));
+    assert!(
+        said.contains("rotary_base=500 as --arg says, where the checkpoint says 10000"),
+        "{said}"
+    );
+    assert_eq!(notes("rotary_base", Arg::Float(1e4)), "");
+    assert_eq!(notes("iteration_of_a_friend", Arg::None), "");
 }
 
 /// Megatron adds one to the weights of norms that it keeps less one.
@@ -319,27 +420,39 @@ fn weights_of_norms_that_lack_one_get_it() {
     }
 }
 
+/// Converts a checkpoint that lacks arguments: with none first, then with those that the error asks for, as it
+/// says to give them. Returns what is printed.
+fn answered(checkpoint: &Path, output: &Path, answers: &[(&str, &str)]) -> String {
+    let parity = |more: &[String]| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_parity"));
+        command.arg("convert").arg(checkpoint);
+        command.arg("-o").arg(output).arg("--verify").args(more);
+        command.output().expect("parity runs")
+    };
+    let refused = parity(&[]);
+    let error = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert_eq!(refused.status.code(), Some(2), "{error}");
+    let words = error.split_whitespace();
+    let asked = words.filter_map(|word| word.strip_suffix("=VALUE"));
+    let asked: Vec<&str> = asked.collect();
+    let known: Vec<&str> = answers.iter().map(|(name, _)| *name).collect();
+    assert_eq!(asked, known);
+    let given = answers
+        .iter()
+        .flat_map(|(name, value)| ["--arg".to_owned(), format!("{name}={value}")]);
+    let given: Vec<String> = given.collect();
+    let done = parity(&given);
+    let error = String::from_utf8_lossy(&done.stderr).into_owned();
+    assert!(done.status.success(), "{error}");
+    String::from_utf8_lossy(&done.stdout).into_owned()
+}
+
 /// A checkpoint without arguments is asked about all at once, and converts once they are given.
 #[test]
 fn all_that_is_missing_is_asked_for_at_once() {
     let folder = tempfile::tempdir().unwrap();
     let checkpoint = tiny(folder.path(), |_, _, _| {});
     fs::remove_file(checkpoint.join("mp_rank_00_model_states.pt")).unwrap();
-    let parity = |more: &[String]| {
-        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_parity"));
-        let output = folder.path().join("out");
-        command
-            .arg("convert")
-            .arg(&checkpoint)
-            .arg("-o")
-            .arg(output)
-            .args(more);
-        command.output().expect("parity runs")
-    };
-    let refused = parity(&[]);
-    let error = String::from_utf8_lossy(&refused.stderr).into_owned();
-    assert_eq!(refused.status.code(), Some(2), "{error}");
-    // The remedy, as it is printed, with values in place of VALUE.
     let answers = [
         ("hidden_size", "4"),
         ("num_attention_heads", "2"),
@@ -348,26 +461,76 @@ fn all_that_is_missing_is_asked_for_at_once() {
         ("position_embedding_type", "alibi"),
         ("bias_gelu_fusion", "true"),
     ];
-    let words = error
-        .split_whitespace()
-        .filter(|word| word.ends_with("=VALUE"));
-    let given = words.flat_map(|word| {
-        let name = word.trim_end_matches("=VALUE");
-        let (_, value) = answers
-            .iter()
-            .find(|(known, _)| *known == name)
-            .expect(name);
-        ["--arg".to_owned(), format!("{name}={value}")]
-    });
-    let given: Vec<String> = given.collect();
-    let done = parity(&given);
-    let said = String::from_utf8_lossy(&done.stdout).into_owned();
+    let said = answered(&checkpoint, &folder.path().join("out"), &answers);
     assert!(
-        done.status.success(),
-        "{}",
-        String::from_utf8_lossy(&done.stderr)
+        said.contains("otherwise: apply_residual_connection_post_layernorm\n"),
+        "{said}"
     );
-    assert!(said.contains("holds no training arguments"), "{said}");
+}
+
+/// The same of a folder of NeMo, whose `common.pt` holds none.
+#[test]
+fn a_folder_of_nemo_is_asked_about_all_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = goldens().join("megatron_core_llama");
+    let weights = folder.path().join("nemo/weights");
+    fs::create_dir_all(&weights).unwrap();
+    let from = model.join("checkpoints/torch_dist/iter_0000001");
+    for entry in from.read_dir().unwrap() {
+        let entry = entry.unwrap();
+        fs::copy(entry.path(), weights.join(entry.file_name())).unwrap();
+    }
+    fs::write(weights.join("common.pt"), file(&dict([]))).unwrap();
+    let context = folder.path().join("nemo/context");
+    fs::create_dir_all(&context).unwrap();
+    fs::write(context.join("model.yaml"), "config:\n  num_layers: 3\n").unwrap();
+    let answers = [
+        ("hidden_size", "64"),
+        ("num_attention_heads", "4"),
+        ("num_query_groups", "2"),
+        ("num_layers", "3"),
+        ("ffn_hidden_size", "176"),
+        ("layernorm_epsilon", "1e-5"),
+        ("swiglu", "true"),
+        ("position_embedding_type", "rope"),
+        ("max_position_embeddings", "32"),
+        ("rotary_base", "10000"),
+        ("rotary_percent", "1"),
+    ];
+    let output = folder.path().join("out");
+    let said = answered(&folder.path().join("nemo"), &output, &answers);
+    for off in [
+        "apply_layernorm_1p",
+        "rotary_seq_len_interpolation_factor",
+        "use_rope_scaling",
+    ] {
+        assert!(said.contains(off), "{said}");
+    }
+    let whole = open(&model.join("checkpoints/torch_dist"), None);
+    let written = SafetensorsFiles::open(&output).unwrap();
+    for tensor in whole.tensors() {
+        let same = written.load(&tensor.name).unwrap();
+        assert!(
+            same.bits_equal(&tensor.to_tensor().unwrap()),
+            "{}",
+            tensor.name
+        );
+    }
+}
+
+/// A switch that is on asks for what goes with it, together with the rest.
+#[test]
+fn what_a_switch_needs_is_asked_for_with_the_rest() {
+    let folder = goldens().join(CORE[0]).join("checkpoints/torch_fp32_tp1");
+    let given = [
+        ("use_rope_scaling", Arg::Flag(true)),
+        ("rotary_base", Arg::None),
+    ];
+    let given = given.map(|(name, value)| (name.to_owned(), value));
+    let checkpoint = MegatronCheckpoint::open(&folder, &given).unwrap();
+    let error = Converted::new(checkpoint, None, None).err().unwrap();
+    let asked = "--arg rotary_base=VALUE --arg rope_scaling_factor=VALUE";
+    assert!(error.to_string().ends_with(asked), "{error}");
 }
 
 /// What is not known is taken at the user's word, and said.
@@ -402,15 +565,25 @@ fn a_config_that_makes_no_sense_is_refused() {
         for (name, value) in [
             ("num_attention_heads", Arg::Int(7)),
             ("layernorm_epsilon", Arg::Float(-1.0)),
+            ("attention_dropout", Arg::Float(1.5)),
         ] {
-            assert!(
-                with_argument(model, name, value).is_err(),
-                "{model} with {name}"
-            );
+            let error = refusal(model, name, value);
+            assert!(!error.is_empty(), "{model} with {name}");
         }
     }
     let model = "megatron_core_llama";
     assert!(with_argument(model, "rotary_base", Arg::Int(-1)).is_err());
+    let bloom = goldens().join("bloom_bf16_tp1/checkpoint");
+    for (name, value) in [
+        ("num_attention_heads", Arg::Int(7)),
+        ("layernorm_epsilon", Arg::Float(-1.0)),
+        ("hidden_dropout", Arg::Float(-0.1)),
+    ] {
+        let overrides = [(name.to_owned(), value)];
+        let checkpoint = MegatronCheckpoint::open(&bloom, &overrides).unwrap();
+        let error = Converted::new(checkpoint, None, None).err();
+        assert!(error.is_some(), "{name}");
+    }
 }
 
 /// Files of an interrupted run are those of the same conversion only.

@@ -32,6 +32,9 @@ pub(super) fn unsupported(
     let expected = format!("what transformers' {architecture} can compute");
     BadInput::new(checkpoint.args().origin(), expected, found)
         .at(argument)
+        .remedy(format!(
+            "where the run had another, convert with --arg {argument}=VALUE"
+        ))
         .into()
 }
 
@@ -46,9 +49,15 @@ pub(super) fn require(
     let other = checkpoint
         .args()
         .text(argument)
-        .filter(|value| !value.ends_with(only));
+        .filter(|value| last_word(value) != only);
     match other {
         None => Ok(()),
         Some(_) => Err(unsupported(checkpoint, architecture, argument)),
     }
+}
+
+/// `PositionEmbeddingType.alibi` → `alibi`.
+pub(super) fn last_word(shown: &str) -> &str {
+    let mut words = shown.split(|c: char| !c.is_alphanumeric() && c != '_');
+    words.rfind(|word| !word.is_empty()).unwrap_or(shown)
 }

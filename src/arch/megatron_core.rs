@@ -36,6 +36,13 @@ const FOREIGN: [&str; 5] = [
     "num_moe_experts",
     "num_experts",
 ];
+/// Flags under which GELU is computed by tanh, whatever its function: by models from before megatron-core, by
+/// Transformer Engine.
+pub(super) const OTHER_GELUS: [&str; 3] = [
+    "openai_gelu",
+    "use_te_activation_func",
+    "use_transformer_engine_op_fuser",
+];
 /// The one that names a softmax, and the plain one.
 const SOFTMAX: (&str, &str) = ("softmax_type", "vanilla");
 
@@ -56,31 +63,53 @@ pub(super) fn require_activation(
 /// The epsilon of all norms, under its older or its newer name.
 pub(super) fn epsilon(checkpoint: &MegatronCheckpoint) -> Result<f64> {
     let args = checkpoint.args();
-    match args.get("norm_epsilon") {
-        Some(_) => args.number("norm_epsilon"),
-        None => args.number("layernorm_epsilon"),
-    }
+    let name = args.named(&["norm_epsilon", "layernorm_epsilon"])?;
+    args.number(name.unwrap_or("layernorm_epsilon"))
 }
 
-/// Whether a gate is multiplied to what the MLP's activation gives; `None` if no argument says so. Megatron-LM's
-/// name of it, then TransformerConfig's.
-pub(super) fn is_gated(checkpoint: &MegatronCheckpoint) -> Result<Option<bool>> {
-    let args = checkpoint.args();
-    let names = ["swiglu", "gated_linear_unit"];
-    let said = names.into_iter().find(|name| args.get(name).is_some());
-    said.map(|name| args.flag_or(name, false)).transpose()
+/// The argument that says otherwise than that a gate is multiplied to what the MLP's activation gives, or that
+/// none is. Megatron-LM's name of it, then TransformerConfig's.
+pub(super) fn gated_otherwise(
+    checkpoint: &MegatronCheckpoint,
+    gated: bool,
+) -> Result<Option<&'static str>> {
+    for name in ["swiglu", "gated_linear_unit"] {
+        if checkpoint.args().flag_or(name, gated)? != gated {
+            return Ok(Some(name));
+        }
+    }
+    Ok(None)
 }
 
 /// Whether checkpoints hold the weights of norms less one: Megatron-LM's name of it, then TransformerConfig's.
 pub(super) fn zero_centred(checkpoint: &MegatronCheckpoint) -> Result<bool> {
     let args = checkpoint.args();
-    Ok(args.flag_or("apply_layernorm_1p", false)?
-        || args.flag_or("layernorm_zero_centered_gamma", false)?)
+    match args.named(&["apply_layernorm_1p", "layernorm_zero_centered_gamma"])? {
+        Some(name) => args.flag_or(name, false),
+        None => Ok(false),
+    }
 }
 
 /// What to say of that.
 pub(super) const ZERO_CENTRED: &str = "weights of norms are stored less one: 1 was added, where Megatron adds it \
     to the fp32 value, and rounded once to the type that they are written in";
+
+/// Entries of a head.
+pub(super) fn head_dim(
+    checkpoint: &MegatronCheckpoint,
+    hidden: usize,
+    heads: usize,
+) -> Result<usize> {
+    let args = checkpoint.args();
+    match args.optional_size("kv_channels")? {
+        Some(given) => Ok(given),
+        None if hidden.is_multiple_of(heads) => Ok(hidden / heads),
+        None => {
+            let expected = format!("a divisor of hidden_size {hidden}, or kv_channels");
+            Err(args.fault("num_attention_heads", &expected))
+        }
+    }
+}
 
 /// Groups of heads that share a key.
 pub(super) fn groups(checkpoint: &MegatronCheckpoint, heads: usize) -> Result<usize> {
@@ -99,13 +128,19 @@ pub(super) fn groups(checkpoint: &MegatronCheckpoint, heads: usize) -> Result<us
 pub(super) fn is_tied(checkpoint: &MegatronCheckpoint) -> Result<bool> {
     let args = checkpoint.args();
     // Megatron-LM's argument, then GPTModel's.
-    Ok(match args.get("untie_embeddings_and_output_weights") {
-        Some(_) => !args.flag_or("untie_embeddings_and_output_weights", false)?,
-        None => match args.get("share_embeddings_and_output_weights") {
-            Some(_) => args.flag_or("share_embeddings_and_output_weights", false)?,
-            None => checkpoint.get(HEAD).is_none(),
-        },
-    })
+    let [untie, share] = [
+        "untie_embeddings_and_output_weights",
+        "share_embeddings_and_output_weights",
+    ];
+    match (args.get(untie), args.get(share)) {
+        (Some(untied), Some(shared)) if untied == shared => {
+            let expected = format!("the opposite of {untie}={untied}");
+            Err(args.contradiction(untie, share, expected))
+        }
+        (Some(_), _) => Ok(!args.flag_or(untie, false)?),
+        (None, Some(_)) => args.flag_or(share, false),
+        (None, None) => Ok(checkpoint.get(HEAD).is_none()),
+    }
 }
 
 /// Adds the head to tensors that go by `embedding` for a tied one, a copy of which the last pipeline stage
@@ -191,9 +226,13 @@ pub(super) fn activation(settings: &Settings<'_>) -> Result<ActivationName> {
     };
     // With its fused kernel Megatron computes GELU by the tanh formula, without it by erf.
     let fused = settings.flag_or(&["bias_gelu_fusion", "bias_activation_fusion"], false)?;
-    let tanh = fused || settings.flag_or(&["openai_gelu"], false)?;
+    if !fused && found == ActivationName::Gelu {
+        for other in OTHER_GELUS {
+            settings.refuse_flag(other)?;
+        }
+    }
     Ok(match found {
-        ActivationName::Gelu if tanh => ActivationName::GeluNew,
+        ActivationName::Gelu if fused => ActivationName::GeluNew,
         other => other,
     })
 }
@@ -219,5 +258,31 @@ pub(super) fn is_tied_in(settings: &Settings<'_>) -> Result<bool> {
     match untied {
         Some(untied) => Ok(!untied),
         None => settings.flag_or(&["share_embeddings_and_output_weights"], false),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::arch::recipe::object;
+    use serde_json::{Value, json};
+    use std::path::Path;
+
+    fn of_dump(settings: Value) -> Result<ActivationName> {
+        activation(&Settings::new(Path::new("config.json"), object(settings)))
+    }
+
+    #[test]
+    fn gelu_is_tanhs_in_megatrons_kernel_alone() {
+        let fused = json!({"bias_gelu_fusion": true, "use_te_activation_func": true});
+        assert_eq!(of_dump(fused).unwrap(), ActivationName::GeluNew);
+        let plain = json!({"activation_func": "gelu", "openai_gelu": false});
+        assert_eq!(of_dump(plain).unwrap(), ActivationName::Gelu);
+        for other in OTHER_GELUS {
+            let error = of_dump(json!({"activation_func": "gelu", other: true}));
+            assert!(error.unwrap_err().to_string().contains(other));
+            let silu = of_dump(json!({"activation_func": "silu", other: true}));
+            assert_eq!(silu.unwrap(), ActivationName::Silu);
+        }
     }
 }

@@ -13,6 +13,8 @@ pub(super) const INTERPOLATION: [&str; 2] = [
     "rotary_seq_len_interpolation_factor",
     "seq_len_interpolation_factor",
 ];
+/// Whether frequencies are scaled as Llama 3's, under the same two's names.
+pub(super) const ROPE_SCALING: [&str; 2] = ["use_rope_scaling", "rope_scaling"];
 pub(super) const ORIGINAL_POSITIONS: usize = 8192;
 
 /// Reads what transformers calls `rope_parameters`, before version 5 `rope_theta` and `rope_scaling`,
@@ -118,8 +120,7 @@ pub(super) fn of_megatron_core(settings: &Settings<'_>, dims: usize) -> Result<F
     for name in INTERPOLATION {
         settings.refuse(name)?;
     }
-    // GPTModel's name of it, then Megatron-LM's.
-    let scaled = settings.flag_or(&["rope_scaling", "use_rope_scaling"], false)?;
+    let scaled = settings.flag_or(&ROPE_SCALING, false)?;
     let scaling = if scaled {
         RopeScaling::Llama3 {
             factor: settings.number_or(&["rope_scaling_factor"], 8.0)?,

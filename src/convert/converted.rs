@@ -108,7 +108,8 @@ impl Converted {
                 recipe.notes.push(compared(&checkpoint, copy, &tensors)?);
             }
         }
-        recipe.notes.extend(checkpoint.args().assumptions());
+        recipe.notes.extend(of.arguments().assumed(&checkpoint));
+        recipe.notes.extend(checkpoint.args().notes());
         recipe.notes.extend(checkpoint.wrapped());
         let (dtype, mixed) = main_dtype(&checkpoint, &tensors)?;
         recipe.notes.extend(mixed);
@@ -337,8 +338,7 @@ fn compared(
         );
         let found = format!("others, up to {apart:.1e} apart");
         let fault = BadInput::new(checkpoint.path(), expected, found).at(source);
-        let remedy =
-            "give --arg untie_embeddings_and_output_weights=true to keep it as a head of its own";
+        let remedy = "convert with --arg untie_embeddings_and_output_weights=true to keep it as a head of its own";
         return Err(fault.remedy(remedy).into());
     }
     Ok(format!(

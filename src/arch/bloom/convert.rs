@@ -5,8 +5,8 @@
 //! norms, and the biases that are added after the sum over ranks, are replicated.
 
 use super::MEGATRON_EMBEDDING_EPSILON;
-use crate::arch::arguments::Arguments;
-use crate::arch::megatron::{unsupported, vocabulary};
+use crate::arch::arguments::{Arguments, OF_ROTATION};
+use crate::arch::megatron::{last_word, unsupported, vocabulary};
 use crate::arch::recipe::{Recipe, TensorRecipe, object};
 use crate::checkpoint::megatron::{MegatronCheckpoint, Partition};
 use crate::error::Result;
@@ -32,12 +32,19 @@ pub(super) const ARGUMENTS: Arguments = Arguments {
         "apply_residual_connection_post_layernorm",
     ],
     without_effect: &[
-        // Its norm is among the tensors.
-        "embed_layernorm",
-        "kv_channels",
-        // There are no embeddings of positions.
-        "max_position_embeddings",
-        "pretrain_causal_attention",
+        &[
+            // Tensors show these.
+            "embed_layernorm",
+            "add_bias_linear",
+            "kv_channels",
+            // There are no embeddings of positions.
+            "max_position_embeddings",
+            "pretrain_causal_attention",
+            // Of GELU without its kernel.
+            "openai_gelu",
+        ],
+        // Nothing is rotated.
+        OF_ROTATION,
     ],
     required: &[
         &["hidden_size"],
@@ -47,6 +54,8 @@ pub(super) const ARGUMENTS: Arguments = Arguments {
         &["position_embedding_type"],
         &["bias_gelu_fusion"],
     ],
+    required_by: &[],
+    off: &[&["apply_residual_connection_post_layernorm"]],
 };
 
 pub(super) fn recipe(checkpoint: &MegatronCheckpoint, tokens: Option<usize>) -> Result<Recipe> {
@@ -54,10 +63,7 @@ pub(super) fn recipe(checkpoint: &MegatronCheckpoint, tokens: Option<usize>) -> 
     let args = checkpoint.args();
     let positions = args.text("position_embedding_type").unwrap_or_default();
     // By its name, or the number that the pickle of an enumeration holds.
-    if !["alibi", "PositionEmbeddingType(3)"]
-        .iter()
-        .any(|alibi| positions.ends_with(alibi))
-    {
+    if last_word(&positions) != "alibi" && !positions.ends_with("PositionEmbeddingType(3)") {
         return Err(unsupported(checkpoint, BLOOM, "position_embedding_type"));
     }
     // Without its kernel Megatron computes GELU by erf.
@@ -148,8 +154,8 @@ pub(super) fn recipe(checkpoint: &MegatronCheckpoint, tokens: Option<usize>) -> 
         "vocab_size": vocabulary,
         "layer_norm_epsilon": epsilon,
         "apply_residual_connection_post_layernorm": args.flag_or(post, false)?,
-        "attention_dropout": args.number_or("attention_dropout", 0.0)?,
-        "hidden_dropout": args.number_or("hidden_dropout", 0.0)?,
+        "attention_dropout": args.dropout("attention_dropout")?,
+        "hidden_dropout": args.dropout("hidden_dropout")?,
         "pretraining_tp": checkpoint.ranks(),
         "slow_but_exact": false,
         "tie_word_embeddings": true,

@@ -4,11 +4,11 @@
 //! value one after the other where Megatron has them per head.
 
 use crate::arch::ActivationName;
-use crate::arch::arguments::Arguments;
+use crate::arch::arguments::{Arguments, OF_ROTATION};
 use crate::arch::megatron::{require, unsupported, vocabulary};
 use crate::arch::megatron_core::{
-    EMBEDDING, POSITIONS, ZERO_CENTRED, add_head, epsilon, groups, is_gated, is_tied,
-    require_activation, zero_centred,
+    EMBEDDING, OTHER_GELUS, POSITIONS, ZERO_CENTRED, add_head, epsilon, gated_otherwise, groups,
+    head_dim, is_tied, require_activation, zero_centred,
 };
 use crate::arch::recipe::{Recipe, Relayout, TensorRecipe, object};
 use crate::checkpoint::megatron::{MegatronCheckpoint, Partition};
@@ -37,6 +37,8 @@ pub(super) const ARGUMENTS: Arguments = Arguments {
         "bias_gelu_fusion",
         "bias_activation_fusion",
         "openai_gelu",
+        "use_te_activation_func",
+        "use_transformer_engine_op_fuser",
         "gated_linear_unit",
         "swiglu",
         "add_bias_linear",
@@ -49,16 +51,9 @@ pub(super) const ARGUMENTS: Arguments = Arguments {
     ],
     without_effect: &[
         // The embedding of positions has as many rows.
-        "max_position_embeddings",
+        &["max_position_embeddings"],
         // Nothing is rotated.
-        "rotary_base",
-        "rotary_percent",
-        "rotary_interleaved",
-        "rotary_seq_len_interpolation_factor",
-        "seq_len_interpolation_factor",
-        "rope_scaling",
-        "rope_scaling_factor",
-        "use_rope_scaling",
+        OF_ROTATION,
     ],
     required: &[
         &["hidden_size"],
@@ -69,6 +64,11 @@ pub(super) const ARGUMENTS: Arguments = Arguments {
         &["activation_func", "bias_gelu_fusion"],
         &["bias_gelu_fusion", "bias_activation_fusion"],
     ],
+    required_by: &[("group_query_attention", "num_query_groups")],
+    off: &[
+        &["apply_layernorm_1p", "layernorm_zero_centered_gamma"],
+        &["openai_gelu"],
+    ],
 };
 
 /// The token that transformers' GPT-2 begins and ends texts with, unless told otherwise.
@@ -78,8 +78,8 @@ pub(super) fn recipe(checkpoint: &MegatronCheckpoint, tokens: Option<usize>) -> 
     use Partition::{Axis, Replicated};
     let args = checkpoint.args();
     let refuse = |argument| unsupported(checkpoint, GPT2, argument);
-    if is_gated(checkpoint)?.unwrap_or(false) {
-        return Err(refuse("swiglu"));
+    if let Some(otherwise) = gated_otherwise(checkpoint, false)? {
+        return Err(refuse(otherwise));
     }
     require(checkpoint, GPT2, "normalization", "LayerNorm")?;
     require(
@@ -97,9 +97,11 @@ pub(super) fn recipe(checkpoint: &MegatronCheckpoint, tokens: Option<usize>) -> 
     let layers = args.layers()?;
     let wide = args.optional_size("ffn_hidden_size")?.unwrap_or(4 * hidden);
     let epsilon = epsilon(checkpoint)?;
-    let head_dim = args.optional_size("kv_channels")?.unwrap_or(hidden / heads);
+    let head_dim = head_dim(checkpoint, hidden, heads)?;
     if head_dim * heads != hidden {
-        return Err(refuse("kv_channels"));
+        let expected =
+            format!("hidden_size {hidden} by {heads} heads, as transformers' GPT-2 has it");
+        return Err(args.fault("kv_channels", &expected));
     }
     if groups(checkpoint, heads)? != heads {
         return Err(refuse("num_query_groups"));
@@ -216,9 +218,9 @@ pub(super) fn recipe(checkpoint: &MegatronCheckpoint, tokens: Option<usize>) -> 
         "n_inner": wide,
         "layer_norm_epsilon": epsilon,
         "activation_function": activation(checkpoint)?,
-        "resid_pdrop": args.number_or("hidden_dropout", 0.0)?,
-        "embd_pdrop": args.number_or("hidden_dropout", 0.0)?,
-        "attn_pdrop": args.number_or("attention_dropout", 0.0)?,
+        "resid_pdrop": args.dropout("hidden_dropout")?,
+        "embd_pdrop": args.dropout("hidden_dropout")?,
+        "attn_pdrop": args.dropout("attention_dropout")?,
         "tie_word_embeddings": tied,
     }));
     if vocabulary <= END_OF_TEXT {
@@ -238,15 +240,15 @@ pub(super) fn recipe(checkpoint: &MegatronCheckpoint, tokens: Option<usize>) -> 
 /// formula, without it by erf.
 fn activation(checkpoint: &MegatronCheckpoint) -> Result<&'static str> {
     let args = checkpoint.args();
-    let fused = match args.get("bias_gelu_fusion") {
-        Some(_) => args.flag_or("bias_gelu_fusion", true)?,
-        // TransformerConfig's name of it.
-        None => {
-            // It names the function, too, and does not fuse unless told to; Megatron-LM does.
-            let fuses = args.get("activation_func").is_none();
-            args.flag_or("bias_activation_fusion", fuses)?
+    // Megatron-LM's name of it, then TransformerConfig's; one is there, as it is required.
+    let name = args.named(&["bias_gelu_fusion", "bias_activation_fusion"])?;
+    if args.flag_or(name.unwrap_or("bias_gelu_fusion"), false)? {
+        return Ok("gelu_new");
+    }
+    for other in OTHER_GELUS {
+        if args.flag_or(other, false)? {
+            return Err(unsupported(checkpoint, GPT2, other));
         }
-    };
-    let tanh = fused || args.flag_or("openai_gelu", false)?;
-    Ok(if tanh { "gelu_new" } else { "gelu" })
+    }
+    Ok("gelu")
 }

@@ -9,11 +9,13 @@ use crate::arch::ActivationName;
 use crate::arch::arguments::Arguments;
 use crate::arch::megatron::{require, unsupported, vocabulary};
 use crate::arch::megatron_core::{
-    EMBEDDING, ZERO_CENTRED, add_head, epsilon, groups, is_gated, is_tied, require_activation,
-    zero_centred,
+    EMBEDDING, ZERO_CENTRED, add_head, epsilon, gated_otherwise, groups, head_dim, is_tied,
+    require_activation, zero_centred,
 };
 use crate::arch::recipe::{Recipe, Relayout, TensorRecipe, object};
-use crate::arch::rope::{HIGH_FREQ_FACTOR, INTERPOLATION, LOW_FREQ_FACTOR, ORIGINAL_POSITIONS};
+use crate::arch::rope::{
+    HIGH_FREQ_FACTOR, INTERPOLATION, LOW_FREQ_FACTOR, ORIGINAL_POSITIONS, ROPE_SCALING,
+};
 use crate::checkpoint::megatron::{MegatronCheckpoint, Partition};
 use crate::error::Result;
 use serde_json::{Map, Value, json};
@@ -55,16 +57,18 @@ pub(super) const ARGUMENTS: Arguments = Arguments {
         // In the order of roundings: the arithmetic of a run, not the model.
         "apply_query_key_layer_scaling",
     ],
-    without_effect: &[
+    without_effect: &[&[
         // transformers' Llama has no other dropout than attention's.
         "hidden_dropout",
         // Another word for `position_embedding_type`.
         "use_rotary_position_embeddings",
-        // Of GELU.
+        // Of GELU; SiLU has one formula.
         "bias_activation_fusion",
         "bias_gelu_fusion",
         "openai_gelu",
-    ],
+        "use_te_activation_func",
+        "use_transformer_engine_op_fuser",
+    ]],
     required: &[
         &["hidden_size"],
         &["num_attention_heads"],
@@ -78,6 +82,16 @@ pub(super) const ARGUMENTS: Arguments = Arguments {
         &["rotary_base"],
         &["rotary_percent"],
     ],
+    required_by: &[
+        ("group_query_attention", "num_query_groups"),
+        ("use_rope_scaling", "rope_scaling_factor"),
+        ("rope_scaling", "rope_scaling_factor"),
+    ],
+    off: &[
+        &["apply_layernorm_1p", "layernorm_zero_centered_gamma"],
+        &INTERPOLATION,
+        &ROPE_SCALING,
+    ],
 };
 
 pub(super) fn recipe(checkpoint: &MegatronCheckpoint, tokens: Option<usize>) -> Result<Recipe> {
@@ -87,8 +101,8 @@ pub(super) fn recipe(checkpoint: &MegatronCheckpoint, tokens: Option<usize>) -> 
     require(checkpoint, LLAMA, "normalization", "RMSNorm")?;
     require(checkpoint, LLAMA, "position_embedding_type", "rope")?;
     require_activation(checkpoint, LLAMA, ActivationName::Silu)?;
-    if !is_gated(checkpoint)?.unwrap_or(true) {
-        return Err(refuse("swiglu"));
+    if let Some(otherwise) = gated_otherwise(checkpoint, true)? {
+        return Err(refuse(otherwise));
     }
     if args.number("rotary_percent")? != 1.0 {
         return Err(refuse("rotary_percent"));
@@ -97,9 +111,7 @@ pub(super) fn recipe(checkpoint: &MegatronCheckpoint, tokens: Option<usize>) -> 
     let heads = args.size("num_attention_heads")?;
     let layers = args.layers()?;
     let wide = args.size("ffn_hidden_size")?;
-    let head_dim = args
-        .optional_size("kv_channels")?
-        .unwrap_or((hidden / heads).max(1));
+    let head_dim = head_dim(checkpoint, hidden, heads)?;
     let groups = groups(checkpoint, heads)?;
     let epsilon = epsilon(checkpoint)?;
     let biases = args.flag_or("add_bias_linear", false)?;
@@ -234,7 +246,7 @@ pub(super) fn recipe(checkpoint: &MegatronCheckpoint, tokens: Option<usize>) -> 
         "hidden_act": "silu",
         "attention_bias": biases,
         "mlp_bias": biases,
-        "attention_dropout": args.number_or("attention_dropout", 0.0)?,
+        "attention_dropout": args.dropout("attention_dropout")?,
         "tie_word_embeddings": tied,
     });
     Ok(Recipe {
@@ -247,13 +259,11 @@ pub(super) fn recipe(checkpoint: &MegatronCheckpoint, tokens: Option<usize>) -> 
 
 fn rotary_scaling(checkpoint: &MegatronCheckpoint) -> Result<Option<Map<String, Value>>> {
     let args = checkpoint.args();
-    let scaled = match args.get("use_rope_scaling") {
-        Some(_) => args.flag_or("use_rope_scaling", false)?,
-        // GPTModel's name of it.
-        None => args.flag_or("rope_scaling", false)?,
+    let scaled = match args.named(&ROPE_SCALING)? {
+        Some(name) => args.flag_or(name, false)?,
+        None => false,
     };
-    let given = INTERPOLATION.iter().find(|name| args.get(name).is_some());
-    if let Some(name) = given {
+    if let Some(name) = args.named(&INTERPOLATION)? {
         let factor = args.number(name)?;
         if factor != 1.0 {
             // transformers has one scaling or the other.

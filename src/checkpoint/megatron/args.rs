@@ -19,6 +19,8 @@ pub struct Args {
     values: BTreeMap<String, Arg>,
     /// Whether the checkpoint holds any of its own.
     are_saved: bool,
+    /// Those that the user has given another value, with the checkpoint's own.
+    overruled: BTreeMap<String, Arg>,
     /// Those that the user knows to be without effect.
     dismissed: BTreeMap<String, Arg>,
 }
@@ -47,6 +49,7 @@ impl Args {
             origin: origin.to_owned(),
             values: BTreeMap::new(),
             are_saved: false,
+            overruled: BTreeMap::new(),
             dismissed: BTreeMap::new(),
         }
     }
@@ -69,7 +72,12 @@ impl Args {
 
     /// Adds arguments that the user has given; they take the place of the checkpoint's.
     pub(super) fn overridden(mut self, given: &[(String, Arg)]) -> Self {
+        let own = self.values.clone();
         self.values.extend(given.iter().cloned());
+        let own = own.into_iter();
+        self.overruled = own
+            .filter(|(name, own)| !self.values[name].agrees_with(own))
+            .collect();
         self
     }
 
@@ -86,21 +94,23 @@ impl Args {
         Ok(self)
     }
 
-    /// What is assumed of them, for the reader.
-    pub(crate) fn assumptions(&self) -> Vec<String> {
-        let mut notes: Vec<String> = Vec::new();
-        if !self.are_saved {
-            notes.push(
-                "the checkpoint holds no training arguments: those that were not asked for are taken to be \
-                 as Megatron has them where nothing is said"
-                    .into(),
-            );
-        }
-        let dismissed = self.dismissed.iter();
-        notes.extend(dismissed.map(|(name, arg)| {
+    /// What was taken at the user's word against the checkpoint's, for the reader.
+    pub(crate) fn notes(&self) -> impl Iterator<Item = String> {
+        let overruled = self.overruled.iter().filter_map(|(name, own)| {
+            let given = self.values.get(name)?;
+            Some(format!(
+                "{name}={given} as --arg says, where the checkpoint says {own}"
+            ))
+        });
+        let dismissed = self.dismissed.iter().map(|(name, arg)| {
             format!("{name}={arg} is taken to be without effect, as --without-effect says")
-        }));
-        notes
+        });
+        overruled.chain(dismissed)
+    }
+
+    /// Whether the checkpoint holds any of its own.
+    pub(crate) fn are_saved(&self) -> bool {
+        self.are_saved
     }
 
     /// All arguments, by name.
@@ -118,6 +128,38 @@ impl Args {
     /// An argument that is there and is not `None`.
     pub fn get(&self, name: &str) -> Option<&Arg> {
         self.values.get(name).filter(|value| **value != Arg::None)
+    }
+
+    /// The name under which an argument of several names is there.
+    ///
+    /// # Errors
+    /// [`Error::BadInput`] naming both if two are there and say different things.
+    pub fn named<'n>(&self, names: &[&'n str]) -> Result<Option<&'n str>> {
+        let mut there = names
+            .iter()
+            .filter_map(|name| Some((*name, self.get(name)?)));
+        let Some((first, value)) = there.next() else {
+            return Ok(None);
+        };
+        match there.find(|(_, other)| !other.agrees_with(value)) {
+            Some((second, _)) => {
+                let expected =
+                    format!("what {first} says, {value}: they are two names of one setting");
+                Err(self.contradiction(first, second, expected))
+            }
+            None => Ok(Some(first)),
+        }
+    }
+
+    /// Says that the second of two arguments is not what goes with the first.
+    pub(crate) fn contradiction(&self, first: &str, second: &str, expected: String) -> Error {
+        let found = self.text(second).unwrap_or_default();
+        BadInput::new(&self.origin, expected, found)
+            .at(second)
+            .remedy(format!(
+                "convert with --arg {first}=None or --arg {second}=None, whichever the run did not heed"
+            ))
+            .into()
     }
 
     /// A size.
@@ -172,14 +214,17 @@ impl Args {
         }
     }
 
-    /// A number, or `default` if it is not there.
+    /// How likely an element is dropped in training; never, if nothing is said.
     ///
     /// # Errors
-    /// As [`Self::number`], of one that is there.
-    pub fn number_or(&self, name: &str, default: f64) -> Result<f64> {
-        match self.get(name) {
-            Some(_) => self.number(name),
-            None => Ok(default),
+    /// As [`Self::number`], of one that is there, and if it is no probability.
+    pub fn dropout(&self, name: &str) -> Result<f64> {
+        if self.get(name).is_none() {
+            return Ok(0.0);
+        }
+        match self.number(name)? {
+            dropout if (0.0..=1.0).contains(&dropout) => Ok(dropout),
+            _ => Err(self.fault(name, "a number between 0 and 1")),
         }
     }
 
@@ -212,7 +257,7 @@ impl Args {
             found,
         )
         .at(name)
-        .remedy(format!("give it as --arg {name}=VALUE"))
+        .remedy(format!("convert with --arg {name}=VALUE"))
         .into()
     }
 
@@ -230,6 +275,17 @@ impl Arg {
             Self::Text(text) => text.is_empty(),
             Self::Other(shown) => matches!(shown.as_str(), "[]" | "()" | "{}"),
             Self::Flag(true) | Self::Int(_) | Self::Float(_) => false,
+        }
+    }
+
+    /// Whether it says what another does, numbers however they are written.
+    fn agrees_with(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Int(int), Self::Float(float)) | (Self::Float(float), Self::Int(int)) => {
+                *int as f64 == *float
+            }
+            // An enumeration is a text to who gives it.
+            _ => self == other || self.to_string() == other.to_string(),
         }
     }
 
