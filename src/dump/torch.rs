@@ -1,7 +1,7 @@
 //! A file of `torch.save`: a tensor, or any nesting of dictionaries and lists of them.
 
 use super::{Dump, Dumped, stem};
-use crate::checkpoint::torch::{Node, TensorRecord, TorchFile};
+use crate::checkpoint::torch::{Id, Node, TensorRecord, TorchFile};
 use crate::error::{BadInput, Result};
 use crate::tensor::Tiled;
 use std::path::Path;
@@ -12,30 +12,13 @@ pub(super) const ENDINGS: [&str; 4] = ["pt", "pth", "bin", "ckpt"];
 /// Deepest nesting looked into.
 const DEPTH: usize = 8;
 
-/// A step from a container to what is in it.
-#[derive(Clone)]
-enum Step {
-    Key(String),
-    Index(usize),
-}
-
 pub(super) fn open(path: &Path) -> Result<Dump> {
     let file = Arc::new(TorchFile::open(path)?);
-    let mut places = Vec::new();
-    find(file.root(), &mut Vec::new(), &mut places);
-    let tensors = places.into_iter().map(|place: Vec<Step>| {
-        let parts = place.iter().map(|step| match step {
-            Step::Key(key) => key.clone(),
-            Step::Index(index) => index.to_string(),
-        });
-        let name = match place.as_slice() {
-            [] => stem(path),
-            _ => parts.collect::<Vec<_>>().join("."),
-        };
-        let record = place
-            .iter()
-            .try_fold(file.root(), |node, step| within(node, step));
-        let record = record.and_then(TensorRecord::from_node);
+    let mut found = Vec::new();
+    find(file.root(), &mut Vec::new(), &mut found);
+    let tensors = found.into_iter().map(|(name, id)| {
+        let name = if name.is_empty() { stem(path) } else { name };
+        let record = TensorRecord::from_node(file.root().at(id));
         let known = record.map(|record| {
             let dtype = record
                 .dtype()
@@ -45,14 +28,9 @@ pub(super) fn open(path: &Path) -> Result<Dump> {
         let file = Arc::clone(&file);
         let label = name.clone();
         let mut tensor = Dumped::new(name, move || {
-            let node = place
-                .iter()
-                .try_fold(file.root(), |node, step| within(node, step));
-            let record = node.and_then(TensorRecord::from_node);
-            let Some(record) = record else {
-                return Err(BadInput::new(file.path(), "a tensor", "none")
-                    .at(&label)
-                    .into());
+            let Some(record) = TensorRecord::from_node(file.root().at(id)) else {
+                let fault = BadInput::new(file.path(), "a tensor", "none");
+                return Err(fault.at(&label).into());
             };
             Tiled::one(file.strided(&label, &record)?).to_tensor()
         });
@@ -62,46 +40,30 @@ pub(super) fn open(path: &Path) -> Result<Dump> {
     Ok(Dump::new(path, "torch", tensors.collect()))
 }
 
-/// The places of all tensors, in the order of the pickle.
-fn find(node: Node<'_>, at: &mut Vec<Step>, places: &mut Vec<Vec<Step>>) {
+/// All tensors, in the order of the pickle: the keys and indices that lead to each, and its number there.
+fn find(node: Node<'_>, at: &mut Vec<String>, found: &mut Vec<(String, Id)>) {
     if TensorRecord::from_node(node).is_some() {
-        places.push(at.clone());
+        found.push((at.join("."), node.id));
         return;
     }
-    if at.len() == DEPTH || places.len() > super::MOST {
+    if at.len() == DEPTH || found.len() > super::MOST {
         return;
     }
+    let mut within = |name: String, value| {
+        at.push(name);
+        find(value, at, found);
+        at.pop();
+    };
     if let Some(entries) = node.entries() {
         for (key, value) in entries {
-            let Some(key) = key
-                .text()
-                .map(str::to_owned)
-                .or_else(|| Some(key.int()?.to_string()))
-            else {
-                continue;
-            };
-            at.push(Step::Key(key));
-            find(value, at, places);
-            at.pop();
+            let text = key.text().map(str::to_owned);
+            if let Some(name) = text.or_else(|| Some(key.int()?.to_string())) {
+                within(name, value);
+            }
         }
     } else if let Some(elements) = node.elements() {
         for (index, value) in elements.enumerate() {
-            at.push(Step::Index(index));
-            find(value, at, places);
-            at.pop();
+            within(index.to_string(), value);
         }
-    }
-}
-
-fn within<'a>(node: Node<'a>, step: &Step) -> Option<Node<'a>> {
-    match step {
-        Step::Key(key) => {
-            let mut entries = node.entries()?;
-            let is_it = |name: Node<'_>| {
-                name.text() == Some(key) || name.int().is_some_and(|int| int.to_string() == *key)
-            };
-            Some(entries.find(|(name, _)| is_it(*name))?.1)
-        }
-        Step::Index(index) => node.elements()?.nth(*index),
     }
 }

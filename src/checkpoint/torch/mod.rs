@@ -31,5 +31,6 @@ pub use machine::MAX_VALUES;
 pub use node::Node;
 pub use state_dict::StateDict;
 pub use tensor::TensorRecord;
+pub(crate) use value::Id;
 pub(in crate::checkpoint) use value::Pickle;
 pub use value::read_pickle;

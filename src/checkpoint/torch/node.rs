@@ -7,7 +7,7 @@ use std::fmt;
 #[derive(Clone, Copy)]
 pub struct Node<'a> {
     pub(super) pickle: &'a Pickle,
-    pub(super) id: Id,
+    pub(crate) id: Id,
 }
 
 impl<'a> Node<'a> {
@@ -16,7 +16,7 @@ impl<'a> Node<'a> {
     }
 
     /// Another value of the same pickle.
-    pub(super) fn at(self, id: Id) -> Self {
+    pub(crate) fn at(self, id: Id) -> Self {
         Self { id, ..self }
     }
 

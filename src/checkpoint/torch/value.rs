@@ -6,7 +6,7 @@ use super::machine::{self, Fault};
 /// The number of a value in its pickle. Values refer to each other by number, so a value can be
 /// reached in many ways without being copied, and dropping never recurses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Id(pub(super) u32);
+pub(crate) struct Id(pub(super) u32);
 
 /// A value as the pickle describes it. Nothing has been called to make it.
 #[derive(Clone, Debug)]
