@@ -94,8 +94,11 @@ pub fn explain(
         subgraph = context.subgraph.clone();
     }
     explanation.hints = hints::of(context, &subgraph, backend)?;
+    if !explanation.causes.is_empty() {
+        return Ok(explanation);
+    }
     let duplicates = other_weights::duplicates(context)?;
-    if explanation.causes.is_empty() && !duplicates.is_empty() {
+    if !duplicates.is_empty() {
         // Its own weights are nowhere in the model: there is nothing to confirm it with.
         explanation.causes.push(Cause {
             rule: Some(other_weights::ID),
