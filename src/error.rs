@@ -93,6 +93,16 @@ impl Error {
     }
 }
 
+/// The first of some things, and how many more there are: `a, b and 3 more`.
+pub(crate) fn listed(all: &[impl fmt::Display], most: usize) -> String {
+    let names: Vec<String> = all.iter().take(most).map(ToString::to_string).collect();
+    let more = match all.len().saturating_sub(most) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    names.join(", ") + &more
+}
+
 impl From<BadInput> for Error {
     fn from(bad: BadInput) -> Self {
         Self::BadInput(Box::new(bad))

@@ -453,15 +453,7 @@ fn all_that_is_missing_is_asked_for_at_once() {
     let folder = tempfile::tempdir().unwrap();
     let checkpoint = tiny(folder.path(), |_, _, _| {});
     fs::remove_file(checkpoint.join("mp_rank_00_model_states.pt")).unwrap();
-    let answers = [
-        ("hidden_size", "4"),
-        ("num_attention_heads", "2"),
-        ("num_layers", "1"),
-        ("layernorm_epsilon", "1e-5"),
-        ("position_embedding_type", "alibi"),
-        ("bias_gelu_fusion", "true"),
-    ];
-    let said = answered(&checkpoint, &folder.path().join("out"), &answers);
+    let said = answered(&checkpoint, &folder.path().join("out"), &TINY);
     assert!(
         said.contains("otherwise: apply_residual_connection_post_layernorm\n"),
         "{said}"
@@ -613,6 +605,16 @@ fn another_conversion_of_the_same_shapes_starts_afresh() {
     assert_eq!(resumed(&theta), 0);
 }
 
+/// What a checkpoint of [`tiny`] says in its arguments.
+const TINY: [(&str, &str); 6] = [
+    ("hidden_size", "4"),
+    ("num_attention_heads", "2"),
+    ("num_layers", "1"),
+    ("layernorm_epsilon", "1e-5"),
+    ("position_embedding_type", "alibi"),
+    ("bias_gelu_fusion", "true"),
+];
+
 /// A tiny BLOOM of two ranks in Megatron-DeepSpeed's format: hidden 4, 2 heads, 1 layer.
 fn tiny(folder: &Path, change: impl Fn(usize, &str, &mut Tensor)) -> PathBuf {
     checkpoint::bloom(folder, 2, |rank, layer, name, shape| {
@@ -651,15 +653,7 @@ fn arguments_can_be_given_where_a_checkpoint_has_none() {
     };
     let error = open(&[]).err().expect("refused").to_string();
     assert!(error.contains("--arg hidden_size=VALUE"), "{error}");
-    let given = [
-        ("hidden_size", "4"),
-        ("num_attention_heads", "2"),
-        ("num_layers", "1"),
-        ("layernorm_epsilon", "1e-5"),
-        ("position_embedding_type", "alibi"),
-        ("bias_gelu_fusion", "true"),
-    ];
-    let given = given.map(|(name, value)| (name.to_owned(), value.parse().unwrap()));
+    let given = TINY.map(|(name, value)| (name.to_owned(), value.parse().unwrap()));
     let model = open(&given).expect("a model");
     assert_eq!(model.architecture(), ArchitectureName::Bloom);
 }

@@ -18,6 +18,32 @@ pub(super) const POSITIONS: &str = "embedding.position_embeddings.weight";
 /// The bias of the last norm, which an RMSNorm lacks.
 pub(super) const FINAL_NORM_BIAS: &str = "decoder.final_layernorm.bias";
 
+/// Arguments that the recipes of all its models read.
+pub(super) const HANDLED: &[&str] = &[
+    "hidden_size",
+    "num_attention_heads",
+    "num_query_groups",
+    "group_query_attention",
+    "num_layers",
+    "ffn_hidden_size",
+    "kv_channels",
+    "layernorm_epsilon",
+    "norm_epsilon",
+    "apply_layernorm_1p",
+    "layernorm_zero_centered_gamma",
+    "normalization",
+    "position_embedding_type",
+    "activation_func",
+    "gated_linear_unit",
+    "swiglu",
+    "add_bias_linear",
+    "untie_embeddings_and_output_weights",
+    "share_embeddings_and_output_weights",
+    "attention_dropout",
+    // In the order of roundings: the arithmetic of a run, not the model.
+    "apply_query_key_layer_scaling",
+];
+
 /// Settings of dumps that change what is computed, and that neither GPT-2 nor Llama has.
 const FOREIGN_FLAGS: [&str; 7] = [
     "apply_layernorm_1p",

@@ -18,6 +18,7 @@ use super::{Mode, ResolvedTolerance, ToleranceContext};
 use crate::arch::Role;
 use crate::backend::Device;
 use crate::compare::{Bound, Tolerance};
+use crate::tensor::DType;
 
 /// After the embedding LayerNorm, on CPU; absolute.
 const EMBEDDING_NORM: f64 = 0.05;
@@ -77,17 +78,25 @@ pub(super) fn tolerance(context: &ToleranceContext<'_>) -> ResolvedTolerance {
 }
 
 fn relative(context: &ToleranceContext<'_>) -> f64 {
-    let isolated = match half_roundoff(context) {
-        Some(roundoff) => ISOLATED_HALF * roundoff,
-        None => ISOLATED_FP32,
-    };
     two_digits(match context.mode {
-        Mode::Isolated => isolated,
+        Mode::Isolated => isolated(context.dtype),
         Mode::Chained | Mode::Recorded => {
             let blocks = blocks_before(context).clamp(1, MOST_BLOCKS);
-            isolated * CHAINED * (blocks as f64).sqrt()
+            after_a_block(context.dtype) * (blocks as f64).sqrt()
         }
     })
+}
+
+fn isolated(dtype: DType) -> f64 {
+    match half_roundoff(dtype) {
+        Some(roundoff) => ISOLATED_HALF * roundoff,
+        None => ISOLATED_FP32,
+    }
+}
+
+/// What a value of this type may be off by after one block: the least there is where errors grow.
+pub(crate) fn after_a_block(dtype: DType) -> f64 {
+    isolated(dtype) * CHAINED
 }
 
 /// How many blocks a value has come through, its own included; all of them after the last.
@@ -100,27 +109,25 @@ fn blocks_before(context: &ToleranceContext<'_>) -> usize {
 }
 
 fn logits(context: &ToleranceContext<'_>) -> Bound {
-    match (context.mode, half_roundoff(context)) {
+    match (context.mode, half_roundoff(context.dtype)) {
         (_, None) => Bound::Stat(LOGITS),
         (Mode::Isolated, Some(_)) if context.budgeted => Bound::StatRounding,
         (_, Some(roundoff)) => Bound::StatRms(two_digits(LOGITS_CHAINED_HALF * roundoff)),
     }
 }
 
-fn half_roundoff(context: &ToleranceContext<'_>) -> Option<f64> {
-    let half = context.dtype.is_half();
-    context.dtype.unit_roundoff().filter(|_| half)
+fn half_roundoff(dtype: DType) -> Option<f64> {
+    dtype.unit_roundoff().filter(|_| dtype.is_half())
 }
 
 /// The figure that is printed is the figure that applies.
-fn two_digits(value: f64) -> f64 {
+pub(crate) fn two_digits(value: f64) -> f64 {
     format!("{value:.1e}").parse().unwrap_or(value)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tensor::DType;
 
     fn resolved(role: Role, device: Device, mode: Mode, dtype: DType) -> String {
         resolved_of(role, device, mode, dtype, mode == Mode::Isolated)

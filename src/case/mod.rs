@@ -12,6 +12,7 @@ mod rules;
 
 pub use case::{ArithmeticName, Case};
 pub use context::{ResolvedTolerance, ToleranceContext};
+pub(crate) use defaults::{after_a_block, two_digits};
 pub use dumps::DumpCase;
 pub use file::{CaseFile, parse as parse_case_file};
 pub use mode::Mode;

@@ -16,4 +16,5 @@ pub use overlay::Overlay;
 pub use safetensors::SafetensorsFiles;
 pub use weights::{Stored, Weights};
 
+pub(crate) use safetensors::headers as safetensors_headers;
 pub(crate) use wrapped::bare;

@@ -3,7 +3,7 @@
 
 use super::folder::{Names, WeightFile, twice};
 use super::{Stored, Weights};
-use crate::error::{BadInput, Error, Result};
+use crate::error::{BadInput, Result};
 use crate::tensor::{DType, MappedFile, Tensor};
 use safetensors::SafeTensors;
 use std::collections::BTreeMap;
@@ -78,31 +78,53 @@ impl Weights for SafetensorsFiles {
     }
 }
 
-fn read_header(file: &MappedFile, number: usize) -> Result<BTreeMap<String, Entry>> {
-    let malformed =
-        |found: String| -> Error { BadInput::new(file.path(), "a safetensors file", found).into() };
-    let (header, metadata) =
-        SafeTensors::read_metadata(file).map_err(|e| malformed(e.to_string()))?;
+/// What a header says of a tensor.
+pub(crate) struct Header {
+    pub(crate) name: String,
+    /// Its type, as the format spells it: parity may know none of this name.
+    pub(crate) dtype: String,
+    pub(crate) shape: Vec<usize>,
+    /// Where its bytes lie in the file.
+    pub(crate) range: Range<usize>,
+}
+
+/// The headers of all tensors in a file.
+///
+/// # Errors
+/// If it is no safetensors file.
+pub(crate) fn headers(file: &MappedFile) -> Result<Vec<Header>> {
+    let (length, metadata) = SafeTensors::read_metadata(file)
+        .map_err(|e| BadInput::new(file.path(), "a safetensors file", e.to_string()))?;
     // After the length of the header and the header itself.
-    let start = header + size_of::<u64>();
-    let name = file.path().file_name().unwrap_or_default();
-    let tensors = metadata.tensors().into_iter().map(|(tensor, info)| {
-        let spelled = info.dtype.to_string();
-        let dtype = spelled
-            .parse::<DType>()
-            .map_err(|_| BadInput::new(file.path(), "a floating type", spelled).at(&tensor))?;
+    let start = length + size_of::<u64>();
+    let tensors = metadata.tensors().into_iter().map(|(name, info)| {
         let (begin, end) = info.data_offsets;
+        Header {
+            name,
+            dtype: info.dtype.to_string(),
+            shape: info.shape.clone(),
+            range: start + begin..start + end,
+        }
+    });
+    Ok(tensors.collect())
+}
+
+fn read_header(file: &MappedFile, number: usize) -> Result<BTreeMap<String, Entry>> {
+    let name = file.path().file_name().unwrap_or_default();
+    let tensors = headers(file)?.into_iter().map(|header| {
+        let dtype = header.dtype.parse::<DType>().map_err(|_| {
+            BadInput::new(file.path(), "a floating type", header.dtype).at(&header.name)
+        })?;
         let entry = Entry {
             stored: Stored {
                 dtype,
-                shape: info.shape.clone(),
+                shape: header.shape,
                 file: name.to_string_lossy().into_owned(),
             },
             file: number,
-            range: start + begin..start + end,
+            range: header.range,
         };
-        Ok((tensor, entry))
+        Ok((header.name, entry))
     });
-    let tensors = tensors.collect::<Result<_>>()?;
-    Ok(tensors)
+    tensors.collect()
 }

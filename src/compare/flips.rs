@@ -2,7 +2,7 @@
 
 use super::Statistics;
 use crate::error::{Error, Result};
-use crate::op::{ErrorBound, FP32_ROUNDOFF, ROUNDING_RMS};
+use crate::op::{ErrorBound, FP32_ROUNDOFF, MEAN_OF_NORMAL, ROUNDING_RMS};
 use crate::tensor::{DType, Element, Float, Tensor, with_float};
 use rayon::prelude::*;
 use std::num::NonZeroUsize;
@@ -132,7 +132,7 @@ fn chance<T: Float>(value: T, ours: f64, theirs: f64) -> f64 {
     let magnitude = f64::from(value.to_f32().abs());
     let least = LEAST * FP32_ROUNDOFF * magnitude;
     let std = ROUNDING_RMS * (ours * ours + theirs * theirs + least * least).sqrt();
-    let chance = std::f64::consts::FRAC_2_PI.sqrt() * std / ulp(T::DTYPE, magnitude);
+    let chance = MEAN_OF_NORMAL * std / ulp(T::DTYPE, magnitude);
     // What is not finite is judged elsewhere.
     if chance.is_finite() {
         chance.min(1.0)

@@ -4,7 +4,7 @@ use crate::arch::{ArchitectureName, ConvertedConfig, Recipe, TensorRecipe};
 use crate::checkpoint::megatron::MegatronCheckpoint;
 use crate::checkpoint::{Stored, Weights};
 use crate::compare::Replicas;
-use crate::error::{BadInput, Error, Result};
+use crate::error::{BadInput, Error, Result, listed};
 use crate::plan::MegatronArithmetic;
 use crate::tensor::{DType, Tensor, Tiled};
 use serde_json::{Map, Value};
@@ -246,17 +246,11 @@ fn check_names(
     let faults: Vec<String> = missing.chain(surplus).collect();
     const SHOWN: usize = 6;
     if faults.is_empty() {
-        let mut named = others[..others.len().min(SHOWN)].join(", ");
-        if others.len() > SHOWN {
-            named += &format!(" and {} more", others.len() - SHOWN);
-        }
+        let named = listed(&others, SHOWN);
         let note = format!("left out, as no part of a {architecture}: {named}");
         return Ok((!others.is_empty()).then_some(note));
     }
-    let mut found = faults[..faults.len().min(SHOWN)].join(", ");
-    if faults.len() > SHOWN {
-        found += &format!(" and {} more", faults.len() - SHOWN);
-    }
+    let found = listed(&faults, SHOWN);
     let layers = checkpoint.args().text("num_layers").unwrap_or_default();
     let expected = format!(
         "the {} tensors of a {architecture} of {layers} layers",

@@ -6,7 +6,7 @@ use crate::checkpoint::megatron::MegatronCheckpoint;
 use crate::checkpoint::{Adapted, Overlay, TransformersFolder, Weights};
 use crate::compare::{Spec, compare};
 use crate::convert::Converted;
-use crate::error::{BadInput, Result};
+use crate::error::{BadInput, Result, listed};
 use crate::explain::{Injected, StepEdit};
 use crate::plan::{Arithmetic, MegatronArithmetic, Plan, TransformersArithmetic};
 use crate::tensor::DType;
@@ -165,25 +165,22 @@ impl Candidate {
     }
 
     /// Tensors that no step of its architecture reads.
-    fn surplus(&self) -> Result<Vec<&str>> {
-        let plan = self.model.plan(self.dtype, &Arithmetic::default())?;
+    fn surplus(&self, plan: &Plan) -> Vec<&str> {
         let params = plan.params();
         let names = self.weights.names().into_iter();
         let is_surplus = |name: &&str| !params.contains_key(name) && !self.model.is_redundant(name);
-        Ok(names.filter(is_surplus).collect())
+        names.filter(is_surplus).collect()
     }
 
     /// What to say of them: buffers, other heads. transformers leaves them out.
     fn left_out(&self) -> Result<Option<String>> {
         const SHOWN: usize = 4;
-        let surplus = self.surplus()?;
+        let plan = self.model.plan(self.dtype, &Arithmetic::default())?;
+        let surplus = self.surplus(&plan);
         if surplus.is_empty() {
             return Ok(None);
         }
-        let mut named = surplus[..surplus.len().min(SHOWN)].join(", ");
-        if surplus.len() > SHOWN {
-            named += &format!(" and {} more", surplus.len() - SHOWN);
-        }
+        let named = listed(&surplus, SHOWN);
         let architecture = self.model.architecture();
         Ok(Some(format!(
             "left out, as no part of a {architecture}: {named}"
@@ -353,15 +350,10 @@ impl Candidate {
             return Ok(());
         }
         // One that is left over may be one that is missing, under another name.
-        let surplus = self.surplus()?.into_iter();
+        let surplus = self.surplus(&plan).into_iter();
         faults.extend(surplus.map(|name| format!("{name} belongs to no module")));
         const SHOWN: usize = 8;
-        let more = faults.len().saturating_sub(SHOWN);
-        faults.truncate(SHOWN);
-        let mut found = faults.join(", ");
-        if more > 0 {
-            found += &format!(" and {more} more");
-        }
+        let found = listed(&faults, SHOWN);
         let expected = format!("the {} tensors that config.json asks for", params.len());
         Err(BadInput::new(&self.folder, expected, found).into())
     }

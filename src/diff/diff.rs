@@ -61,9 +61,7 @@ pub fn diff_paths(
     options: &Options,
     on: &mut dyn FnMut(Event<'_>),
 ) -> Result<CaseOutcome> {
-    let are_goldens = [reference, candidate]
-        .iter()
-        .all(|path| path.join(Golden::MANIFEST).is_file());
+    let are_goldens = [reference, candidate].into_iter().all(Golden::recognises);
     if are_goldens && map.is_none() {
         let (reference, candidate) = (Golden::open(reference)?, Golden::open(candidate)?);
         return diff_dumps(&reference, &candidate, rules, options, on);

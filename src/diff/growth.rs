@@ -1,17 +1,13 @@
 //! How differences of two runs grow, where no plan says what rounding explains.
 
 use super::outcome::{StageResult, Verdict};
-use crate::case::ResolvedTolerance;
+use crate::case::{ResolvedTolerance, after_a_block, two_digits};
 use crate::compare::{Bound, Tolerance};
 use crate::tensor::DType;
 
 /// By how much a stage may be farther off than any before it. Of eager attention against torch's fused one, in Llama
 /// and Qwen3 of twelve blocks in fp32 and bf16, none was more than 1.8 times as far off.
 const STEP: f64 = 4.0;
-/// What a stage may be off by however equal the ones before it were, in unit roundoffs of a half type.
-const LEAST_HALF: f64 = 4.0;
-/// The same in fp32.
-const LEAST_FP32: f64 = 8e-6;
 
 /// How far apart the stages so far were, of those that passed.
 #[derive(Default)]
@@ -30,15 +26,13 @@ impl Growth {
         let [Bound::Rel(by_depth)] = resolved.tolerance.bounds.as_slice() else {
             return resolved;
         };
-        let least = match dtype.unit_roundoff().filter(|_| dtype.is_half()) {
-            Some(roundoff) => LEAST_HALF * roundoff,
-            None => LEAST_FP32,
-        };
+        // However equal the ones before it were.
+        let least = after_a_block(dtype);
         let by_growth = least.max(STEP * self.largest);
         if by_growth >= *by_depth {
             return resolved;
         }
-        let by_growth: f64 = format!("{by_growth:.1e}").parse().unwrap_or(by_growth);
+        let by_growth = two_digits(by_growth);
         let origin = match self.largest {
             largest if STEP * largest > least => {
                 format!(

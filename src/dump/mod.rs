@@ -16,6 +16,7 @@ mod torch;
 pub use matching::{NameMap, Pairs};
 
 use crate::error::{BadInput, Error, Result};
+use crate::golden::Golden;
 use crate::tensor::Tensor;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -97,7 +98,7 @@ impl Dump {
     /// If there is nothing, it is malformed, holds no tensor, or two of one name.
     pub fn open(path: &Path) -> Result<Self> {
         let kind = path.metadata().map_err(Error::io(path, "open"))?;
-        let dump = if golden::recognises(path) {
+        let dump = if Golden::recognises(path) {
             golden::open(path)?
         } else if kind.is_dir() {
             folder::open(path)?

@@ -11,6 +11,31 @@ use crate::tensor::{DType, Float, Tensor, with_float};
 /// Gauss–Newton steps.
 const STEPS: usize = 30;
 
+/// What a factor makes of values.
+pub(super) struct Scaled {
+    /// The factor that takes them nearest to the reference's.
+    pub(super) factor: f64,
+    /// The squared difference that is left then.
+    pub(super) left: f64,
+    /// The reference's sum of squares.
+    pub(super) squares: f64,
+}
+
+impl Scaled {
+    /// By least squares.
+    pub(super) fn new(found: &[f64], reference: &[f64]) -> Self {
+        let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
+        let product = dot(found, reference);
+        let factor = product / dot(found, found);
+        let squares = dot(reference, reference);
+        Self {
+            factor,
+            left: squares - product * factor,
+            squares,
+        }
+    }
+}
+
 /// Replaces a parameter of one entry a column by the one that the reference's values fit best, by
 /// least squares over all rows; in fp64, one Gauss–Newton problem a column. Every column of the
 /// result has to depend on its own entry alone.

@@ -1,5 +1,6 @@
 //! What narrows a difference that nothing explains: where it lies and what shape it has.
 
+use super::fit::Scaled;
 use super::rules::bias;
 use super::{Context, Subgraph};
 use crate::backend::HostBackend;
@@ -118,17 +119,17 @@ fn constant(difference: &[f64], width: usize) -> Option<String> {
 
 /// Whether the reference is a multiple of the candidate.
 fn factor(found: &[f64], reference: &[f64]) -> Option<String> {
-    let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
-    let (squares, product) = (dot(found, found), dot(found, reference));
-    let factor = product / squares;
-    let own = dot(reference, reference);
-    let rest = own - product * factor;
+    let Scaled {
+        factor,
+        left,
+        squares,
+    } = Scaled::new(found, reference);
     let total: f64 = found
         .iter()
         .zip(reference)
         .map(|(a, b)| (a - b).powi(2))
         .sum();
-    (factor.is_finite() && rest < (1.0 - MOST) * total.min(own))
+    (factor.is_finite() && left < (1.0 - MOST) * total.min(squares))
         .then(|| format!("the reference is about {factor:.4} times the candidate"))
 }
 

@@ -36,6 +36,11 @@ impl Golden {
     /// Name of the manifest in its folder.
     pub const MANIFEST: &'static str = "golden.json";
 
+    /// Whether a folder has a manifest.
+    pub fn recognises(folder: &Path) -> bool {
+        folder.join(Self::MANIFEST).is_file()
+    }
+
     /// Reads the manifest of a golden, and which of its tokens are padding.
     ///
     /// # Errors

@@ -48,7 +48,7 @@ pub use add_bias::AddBias;
 pub(crate) use arguments::Arguments;
 pub use attention_scores::{Alibi, AlibiForm, AlibiSum, AttentionScores};
 pub use bound::{Confidence, ErrorBound, Operand};
-pub(crate) use bound::{ROUNDING_RMS, U as FP32_ROUNDOFF};
+pub(crate) use bound::{MEAN_OF_NORMAL, ROUNDING_RMS, U as FP32_ROUNDOFF};
 pub use context::Context;
 pub(crate) use cpu::CpuKernel;
 pub use embedding::Embedding;

@@ -3,6 +3,7 @@
 use crate::case::Mode;
 use crate::compare::{Bound, BoundCheck};
 use crate::diff::{CaseOutcome, OracleErrors, StageResult, Verdict};
+use crate::error::listed;
 use crate::explain::{Evidence, Explanation};
 use crate::plan::StageId;
 use std::fmt;
@@ -241,12 +242,7 @@ fn fall(before: &Evidence, after: &Evidence) -> String {
 /// The first of some things, and how many more there are; `None` if there are none.
 fn list(all: &[impl fmt::Display], what: &str) -> Option<String> {
     const SHOWN: usize = 4;
-    let names: Vec<String> = all.iter().take(SHOWN).map(ToString::to_string).collect();
-    let more = match all.len().checked_sub(SHOWN) {
-        Some(more @ 1..) => format!(" and {more} more"),
-        _ => String::new(),
-    };
-    (!all.is_empty()).then(|| format!("{what}: {}{more}", names.join(", ")))
+    (!all.is_empty()).then(|| format!("{what}: {}", listed(all, SHOWN)))
 }
 
 /// What was not compared, in sentences; empty if there is nothing to say.

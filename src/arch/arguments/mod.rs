@@ -12,7 +12,7 @@ use std::sync::LazyLock;
 /// What an architecture's recipe makes of arguments.
 pub(crate) struct Arguments {
     /// Those that it reads.
-    pub(super) handled: &'static [&'static str],
+    pub(super) handled: &'static [&'static [&'static str]],
     /// Those that are without effect on it, besides those that are on every model.
     pub(super) without_effect: &'static [&'static [&'static str]],
     /// What it has to be told, since no tensor shows it: one name of each is enough.
@@ -165,10 +165,8 @@ impl Arguments {
     }
 
     fn known(&self, name: &str, arg: &Arg) -> Known {
-        let mut own = self
-            .handled
-            .iter()
-            .chain(self.without_effect.iter().copied().flatten());
+        let own = self.handled.iter().chain(self.without_effect);
+        let mut own = own.copied().flatten();
         if arg.is_empty() || own.any(|own| *own == name) || WITHOUT_EFFECT.contains(name) {
             return Known::Harmless;
         }
@@ -298,15 +296,16 @@ mod tests {
                 required_by,
                 off,
             } = of(*architecture);
-            let own = without_effect.iter().copied().flatten();
-            let mut all: Vec<&str> = handled.iter().chain(own).copied().collect();
+            let own = handled.iter().chain(*without_effect);
+            let mut all: Vec<&str> = own.copied().flatten().copied().collect();
             all.extend(WITHOUT_EFFECT.iter());
             all.sort_unstable();
             let twice = all.windows(2).find(|pair| pair[0] == pair[1]);
             assert_eq!(twice, None, "{architecture}");
             let by = required_by.iter().flat_map(|(flag, name)| [flag, name]);
             let mut asked = required.iter().chain(*off).copied().flatten().chain(by);
-            assert!(asked.all(|name| handled.contains(name)), "{architecture}");
+            let is_handled = |name: &&str| handled.iter().any(|names| names.contains(name));
+            assert!(asked.all(is_handled), "{architecture}");
         }
     }
 

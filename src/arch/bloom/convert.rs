@@ -16,7 +16,7 @@ use serde_json::json;
 pub(super) const BLOOM: &str = "BLOOM";
 
 pub(super) const ARGUMENTS: Arguments = Arguments {
-    handled: &[
+    handled: &[&[
         "hidden_size",
         "num_attention_heads",
         "num_layers",
@@ -30,7 +30,7 @@ pub(super) const ARGUMENTS: Arguments = Arguments {
         "apply_query_key_layer_scaling",
         // transformers has the switch, too.
         "apply_residual_connection_post_layernorm",
-    ],
+    ]],
     without_effect: &[
         &[
             // Tensors show these.

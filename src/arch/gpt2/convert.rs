@@ -7,8 +7,8 @@ use crate::arch::ActivationName;
 use crate::arch::arguments::{Arguments, OF_ROTATION};
 use crate::arch::megatron::{require, unsupported, vocabulary};
 use crate::arch::megatron_core::{
-    EMBEDDING, OTHER_GELUS, POSITIONS, ZERO_CENTRED, add_head, epsilon, gated_otherwise, groups,
-    head_dim, is_tied, require_activation, zero_centred,
+    EMBEDDING, HANDLED, OTHER_GELUS, POSITIONS, ZERO_CENTRED, add_head, epsilon, gated_otherwise,
+    groups, head_dim, is_tied, require_activation, zero_centred,
 };
 use crate::arch::recipe::{Recipe, Relayout, TensorRecipe, object};
 use crate::checkpoint::megatron::{MegatronCheckpoint, Partition};
@@ -20,34 +20,15 @@ pub(super) const GPT2: &str = "GPT-2";
 
 pub(super) const ARGUMENTS: Arguments = Arguments {
     handled: &[
-        "hidden_size",
-        "num_attention_heads",
-        "num_query_groups",
-        "group_query_attention",
-        "num_layers",
-        "ffn_hidden_size",
-        "kv_channels",
-        "layernorm_epsilon",
-        "norm_epsilon",
-        "apply_layernorm_1p",
-        "layernorm_zero_centered_gamma",
-        "normalization",
-        "position_embedding_type",
-        "activation_func",
-        "bias_gelu_fusion",
-        "bias_activation_fusion",
-        "openai_gelu",
-        "use_te_activation_func",
-        "use_transformer_engine_op_fuser",
-        "gated_linear_unit",
-        "swiglu",
-        "add_bias_linear",
-        "untie_embeddings_and_output_weights",
-        "share_embeddings_and_output_weights",
-        "attention_dropout",
-        "hidden_dropout",
-        // In the order of roundings: the arithmetic of a run, not the model.
-        "apply_query_key_layer_scaling",
+        HANDLED,
+        &[
+            "bias_gelu_fusion",
+            "bias_activation_fusion",
+            "openai_gelu",
+            "use_te_activation_func",
+            "use_transformer_engine_op_fuser",
+            "hidden_dropout",
+        ],
     ],
     without_effect: &[
         // The embedding of positions has as many rows.

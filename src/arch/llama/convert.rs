@@ -9,8 +9,8 @@ use crate::arch::ActivationName;
 use crate::arch::arguments::Arguments;
 use crate::arch::megatron::{require, unsupported, vocabulary};
 use crate::arch::megatron_core::{
-    EMBEDDING, ZERO_CENTRED, add_head, epsilon, gated_otherwise, groups, head_dim, is_tied,
-    require_activation, zero_centred,
+    EMBEDDING, HANDLED, ZERO_CENTRED, add_head, epsilon, gated_otherwise, groups, head_dim,
+    is_tied, require_activation, zero_centred,
 };
 use crate::arch::recipe::{Recipe, Relayout, TensorRecipe, object};
 use crate::arch::rope::{
@@ -26,36 +26,17 @@ pub(super) const LLAMA: &str = "Llama";
 
 pub(super) const ARGUMENTS: Arguments = Arguments {
     handled: &[
-        "hidden_size",
-        "num_attention_heads",
-        "num_query_groups",
-        "group_query_attention",
-        "num_layers",
-        "ffn_hidden_size",
-        "kv_channels",
-        "layernorm_epsilon",
-        "norm_epsilon",
-        "apply_layernorm_1p",
-        "layernorm_zero_centered_gamma",
-        "normalization",
-        "position_embedding_type",
-        "max_position_embeddings",
-        "rotary_base",
-        "rotary_percent",
-        "rotary_seq_len_interpolation_factor",
-        "seq_len_interpolation_factor",
-        "rope_scaling",
-        "rope_scaling_factor",
-        "use_rope_scaling",
-        "activation_func",
-        "gated_linear_unit",
-        "swiglu",
-        "add_bias_linear",
-        "untie_embeddings_and_output_weights",
-        "share_embeddings_and_output_weights",
-        "attention_dropout",
-        // In the order of roundings: the arithmetic of a run, not the model.
-        "apply_query_key_layer_scaling",
+        HANDLED,
+        &[
+            "max_position_embeddings",
+            "rotary_base",
+            "rotary_percent",
+            "rotary_seq_len_interpolation_factor",
+            "seq_len_interpolation_factor",
+            "rope_scaling",
+            "rope_scaling_factor",
+            "use_rope_scaling",
+        ],
     ],
     without_effect: &[&[
         // transformers' Llama has no other dropout than attention's.

@@ -6,6 +6,7 @@ use crate::error::Result;
 use crate::explain::Subgraph;
 use crate::explain::bug::{Bug, Edits};
 use crate::explain::context::Context;
+use crate::explain::fit::Scaled;
 use crate::explain::rearrange::mapped;
 use crate::explain::rewrite::{Certainty, Rewrite};
 use crate::explain::rule::Rule;
@@ -157,11 +158,12 @@ fn widened(value: Tensor) -> Result<Vec<f64>> {
 fn factor(found: &[f64], reference: &[f64]) -> Option<f64> {
     const ONE: f64 = 1e-3;
     const NEAR: f64 = 0.1;
-    let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
-    let factor = dot(found, reference) / dot(found, found);
-    let own = dot(reference, reference);
-    let left = own - factor * dot(found, reference);
-    let fits = factor.is_finite() && (factor - 1.0).abs() > ONE && left <= NEAR * NEAR * own;
+    let Scaled {
+        factor,
+        left,
+        squares,
+    } = Scaled::new(found, reference);
+    let fits = factor.is_finite() && (factor - 1.0).abs() > ONE && left <= NEAR * NEAR * squares;
     fits.then_some(factor)
 }
 

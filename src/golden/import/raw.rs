@@ -180,7 +180,7 @@ impl RawDump {
             .and_then(|mut all| all.remove(key))
             .filter(|value| !value.is_null());
         found
-            .map(|value| self.parsed(&format!("numerics.{key}"), what, value))
+            .map(|value| self.parsed(&format!("numerics.{key}"), what, &value))
             .transpose()
     }
 
@@ -230,16 +230,16 @@ impl RawDump {
         let Some(value) = keys.iter().find_map(get).filter(|value| !value.is_null()) else {
             return Ok(None);
         };
-        self.parsed(keys[0], what, value.clone()).map(Some)
+        self.parsed(keys[0], what, value).map(Some)
     }
 
     fn parsed<T: serde::de::DeserializeOwned>(
         &self,
         key: &str,
         what: &str,
-        value: Value,
+        value: &Value,
     ) -> Result<T> {
-        serde_json::from_value(value.clone()).map_err(|_| {
+        T::deserialize(value).map_err(|_| {
             let fault = BadInput::new(&self.config_path, what, value.to_string());
             fault.at(key).into()
         })

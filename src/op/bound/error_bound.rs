@@ -6,7 +6,7 @@ use crate::tensor::{DType, Element, Float, FloatFormat, Tensor, with_float};
 use rayon::prelude::*;
 
 /// The mean of `|d|` for a normally distributed `d`, over its standard deviation: √(2/π).
-const MEAN_OF_NORMAL: f64 = 0.797_884_560_802_865_4;
+pub(crate) const MEAN_OF_NORMAL: f64 = 0.797_884_560_802_865_4;
 
 /// How far a correct implementation's value may be from the exact one, element by element.
 #[derive(Clone, Debug, PartialEq)]

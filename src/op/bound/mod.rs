@@ -20,6 +20,7 @@ mod sums;
 
 pub use confidence::Confidence;
 pub use error_bound::ErrorBound;
+pub(crate) use error_bound::MEAN_OF_NORMAL;
 pub(crate) use evaluation::Evaluation;
 pub use operand::Operand;
 pub(super) use operand::RowBound;
