@@ -109,6 +109,19 @@ fn compared(reference: &Path, candidate: &Path, rules: &Rules) -> parity::Result
     diff_paths([reference, candidate], None, rules, &options, &mut |_| {})
 }
 
+fn with_map([reference, candidate]: [&Path; 2], map: &Path) -> CaseOutcome {
+    let map = NameMap::open(map).expect("a map");
+    let (rules, options) = (Rules::default(), Options::default());
+    diff_paths(
+        [reference, candidate],
+        Some(&map),
+        &rules,
+        &options,
+        &mut |_| {},
+    )
+    .expect("compared")
+}
+
 fn verdict(reference: &Path, candidate: &Path) -> Verdict {
     compared(reference, candidate, &Rules::default())
         .expect("compared")
@@ -392,16 +405,207 @@ fn dumps_of_sglangs_dumper_are_read() {
         .map(|result| result.stage.as_str())
         .collect();
     assert_eq!(stages, ["embed.layer_id.0", "q.layer_id.1", "q.layer_id.2"]);
-    // What divides a tensor otherwise is not guessed.
+    // What divides a tensor otherwise is not guessed, and can be left out.
     let other = folder.path().join("other");
-    for rank in 0..2 {
-        let fields = format!("step=0___rank={rank}___dump_index=0___name=embed___layer_id=0");
-        write(&other, &fields, &all[0].1, &[2, 3, 4], "b s[cp] h");
+    for (name, dims) in [("embed", "t[cp:zigzag] s h"), ("norm", "b s h")] {
+        for rank in 0..2 {
+            let fields = format!("step=0___rank={rank}___dump_index=0___name={name}");
+            write(&other, &fields, &all[0].1, &[2, 3, 4], dims);
+        }
     }
-    let error = compared(&one, &other, &Rules::default())
+    let error = compared(&other, &other, &Rules::default())
         .expect_err("refused")
         .to_string();
-    assert!(error.contains("[tp]"), "{error}");
+    assert!(error.contains("null for its name"), "{error}");
+    let map = folder.path().join("map.json");
+    fs::write(&map, r#"{"embed": null}"#).expect("written");
+    let outcome = with_map([&other, &other], &map);
+    assert_eq!(outcome.verdict(), Verdict::Pass);
+    assert_eq!(outcome.coverage.skipped, ["embed".into()]);
+}
+
+fn real(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/dumps")
+        .join(name)
+}
+
+/// Megatron's ranks and transformers have other names, shapes and orders of axes; no plan of the model is needed.
+#[test]
+fn ranks_of_megatron_are_compared_with_transformers() {
+    let (ranks, whole) = (real("megatron_core_qwen3_tp2"), real("transformers_qwen3"));
+    let opened = [&ranks, &whole].map(|path| Dump::open(path).expect("a dump"));
+    let pairs = Pairs::new(&opened[0], &opened[1], &NameMap::default()).expect("pairs");
+    let proposed = NameMap::proposed(&pairs).expect("a map");
+    let kept = real("qwen3.json");
+    assert_eq!(proposed, NameMap::open(&kept).expect("a map"));
+    let outcome = with_map([&ranks, &whole], &kept);
+    assert_eq!(outcome.verdict(), Verdict::Pass);
+    let said = |words: &str| outcome.notes.iter().any(|note| note.contains(words));
+    assert!(
+        said("of several ranks") && said("swapped"),
+        "{:?}",
+        outcome.notes
+    );
+    assert_eq!(outcome.coverage.compared, proposed.len());
+
+    // Ranks against one of their own rank, in whatever order they are read.
+    let outcome = compared(&ranks, &ranks, &Rules::default()).expect("compared");
+    assert_eq!(outcome.verdict(), Verdict::Pass);
+    assert!(outcome.stages.len() > proposed.len());
+
+    // What is off in one rank's part is off.
+    let folder = tempfile::tempdir().expect("a folder");
+    for rank in ["rank0", "rank1"] {
+        fs::create_dir(folder.path().join(rank)).expect("a folder");
+        for entry in fs::read_dir(ranks.join(rank)).expect("a rank").flatten() {
+            let copy = folder.path().join(rank).join(entry.file_name());
+            let value = npy::read(entry.path(), None).expect("an array");
+            let is_off = rank == "rank1" && copy.to_string_lossy().contains("linear_fc1");
+            let wide = value.as_slice::<f32>().expect("fp32").iter();
+            let wide = wide.map(|x| if is_off { 1.01 * x } else { *x });
+            let value = Tensor::from_vec(value.shape(), wide.collect()).expect("as many");
+            npy::write(&copy, &value).expect("written");
+        }
+    }
+    let outcome = compared(&ranks, folder.path(), &Rules::default()).expect("compared");
+    let first = outcome.first_failure().expect("a failure");
+    assert!(
+        first.stage.as_str().contains("linear_fc1"),
+        "{}",
+        first.stage
+    );
+}
+
+/// A GPU's runs of a mixture of experts: its router is in fp32 whatever the model is, and its experts' inner values
+/// have the shapes of how they are computed.
+#[test]
+fn a_gpus_runs_of_a_mixture_of_experts_are_compared() {
+    let (bf16, fp32) = (real("h200_deepseekv3_bf16"), real("h200_deepseekv3_fp32"));
+    let outcome = compared(&bf16, &fp32, &Rules::default()).expect("compared");
+    assert_eq!(outcome.verdict(), Verdict::Pass, "{:?}", outcome.notes);
+    assert_eq!(verdict(&fp32, &bf16), Verdict::Fail);
+    let grouped = real("h200_deepseekv3_bf16_grouped_mm");
+    let outcome = compared(&bf16, &grouped, &Rules::default()).expect("compared");
+    assert!(outcome.first_failure().is_none());
+    let incomparable: Vec<&str> = outcome
+        .coverage
+        .incomparable
+        .iter()
+        .map(|of| of.stage.as_str())
+        .collect();
+    assert_eq!(incomparable, ["model.layers.1.mlp.experts.act_fn.output"]);
+    assert_eq!(outcome.verdict(), Verdict::Fail);
+}
+
+/// A vocabulary that one side pads is compared over what both have; rows of other lengths are not.
+#[test]
+fn padded_rows_are_compared_over_what_both_have() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let logits = |name: &str, columns: usize| {
+        let path = folder.path().join(name);
+        let value = |index: usize| ((index / columns * 31 + index % columns * 7) % 97) as f32;
+        let all = (0..6 * columns).map(value).collect::<Vec<f32>>();
+        npy::write(
+            &path,
+            &Tensor::from_vec(&[2, 3, columns], all).expect("as many"),
+        )
+        .expect("written");
+        path
+    };
+    let (whole, padded, other) = (
+        logits("a.npy", 100),
+        logits("b.npy", 128),
+        logits("c.npy", 120),
+    );
+    fs::write(folder.path().join("map.json"), r#"{"a": "b"}"#).expect("written");
+    let outcome = with_map([&whole, &padded], &folder.path().join("map.json"));
+    assert_eq!(outcome.verdict(), Verdict::Pass);
+    assert!(
+        outcome
+            .notes
+            .iter()
+            .any(|note| note.contains("compared over what both have"))
+    );
+    fs::write(folder.path().join("map.json"), r#"{"a": "c"}"#).expect("written");
+    let outcome = with_map([&whole, &other], &folder.path().join("map.json"));
+    assert_eq!(outcome.verdict(), Verdict::Fail);
+}
+
+/// One tensor of another shape is one that cannot be compared, not the end of the comparison; nor a pass.
+#[test]
+fn what_cannot_be_compared_fails_alone() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let at = |name: &str| folder.path().join(name);
+    let all = values(&NAMES, 1.0);
+    let (ours, theirs) = (arrays(&at("a"), &all), arrays(&at("b"), &all));
+    let wide = Tensor::from_vec(&[48], vec![1.0_f32; 48]).expect("as many");
+    npy::write(&theirs.join("layers.0.mlp.npy"), &wide).expect("written");
+    let mut nan = all[2].1.clone();
+    nan[3] = f32::NAN;
+    npy::write(&ours.join("layers.2.mlp.npy"), &tensor(&nan)).expect("written");
+    let outcome = compared(&ours, &theirs, &Rules::default()).expect("compared");
+    assert_eq!(outcome.verdict(), Verdict::Fail);
+    assert!(outcome.first_failure().is_none());
+    assert_eq!(outcome.coverage.compared, 2);
+    let fault = outcome.coverage.fault().expect("a fault");
+    insta::assert_snapshot!(fault, @r#"layers.0.mlp (shape [2, 3, 4] in the reference, shape [48] in the candidate) cannot be compared, nor can 1 other; what need not be is left out by "layers.0.mlp": null in the file of --map"#);
+    let map = at("map.json");
+    fs::write(&map, r#"{"layers.0.mlp": null, "layers.2.mlp": null}"#).expect("written");
+    let outcome = with_map([&ours, &theirs], &map);
+    assert_eq!(outcome.verdict(), Verdict::Pass);
+    assert_eq!(outcome.coverage.skipped.len(), 2);
+}
+
+/// A router in fp32 on bf16 values knows no more than they do.
+#[test]
+fn wider_stages_after_bf16_ones_are_held_to_bf16() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let at = |name: &str| folder.path().join(name);
+    let all = values(&NAMES, 1.0);
+    let dump = |name: &str, factor: f32, halved: bool| {
+        let path = arrays(&at(name), &[]);
+        for (number, (name, values)) in all.iter().enumerate() {
+            let values: Vec<f32> = values.iter().map(|x| x * factor).collect();
+            let value = tensor(&values);
+            let value = match halved && number < 2 {
+                true => value.cast(DType::Bf16).expect("bf16"),
+                false => value,
+            };
+            npy::write(&path.join(format!("{number:03}.{name}.npy")), &value).expect("written");
+        }
+        path
+    };
+    let (halves, whole, off) = (
+        dump("halves", 1.0, true),
+        dump("whole", 1.004, false),
+        dump("off", 1.03, false),
+    );
+    let outcome = compared(&halves, &whole, &Rules::default()).expect("compared");
+    assert_eq!(outcome.verdict(), Verdict::Pass);
+    assert!(
+        outcome
+            .notes
+            .iter()
+            .any(|note| note.contains("in a wider type is held to bf16"))
+    );
+    assert_eq!(verdict(&halves, &off), Verdict::Fail);
+    // The other way about nothing came before.
+    assert_eq!(verdict(&dump("fp32", 1.0, false), &whole), Verdict::Fail);
+}
+
+/// Numbers at the front of names are places in an order only where they leave the names apart.
+#[test]
+fn numbers_that_tell_arrays_apart_stay() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let all = values(&["0.attn", "1.attn", "norm"], 1.0);
+    let dump = Dump::open(&arrays(folder.path(), &all)).expect("opened");
+    let names: Vec<&str> = dump
+        .tensors()
+        .iter()
+        .map(|tensor| tensor.name.as_str())
+        .collect();
+    assert_eq!(names, ["0.attn", "1.attn", "norm"]);
 }
 
 #[test]

@@ -65,8 +65,8 @@ pub(super) struct DiffArgs {
     /// The dump that is compared with the reference
     #[arg(long, value_name = "DUMP", requires = "reference")]
     pub(super) candidate: Option<PathBuf>,
-    /// Names of the reference's tensors and the candidate's, as JSON, where they differ; proposed there if there
-    /// is no such file
+    /// Names of the reference's tensors and the candidate's, as JSON, where they differ, or null for a tensor that
+    /// is left out; proposed there if there is no such file
     #[arg(long, value_name = "FILE")]
     pub(super) map: Option<PathBuf>,
 

@@ -36,7 +36,7 @@ pub use dumps::diff_dumps;
 pub use event::Event;
 pub use fused::{FusedKernel, fused_kernels};
 pub use options::{Modes, Options};
-pub use outcome::{CaseOutcome, Coverage, OnGpu, OracleErrors, StageResult, Verdict};
+pub use outcome::{CaseOutcome, Coverage, Incomparable, OnGpu, OracleErrors, StageResult, Verdict};
 pub use share::Share;
 pub use stretch::Stretch;
 pub use tensors::diff_tensors;

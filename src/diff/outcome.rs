@@ -63,6 +63,15 @@ pub struct OracleErrors {
     pub candidate: f64,
 }
 
+/// A stage that both sides hold, and whose values cannot be compared.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Incomparable {
+    /// The stage.
+    pub stage: StageId,
+    /// Why: `shape [18, 88] in the reference, [44, 88] in the candidate`.
+    pub why: String,
+}
+
 /// What was and was not compared.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Coverage {
@@ -76,6 +85,8 @@ pub struct Coverage {
     pub unrecorded: Vec<StageId>,
     /// Stages of the golden that no stage of the model can be compared with.
     pub unmatched: Vec<StageId>,
+    /// Stages that both sides hold and that cannot be compared; there is no pass with one.
+    pub incomparable: Vec<Incomparable>,
     /// Stages of the golden that were not selected, or not reached.
     pub skipped: Vec<StageId>,
     /// Stages that were judged and have no elements.
@@ -202,6 +213,18 @@ impl Coverage {
         if let Some((mode, _)) = self.modes.iter().find(|(_, compared)| *compared == 0) {
             return Some(format!("nothing was compared in {mode} mode"));
         }
+        if let Some(first) = self.incomparable.first() {
+            let others = match self.incomparable.len() {
+                1 => String::new(),
+                2 => ", nor can 1 other".into(),
+                all => format!(", nor can {} others", all - 1),
+            };
+            return Some(format!(
+                "{first} cannot be compared{others}; what need not be is left out by \"{}\": null in the file \
+                 of --map",
+                first.stage
+            ));
+        }
         let broken = self.untouched.iter().find(|weight| weight.non_finite > 0);
         if let Some(weight) = broken {
             return Some(format!(
@@ -326,6 +349,12 @@ fn unexplained(prepared: &Prepared<'_>, stages: &[StageResult]) -> Option<&'stat
         Some("every stage holds on the reference's own inputs: what differs has accumulated")
     } else {
         Some("nothing is explained: causes are looked for in isolated mode")
+    }
+}
+
+impl fmt::Display for Incomparable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({})", self.stage, self.why)
     }
 }
 

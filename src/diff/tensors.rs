@@ -1,15 +1,16 @@
 //! Two dumps of any model against each other: no plan, no model, names and values only.
 
 use super::growth::Growth;
-use super::outcome::{CaseOutcome, Coverage, StageResult, Verdict};
+use super::outcome::{CaseOutcome, Coverage, Incomparable, StageResult, Verdict};
 use super::stretch::Stretch;
 use super::{Event, Options};
 use crate::case::{Mode, ResolvedTolerance, Rules, ToleranceContext};
 use crate::compare::{Bound, Spec, Tolerance, compare};
-use crate::dump::{Dump, Dumped, Pairs};
-use crate::error::{BadInput, Error, Result};
+use crate::dump::{Alike, Dump, Dumped, Pairs};
+use crate::error::{BadInput, Result};
 use crate::plan::StageId;
 use crate::tensor::{DType, Tensor};
+use std::collections::BTreeMap;
 
 /// Compares the tensors that belong together, in the reference's order.
 ///
@@ -17,8 +18,7 @@ use crate::tensor::{DType, Tensor};
 /// it: one that is much farther off than any before stands out. Integers have to be equal.
 ///
 /// # Errors
-/// If a tensor cannot be read, two have other shapes, no two belong together, or a bound is asked for that needs a
-/// plan.
+/// If a tensor cannot be read, no two belong together, or a bound is asked for that needs a plan.
 pub fn diff_tensors(
     reference: &Dump,
     candidate: &Dump,
@@ -64,7 +64,13 @@ pub fn diff_tensors(
         required: options.coverage,
         ..Coverage::default()
     };
+    coverage.expected += pairs.left_out.len();
+    coverage.skipped = pairs.left_out.iter().map(|tensor| stage(tensor)).collect();
     let mut types: Vec<[DType; 2]> = Vec::new();
+    // What the values so far were rounded to. What is computed of them in a wider type is no better.
+    let mut coarsest: Option<DType> = None;
+    let mut carried = false;
+    let mut laid_out: BTreeMap<&str, usize> = BTreeMap::new();
     for (ours, theirs) in &pairs.pairs {
         let id = stage(ours);
         on(Event::Step { id: id.as_str() });
@@ -76,8 +82,24 @@ pub fn diff_tensors(
             coverage.skipped.push(id);
             continue;
         }
-        let (expected, found) = (ours.load()?, theirs.load()?);
-        let result = judged(&id, [reference, candidate], [&expected, &found], |dtype| {
+        let Alike {
+            values: [expected, found],
+            how,
+        } = match ours.load_with(theirs)? {
+            Ok(both) => both,
+            Err(why) => {
+                coverage.incomparable.push(Incomparable { stage: id, why });
+                continue;
+            }
+        };
+        for how in how {
+            *laid_out.entry(how).or_default() += 1;
+        }
+        let own = expected.dtype();
+        let dtype = coarser(own, coarsest);
+        coarsest = own.float().map(|_| dtype).or(coarsest);
+        carried |= dtype != own;
+        let result = judged(&id, [&expected, &found], || {
             let context = ToleranceContext {
                 stage: &id,
                 role: None,
@@ -90,6 +112,13 @@ pub fn diff_tensors(
             };
             growth.tightened(rules.resolve(&context), dtype)
         })?;
+        let result = match result {
+            Ok(result) => result,
+            Err(why) => {
+                coverage.incomparable.push(Incomparable { stage: id, why });
+                continue;
+            }
+        };
         growth.add(&result);
         if expected.dtype() != found.dtype() && !types.contains(&[expected.dtype(), found.dtype()])
         {
@@ -105,7 +134,7 @@ pub fn diff_tensors(
     }
     on(Event::Finished);
     coverage.modes = vec![(Mode::Recorded, coverage.compared)];
-    if stages.is_empty() {
+    if stages.is_empty() && coverage.incomparable.is_empty() {
         let expected = format!(
             "a tensor that both dumps hold and {} matches",
             options.stages
@@ -121,6 +150,16 @@ pub fn diff_tensors(
     notes.extend(types.iter().map(|[ours, theirs]| {
         format!("the reference's values are {ours}, the candidate's {theirs}: held to {ours}")
     }));
+    notes.extend(
+        laid_out
+            .iter()
+            .map(|(how, count)| format!("{count} stages {how}")),
+    );
+    if let Some(coarsest) = coarsest.filter(|_| carried) {
+        notes.push(format!(
+            "what the reference computes of {coarsest} values in a wider type is held to {coarsest}"
+        ));
+    }
     notes.extend(reference.notes().iter().chain(candidate.notes()).cloned());
     Ok(CaseOutcome {
         name: name.to_owned(),
@@ -133,20 +172,28 @@ pub fn diff_tensors(
     })
 }
 
+/// The less precise of a stage's type and what the values before it were rounded to; integers have nothing to do
+/// with it.
+fn coarser(own: DType, coarsest: Option<DType>) -> DType {
+    let precision = |dtype: DType| dtype.unit_roundoff().unwrap_or(0.0);
+    match coarsest {
+        Some(coarsest) if own.float().is_some() && precision(coarsest) > precision(own) => coarsest,
+        _ => own,
+    }
+}
+
+/// A pair's result, held to what `resolve` gives where it is of numbers; else why it cannot be compared.
 fn judged(
     id: &StageId,
-    [reference, candidate]: [&Dump; 2],
     [expected, found]: [&Tensor; 2],
-    resolve: impl FnOnce(DType) -> ResolvedTolerance,
-) -> Result<StageResult> {
-    let refused = |file: &Dump, expected: String, found: String| -> Error {
-        let fault = BadInput::new(file.path(), expected, found);
-        fault.at(id.as_str()).into()
-    };
+    resolve: impl FnOnce() -> ResolvedTolerance,
+) -> Result<std::result::Result<StageResult, String>> {
     if expected.shape() != found.shape() {
-        let shapes = [expected, found].map(|tensor| format!("shape {:?}", tensor.shape()));
-        let [ours, theirs] = shapes;
-        return Err(refused(candidate, ours, theirs));
+        return Ok(Err(format!(
+            "shape {:?} in the reference, {:?} in the candidate",
+            expected.shape(),
+            found.shape()
+        )));
     }
     let dtype = expected.dtype();
     let integers = dtype.float().is_none() || found.dtype().float().is_none();
@@ -156,10 +203,9 @@ fn judged(
     } else {
         compare(expected, found, &Spec::default())?
     };
-    if metrics.non_finite.reference_nans > 0 {
-        let nans = format!("{} NaN", metrics.non_finite.reference_nans);
-        let expected = "numbers in a reference; leave the tensor out with --stages".to_owned();
-        return Err(refused(reference, expected, nans));
+    let nans = metrics.non_finite.reference_nans;
+    if nans > 0 {
+        return Ok(Err(format!("{nans} NaN in the reference")));
     }
     let resolved = if integers {
         ResolvedTolerance {
@@ -169,9 +215,9 @@ fn judged(
             origin: "built-in, integers".into(),
         }
     } else {
-        resolve(dtype)
+        resolve()
     };
-    Ok(StageResult {
+    Ok(Ok(StageResult {
         stage: id.clone(),
         mode: Mode::Recorded,
         device: None,
@@ -183,5 +229,5 @@ fn judged(
         stretch: Stretch::default(),
         oracle: None,
         aligned: None,
-    })
+    }))
 }

@@ -1,8 +1,9 @@
 //! A folder of files that hold tensors: what parity's dumper writes, what SGLang's does, or anybody's.
 
 use super::order::natural;
-use super::{Dump, Dumped, MOST, ending, sglang, stem, torch};
+use super::{Dump, Dumped, MOST, ending, ranks, sglang, stem, torch};
 use crate::error::{BadInput, Error, Result};
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 /// Deepest folder looked into.
@@ -23,6 +24,8 @@ pub(super) fn open(path: &Path) -> Result<Dump> {
         same.count() > 1
     };
     let (many_archives, many_torch) = (several(&["npz"]), several(&torch::ENDINGS));
+    let arrays = files.iter().filter(is_array);
+    let mut names = array_names(path, arrays).into_iter();
     let mut tensors: Vec<Dumped> = Vec::new();
     for file in &files {
         let is_prefixed = match ending(file) {
@@ -33,25 +36,40 @@ pub(super) fn open(path: &Path) -> Result<Dump> {
         let prefix = stem(file);
         for mut tensor in Dump::file(file)?.tensors {
             if is_array(&file) {
-                tensor.name = array_name(path, file);
+                tensor.name = names.next().unwrap_or(tensor.name);
             } else if is_prefixed && tensor.name != prefix {
                 tensor.name = format!("{prefix}.{}", tensor.name);
             }
             tensors.push(tensor);
         }
     }
-    Ok(Dump::new(path, "folder", tensors))
+    Ok(Dump::new(path, "folder", ranks::grouped(tensors)))
 }
 
-/// The name of an array in a folder: its path from there, without its ending, and without the number that the
-/// dumper gives it, which is its place in the order.
-fn array_name(folder: &Path, file: &Path) -> String {
-    let within = file.strip_prefix(folder).unwrap_or(file).with_extension("");
-    let parts: Vec<_> = within.iter().map(|part| part.to_string_lossy()).collect();
-    let name = parts.join("/");
-    match name.split_once('.') {
-        Some((number, rest)) if number.bytes().all(|byte| byte.is_ascii_digit()) => rest.to_owned(),
-        _ => name,
+/// The names of the arrays in a folder: their paths from there, without endings, and without the number that the
+/// dumper gives each, which is its place in the order. Where that leaves two of one name, the numbers are no
+/// places, but layers.
+fn array_names<'a>(folder: &Path, files: impl Iterator<Item = &'a PathBuf>) -> Vec<String> {
+    let whole = files.map(|file| {
+        let within = file.strip_prefix(folder).unwrap_or(file).with_extension("");
+        let parts: Vec<_> = within.iter().map(|part| part.to_string_lossy()).collect();
+        parts.join("/")
+    });
+    let whole: Vec<String> = whole.collect();
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let without = whole.iter().map(|path| {
+        let (folder, name) = path.split_at(path.rfind('/').map_or(0, |slash| slash + 1));
+        match name.split_once('.') {
+            Some((number, rest)) if is_number(number) => format!("{folder}{rest}"),
+            _ => path.clone(),
+        }
+    });
+    let without: Vec<String> = without.collect();
+    let mut seen = HashSet::new();
+    if without.iter().all(|name| seen.insert(name)) {
+        without
+    } else {
+        whole
     }
 }
 

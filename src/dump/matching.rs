@@ -1,7 +1,7 @@
 //! Which tensors of two dumps are compared: those of one name, and those that a map says.
 
 use super::order::numbers;
-use super::{Dump, Dumped};
+use super::{Dump, Dumped, alike};
 use crate::checkpoint::bare;
 use crate::error::{BadInput, Error, Result};
 use crate::tensor::{MappedFile, Tensor};
@@ -16,15 +16,21 @@ const LOOKED_AT: usize = 4096;
 /// Farthest apart, relative to their size, that values are believed to be one tensor's.
 const APART: f64 = 0.5;
 
-/// A shape, and the numbers in a name: what tensors that may be one have in common.
+/// A shape without its rows' length, and the numbers in a name: what tensors that may be one have in common.
 type Kind = (Vec<usize>, Vec<u64>);
-/// A name, and the first values.
-type Looked = (String, Vec<f64>);
 
-/// Names of the reference's tensors, and the candidate's for each.
+/// What a proposal sees of a tensor.
+struct Looked {
+    name: String,
+    /// The first rows, one after the other, and how long each is.
+    rows: Vec<f64>,
+    width: usize,
+}
+
+/// Names of the reference's tensors, and for each the candidate's, or that it is left out.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct NameMap {
-    names: BTreeMap<String, String>,
+    names: BTreeMap<String, Option<String>>,
 }
 
 /// Which tensors belong together, in the reference's order.
@@ -35,13 +41,15 @@ pub struct Pairs<'a> {
     pub only_reference: Vec<&'a Dumped>,
     /// The candidate's alone.
     pub only_candidate: Vec<&'a Dumped>,
+    /// Those of the reference that the map leaves out.
+    pub left_out: Vec<&'a Dumped>,
 }
 
 impl NameMap {
-    /// Reads a JSON object of names.
+    /// Reads a JSON object of names; a tensor whose partner is `null` is left out.
     ///
     /// # Errors
-    /// If the file is missing, or no object of texts.
+    /// If the file is missing, or no object of texts and nulls.
     pub fn open(path: &Path) -> Result<Self> {
         let file = MappedFile::open(path)?;
         if file.len() > MAX_BYTES {
@@ -49,7 +57,7 @@ impl NameMap {
             return Err(BadInput::new(path, expected, file.len().to_string()).into());
         }
         let expected = "a JSON object of the reference's names and the candidate's";
-        let names: BTreeMap<String, String> = serde_json::from_slice(&file)
+        let names = serde_json::from_slice(&file)
             .map_err(|e| BadInput::new(path, expected, e.to_string()))?;
         Ok(Self { names })
     }
@@ -75,7 +83,8 @@ impl NameMap {
         self.names.is_empty()
     }
 
-    /// What tensors that no name brings together may be of each other: of one shape and the same numbers of layers
+    /// What tensors that no name brings together may be of each other: of one shape, whichever of batch and sequence
+    /// comes first, and the same numbers of layers
     /// in their names, those whose values are nearest, if they are near at all.
     ///
     /// # Errors
@@ -84,10 +93,20 @@ impl NameMap {
         let by_kind = |all: &[&Dumped]| -> Result<BTreeMap<Kind, Vec<Looked>>> {
             let mut kinds: BTreeMap<Kind, Vec<Looked>> = BTreeMap::new();
             for tensor in all {
-                let value = tensor.load()?;
-                let kind = (value.shape().to_vec(), numbers(&tensor.name));
-                let found = (tensor.name.clone(), first_of(&value)?);
-                kinds.entry(kind).or_default().push(found);
+                // Parts of ranks have no shape to go by.
+                let [value] = &tensor.apart()?[..] else {
+                    continue;
+                };
+                let value = alike::shorter_first(value);
+                let leading = value
+                    .shape()
+                    .split_last()
+                    .map_or(&[][..], |(_, leading)| leading);
+                let kind = (leading.to_vec(), numbers(&tensor.name));
+                kinds
+                    .entry(kind)
+                    .or_default()
+                    .push(Looked::at(&tensor.name, &value)?);
             }
             Ok(kinds)
         };
@@ -97,10 +116,10 @@ impl NameMap {
         for (kind, ours) in reference {
             let theirs = candidate.remove(&kind).unwrap_or_default();
             let mut all: Vec<(f64, &str, &str)> = Vec::new();
-            for (name, values) in &ours {
-                let near = theirs
-                    .iter()
-                    .map(|(other, others)| (apart(values, others), &**name, &**other));
+            for our in &ours {
+                let near = theirs.iter().filter_map(|their| {
+                    Some((our.apart(their)?, our.name.as_str(), their.name.as_str()))
+                });
                 all.extend(near.filter(|(apart, ..)| *apart <= APART));
             }
             all.sort_by(|a, b| {
@@ -110,7 +129,7 @@ impl NameMap {
             let mut taken: BTreeSet<&str> = BTreeSet::new();
             for (_, name, other) in all {
                 if !names.contains_key(name) && taken.insert(other) {
-                    names.insert(name.to_owned(), other.to_owned());
+                    names.insert(name.to_owned(), Some(other.to_owned()));
                 }
             }
         }
@@ -126,6 +145,7 @@ impl<'a> Pairs<'a> {
     pub fn new(reference: &'a Dump, candidate: &'a Dump, map: &NameMap) -> Result<Self> {
         let mut partner: HashMap<usize, usize> = HashMap::new();
         let mut taken: BTreeSet<usize> = BTreeSet::new();
+        let mut left_out: BTreeSet<usize> = BTreeSet::new();
         for (name, other) in &map.names {
             let place = |dump: &Dump, name: &str| {
                 let mut tensors = dump.tensors.iter();
@@ -135,7 +155,14 @@ impl<'a> Pairs<'a> {
                     BadInput::new(&dump.path, expected, "none").into()
                 })
             };
-            let (ours, theirs) = (place(reference, name)?, place(candidate, other)?);
+            let ours = place(reference, name)?;
+            let Some(other) = other else {
+                left_out.insert(ours);
+                // Nor is its namesake compared with anything.
+                taken.extend(place(candidate, name).ok());
+                continue;
+            };
+            let theirs = place(candidate, other)?;
             if !taken.insert(theirs) {
                 let fault =
                     BadInput::new(&candidate.path, "every name once in the map", "it twice");
@@ -182,7 +209,9 @@ impl<'a> Pairs<'a> {
                 }
                 places
             };
-            let ours = by_form(reference, &|place| !partner.contains_key(&place));
+            let ours = by_form(reference, &|place| {
+                !partner.contains_key(&place) && !left_out.contains(&place)
+            });
             let theirs = by_form(candidate, &|place| !taken.contains(&place));
             let mut found: Vec<(usize, usize)> = ours
                 .iter()
@@ -203,7 +232,11 @@ impl<'a> Pairs<'a> {
                 .filter_map(|(place, tensor)| Some((tensor, of(partner.get(&place)?))))
                 .collect(),
             only_reference: ours()
-                .filter(|(place, _)| !partner.contains_key(place))
+                .filter(|(place, _)| !partner.contains_key(place) && !left_out.contains(place))
+                .map(|(_, tensor)| tensor)
+                .collect(),
+            left_out: ours()
+                .filter(|(place, _)| left_out.contains(place))
                 .map(|(_, tensor)| tensor)
                 .collect(),
             only_candidate: theirs
@@ -221,22 +254,38 @@ fn plain(name: &str) -> String {
     name.strip_suffix(".output").unwrap_or(name).to_owned()
 }
 
-/// The first elements of a value, in fp64.
-fn first_of(value: &Tensor) -> Result<Vec<f64>> {
-    let whole = value.clone().reshaped(&[value.len()])?;
-    let few = whole.first(0, LOOKED_AT.min(value.len()))?;
-    let wide = few.widened()?;
-    Ok(wide.as_slice::<f64>()?.to_vec())
-}
+impl Looked {
+    fn at(name: &str, value: &Tensor) -> Result<Self> {
+        let width = value.row_len().max(1);
+        let count = LOOKED_AT.max(width) / width * width;
+        let whole = value.clone().reshaped(&[value.len()])?;
+        let few = whole.first(0, count.min(value.len()))?.widened()?;
+        Ok(Self {
+            name: name.to_owned(),
+            rows: few.as_slice::<f64>()?.to_vec(),
+            width,
+        })
+    }
 
-/// How far values are apart, relative to the reference's.
-fn apart(reference: &[f64], candidate: &[f64]) -> f64 {
-    let pairs = reference.iter().zip(candidate);
-    let difference: f64 = pairs.map(|(a, b)| (a - b) * (a - b)).sum();
-    let size: f64 = reference.iter().map(|a| a * a).sum();
-    if difference == 0.0 {
-        0.0
-    } else {
-        (difference / size).sqrt()
+    /// How far values are apart, relative to these, over what rows have in common; `None` if rows of their lengths
+    /// are not compared.
+    fn apart(&self, other: &Self) -> Option<f64> {
+        let width = alike::shared([self.width, other.width])?;
+        let rows = self
+            .rows
+            .chunks(self.width)
+            .zip(other.rows.chunks(other.width));
+        let (mut difference, mut size) = (0.0, 0.0);
+        for (ours, theirs) in rows {
+            for (a, b) in ours.iter().zip(theirs).take(width) {
+                difference += (a - b) * (a - b);
+                size += a * a;
+            }
+        }
+        Some(if difference == 0.0 {
+            0.0
+        } else {
+            (difference / size).sqrt()
+        })
     }
 }

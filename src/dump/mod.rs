@@ -4,15 +4,18 @@
 //! list of names, in the order of recording where that is known, and a way to each tensor. What a container is
 //! read by is in a file of its own; nothing else knows them apart.
 
+mod alike;
 mod folder;
 mod golden;
 mod matching;
 mod numpy;
 mod order;
+mod ranks;
 mod safetensors;
 mod sglang;
 mod torch;
 
+pub use alike::Alike;
 pub use matching::{NameMap, Pairs};
 
 use crate::error::{BadInput, Error, Result};
@@ -45,7 +48,8 @@ pub struct Dumped {
     pub alias: Option<String>,
     /// Its type, as its container spells it, and its shape, if the container's header says.
     known: Option<(String, Vec<usize>)>,
-    load: Load,
+    /// Of every rank that holds it.
+    parts: Vec<Load>,
 }
 
 impl Dumped {
@@ -57,7 +61,7 @@ impl Dumped {
             name: name.into(),
             alias: None,
             known: None,
-            load: Box::new(load),
+            parts: vec![Box::new(load)],
         }
     }
 
@@ -68,15 +72,20 @@ impl Dumped {
         }
     }
 
-    /// Its type and shape; read where no header says.
+    /// How many ranks hold it, or a part of it.
+    pub fn ranks(&self) -> usize {
+        self.parts.len()
+    }
+
+    /// Its type and shape, of the first rank; read where no header says.
     ///
     /// # Errors
-    /// As [`Self::load`].
+    /// If it is malformed, or of no type that parity knows.
     pub fn header(&self) -> Result<(String, Vec<usize>)> {
         match &self.known {
             Some(known) => Ok(known.clone()),
             None => {
-                let value = self.load()?;
+                let value = (self.parts[0])()?;
                 Ok((value.dtype().to_string(), value.shape().to_vec()))
             }
         }
@@ -85,9 +94,41 @@ impl Dumped {
     /// Reads it; mapped where the container can.
     ///
     /// # Errors
-    /// If it is malformed, or of no type that parity knows.
+    /// If it is malformed, or of no type that parity knows; or if ranks hold parts of it, whose axis nothing says.
     pub fn load(&self) -> Result<Tensor> {
-        (self.load)()
+        match self.apart()?.as_slice() {
+            [only] => Ok(only.clone()),
+            parts => Err(Error::Mismatch {
+                at: self.name.clone(),
+                expected: "the same on all ranks".into(),
+                found: format!("parts of {}", parts.len()),
+            }),
+        }
+    }
+
+    /// What the ranks hold: one tensor where it is the same on all.
+    ///
+    /// # Errors
+    /// If it is malformed, or of no type that parity knows.
+    fn apart(&self) -> Result<Vec<Tensor>> {
+        let mut parts: Vec<Tensor> = self
+            .parts
+            .iter()
+            .map(|load| load())
+            .collect::<Result<_>>()?;
+        if parts[1..].iter().all(|part| part.bits_equal(&parts[0])) {
+            parts.truncate(1);
+        }
+        Ok(parts)
+    }
+
+    /// Reads this tensor and another that is to be compared with it, whole and in one shape, as shapes and values say.
+    /// Else why they cannot be.
+    ///
+    /// # Errors
+    /// As [`Self::header`].
+    pub fn load_with(&self, other: &Self) -> Result<std::result::Result<Alike, String>> {
+        alike::alike([self, other])
     }
 }
 

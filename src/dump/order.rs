@@ -17,10 +17,10 @@ pub(super) fn natural(name: &str) -> Vec<(String, u64)> {
     parts
 }
 
-/// The numbers in a name: of layers, of experts.
+/// The numbers that are parts of a name: of layers, of experts, not the one of `fc1`.
 pub(super) fn numbers(name: &str) -> Vec<u64> {
-    let digits = name.split(|c: char| !c.is_ascii_digit());
-    digits.filter_map(|digits| digits.parse().ok()).collect()
+    let parts = name.split(['.', '/', '_']);
+    parts.filter_map(|part| part.parse().ok()).collect()
 }
 
 #[cfg(test)]
@@ -32,6 +32,6 @@ mod tests {
         let mut names = ["h.10.x", "h.2.y", "h.2.x", "a", "h.2"];
         names.sort_by_key(|name| natural(name));
         assert_eq!(names, ["a", "h.2", "h.2.x", "h.2.y", "h.10.x"]);
-        assert_eq!(numbers("layers.12.experts.3.w"), [12, 3]);
+        assert_eq!(numbers("layers.12.experts.3.fc1"), [12, 3]);
     }
 }

@@ -63,11 +63,19 @@ struct Case<'a> {
     compared: usize,
     unrecorded: Vec<&'a str>,
     unmatched: Vec<&'a str>,
+    incomparable: Vec<Incomparable<'a>>,
     coverage: Coverage<'a>,
     explanations: Vec<Explained<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     on_gpu: Option<OnGpu<'a>>,
     notes: &'a [String],
+}
+
+/// A stage that both sides hold, and why it cannot be compared.
+#[derive(Serialize)]
+struct Incomparable<'a> {
+    stage: &'a str,
+    why: &'a str,
 }
 
 /// What of the golden was compared.
@@ -260,6 +268,12 @@ fn case(outcome: &CaseOutcome) -> Case<'_> {
         compared: outcome.coverage.compared,
         unrecorded: names(&outcome.coverage.unrecorded),
         unmatched: names(&outcome.coverage.unmatched),
+        incomparable: outcome
+            .coverage
+            .incomparable
+            .iter()
+            .map(incomparable)
+            .collect(),
         coverage: Coverage {
             expected: outcome.coverage.expected,
             compared: outcome.coverage.compared,
@@ -279,6 +293,13 @@ fn case(outcome: &CaseOutcome) -> Case<'_> {
             products: &on_gpu.stats.products,
         }),
         notes: &outcome.notes,
+    }
+}
+
+fn incomparable(of: &diff::Incomparable) -> Incomparable<'_> {
+    Incomparable {
+        stage: of.stage.as_str(),
+        why: &of.why,
     }
 }
 

@@ -251,13 +251,17 @@ pub(super) fn coverage(outcome: &CaseOutcome) -> Vec<String> {
     let mut lines = Vec::new();
     let mut stages = |stages: &[StageId], what: &str| lines.extend(list(stages, what));
     stages(&coverage.unrecorded, "not in the reference, not compared");
-    stages(&coverage.unmatched, "in the reference, but not comparable");
+    stages(
+        &coverage.unmatched,
+        "in the reference alone, or not comparable",
+    );
     stages(&coverage.empty, "without elements, not compared");
     let skipped = format!(
         "compared {} of the {} stages that the reference holds; not selected or not reached",
         coverage.compared, coverage.expected
     );
     stages(&coverage.skipped, &skipped);
+    lines.extend(list(&coverage.incomparable, "in both, but not comparable"));
     let untouched = "weights that no comparison depends on, checked for NaN alone";
     lines.extend(list(&coverage.untouched, untouched));
     lines

@@ -2,9 +2,12 @@
 //! `key=value` between three underscores (`step=0___rank=1___dump_index=7___name=q___layer_id=3.pt`; in any
 //! order), with the `value` beside `meta`, whose `dims` say how ranks divide it: `t h[tp]`.
 
+mod dims;
+
+use self::dims::{Dims, Place, Shard};
 use super::{Dump, Dumped, ending, stem};
-use crate::checkpoint::torch::{TensorRecord, TorchFile};
-use crate::error::{BadInput, Error, Result};
+use crate::checkpoint::torch::{Node, TensorRecord, TorchFile};
+use crate::error::{BadInput, Result};
 use crate::tensor::{Tensor, Tiled};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -13,8 +16,8 @@ use std::path::{Path, PathBuf};
 const INDEX: &str = "dump_index";
 const RANK: &str = "rank";
 const PASSES: [&str; 2] = ["step", "forward_pass_id"];
-/// How a dimension says that tensor-parallel ranks divide it.
-const DIVIDED: [&str; 2] = ["[tp]", "(tp)"];
+/// Where a file says which rank wrote it.
+const PLACES: [&str; 2] = ["sglang_parallel_info", "megatron_parallel_info"];
 
 /// A file by what its name says.
 struct Named {
@@ -106,66 +109,58 @@ impl Named {
 
 /// A tensor of all ranks: joined where its dimensions say so, else the same on all.
 fn joined(ranks: &[PathBuf]) -> Result<Tensor> {
-    let values: Vec<(Tensor, Option<String>)> = ranks
-        .iter()
-        .map(|file| value(file))
-        .collect::<Result<_>>()?;
-    let [(first, dims), others @ ..] = values.as_slice() else {
-        return Err(Error::Mismatch {
-            at: "dump".into(),
-            expected: "a rank".into(),
-            found: "none".into(),
-        });
-    };
-    if others.is_empty() {
-        return Ok(first.clone());
+    let mut shards = Vec::new();
+    let mut text = None;
+    for file in ranks {
+        let (shard, dims) = shard(file)?;
+        shards.push(shard);
+        text = text.or(dims);
     }
+    if let [only] = shards.as_slice() {
+        return Ok(only.value.clone());
+    }
+    let text = text.unwrap_or_default();
     let fault = |expected: &str, found: String| BadInput::new(&ranks[0], expected, found);
-    let dims = dims.clone().unwrap_or_default();
-    let axes = dims
-        .split('#')
-        .next()
-        .unwrap_or_default()
-        .split_whitespace();
-    let axes: Vec<&str> = axes.collect();
-    let divided = |axis: &&str| DIVIDED.iter().any(|mark| axis.contains(mark));
-    if axes
-        .iter()
-        .any(|axis| axis.contains(['[', '(']) && !divided(axis))
-    {
-        let expected = "dims that name no other ranks than tensor-parallel ones ([tp])";
-        return Err(fault(expected, dims).at("meta.dims").into());
-    }
-    let all: Vec<Tensor> = values.iter().map(|(value, _)| value.clone()).collect();
-    match axes.iter().position(divided) {
-        Some(axis) if axis < first.shape().len() => {
-            Tensor::concat(&all, axis).map_err(|e| e.in_file(ranks[0].clone()))
-        }
-        Some(axis) => {
-            let found = format!("shape {:?}", first.shape());
-            let expected = format!("an axis {axis}, as the dims {dims:?} say");
-            Err(fault(&expected, found).into())
-        }
-        None if others.iter().all(|(other, _)| other.bits_equal(first)) => Ok(first.clone()),
-        None => {
-            let expected = "the same on all ranks, or dims that say how they divide it (h[tp])";
-            let found = format!("others on {} ranks, dims {dims:?}", ranks.len());
-            Err(fault(expected, found).into())
-        }
-    }
+    let dims = Dims::parse(&text).map_err(|word| {
+        let expected = "dims that say how ranks divide it (t h[tp], s[cp:zigzag])";
+        fault(expected, format!("{word} in {text:?}")).at("meta.dims")
+    })?;
+    let value = dims.joined(shards)?;
+    value.map_err(|why| {
+        let expected = "parts that are one tensor as the dims say, and else the same on all ranks";
+        let remedy = "leave the tensor out by null for its name in the file of --map, or dump it on one rank";
+        let fault = fault(expected, format!("{why} (dims {text:?})"));
+        fault.remedy(remedy).into()
+    })
 }
 
-/// The value in a file, and its dimensions.
-fn value(path: &Path) -> Result<(Tensor, Option<String>)> {
+/// What a rank holds, and the dimensions that its file names.
+fn shard(path: &Path) -> Result<(Shard, Option<String>)> {
     let file = TorchFile::open(path)?;
     let root = file.root();
-    let dims = root.get("meta").and_then(|meta| meta.get("dims"));
+    let meta = root.get("meta");
+    let dims = meta.and_then(|meta| meta.get("dims"));
     let dims = dims.and_then(|dims| dims.text()).map(str::to_owned);
+    let ranks = meta.and_then(|meta| PLACES.iter().find_map(|key| meta.get(key)));
+    let place = ranks.map(place).unwrap_or_default();
     let node = root.get("value").unwrap_or(root);
     let Some(record) = TensorRecord::from_node(node) else {
         let found = node.shown().to_string();
         return Err(BadInput::new(path, "a tensor as value", found).into());
     };
     let value = Tiled::one(file.strided("value", &record)?).to_tensor()?;
-    Ok((value, dims))
+    Ok((Shard { value, place }, dims))
+}
+
+/// Of `tp_rank`, `tp_size` and their like, those of several ranks.
+fn place(ranks: Node<'_>) -> Place {
+    let number = |key: String| usize::try_from(ranks.get(&key)?.int()?).ok();
+    let keys = ranks.entries().into_iter().flatten();
+    let kinds = keys.filter_map(|(key, _)| key.text()?.strip_suffix("_rank"));
+    let places = kinds.filter_map(|kind| {
+        let size = number(format!("{kind}_size")).filter(|size| *size > 1)?;
+        let rank = number(format!("{kind}_rank")).filter(|rank| *rank < size)?;
+        Some((kind.to_owned(), (rank, size)))
+    });
+    places.collect()
 }
