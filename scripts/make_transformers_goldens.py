@@ -1,12 +1,14 @@
 #!/usr/bin/env python3
-"""Dumps transformers' runs of padded and packed batches, and of attention as one kernel, from which goldens
-of them are imported.
+"""Dumps transformers' runs of padded and packed batches, of attention as one kernel, and with dropout left on, from
+which goldens of them are imported.
 
     scripts/make_transformers_goldens.py OUT
 
 The models are the goldens' own. For every dump D in OUT: `parity import OUT/D -o goldens/D`. Needs torch and
 transformers; no network.
 """
+import fnmatch
+import json
 import os
 import sys
 
@@ -51,19 +53,45 @@ DUMPS = [
     ("transformers_llama3_bf16_sdpa", "megatron_core_llama3_fp32_tp1", {}),
     ("transformers_llama3_bf16_padded_right", "megatron_core_llama3_fp32_tp1", padded_right()),
     ("transformers_llama3_bf16_packed", "megatron_core_llama3_fp32_tp1", packed()),
+    ("transformers_gpt2_fp32_dropout", "megatron_core_gpt2_fp32_tp1", {}),
+    ("transformers_gpt2_bf16_dropout", "megatron_core_gpt2_fp32_tp1", {}),
 ]
+# As training code has it: no eval(), and probabilities in the config.
+DROPOUT = {"attn_pdrop": 0.1, "embd_pdrop": 0.1, "resid_pdrop": 0.1}
+
+
+def leave_out(folder, *patterns):
+    """What the dropping modules give out, and so the import would refuse at once: dumpers that know of none have
+    the products before and the sums after."""
+    path = os.path.join(folder, "dump.json")
+    with open(path, encoding="utf-8") as file:
+        dump = json.load(file)
+    def is_left_out(name):
+        return any(fnmatch.fnmatch(name, pattern) for pattern in patterns)
+    for array in dump["arrays"]:
+        if is_left_out(array["file"]):
+            os.remove(os.path.join(folder, array["file"]))
+    dump["arrays"] = [array for array in dump["arrays"] if not is_left_out(array["file"])]
+    with open(path, "w", encoding="utf-8") as file:
+        json.dump(dump, file, indent=1)
 
 
 def main(out):
     for name, golden, given in DUMPS:
-        folder = os.path.join(ROOT, "goldens", golden, "hf")
+        model_folder = os.path.join(ROOT, "goldens", golden, "hf")
+        drops = name.endswith("dropout")
         model = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=torch.bfloat16,
-            attn_implementation="sdpa" if name.endswith("sdpa") else "eager").eval()
+            model_folder, dtype=torch.float32 if "_fp32_" in name else torch.bfloat16,
+            attn_implementation="sdpa" if name.endswith("sdpa") else "eager",
+            **(DROPOUT if drops else {})).train(drops)
+        torch.manual_seed(11)
         generator = torch.Generator().manual_seed(7)
         tokens = torch.randint(0, model.config.vocab_size, (len(LENGTHS), COLUMNS), generator=generator)
-        with torch.no_grad(), parity_dump.capture(model, os.path.join(out, name)):
+        folder = os.path.join(out, name)
+        with torch.no_grad(), parity_dump.capture(model, folder, allow_training=drops):
             model(tokens, **given)
+        if drops:
+            leave_out(folder, "*dropout.output.npy", "*.attn.output.npy", "*.mlp.output.npy")
         print(name)
 
 

@@ -36,7 +36,7 @@ use toml::Spanned;
 /// Largest case file believed.
 const MAX_BYTES: usize = 1 << 20;
 
-/// Every key a case file may hold; for "did you mean".
+/// Every key of a case; for "did you mean".
 const KEYS: &[&str] = &[
     "golden",
     "model",
@@ -47,6 +47,10 @@ const KEYS: &[&str] = &[
     "tensor_parallel",
     "dtype",
     "tolerance",
+];
+
+/// Every key of a tolerance.
+const TOLERANCE_KEYS: &[&str] = &[
     "stages",
     "device",
     "mode",
@@ -179,7 +183,11 @@ pub fn parse(path: &Path, bytes: &[u8]) -> Result<CaseFile> {
         .map_err(malformed)?;
     if let Some(key) = unknown.first() {
         let name = key.rsplit('.').next().unwrap_or(key);
-        let nearest = KEYS
+        let keys = match key.split('.').next() {
+            Some("tolerance") if name != key => TOLERANCE_KEYS,
+            _ => KEYS,
+        };
+        let nearest = keys
             .iter()
             .max_by(|a, b| similarity(name, a).total_cmp(&similarity(name, b)))
             .filter(|known| similarity(name, known) > 0.6);
@@ -187,7 +195,7 @@ pub fn parse(path: &Path, bytes: &[u8]) -> Result<CaseFile> {
         return Err(match nearest {
             Some(nearest) => fault.remedy(format!("did you mean `{nearest}`?")).into(),
             None => fault
-                .remedy(format!("the keys are {}", KEYS.join(", ")))
+                .remedy(format!("the keys are {}", keys.join(", ")))
                 .into(),
         });
     }
@@ -404,6 +412,7 @@ mod tests {
         ));
         assert!(
             KEYS.iter()
+                .chain(TOLERANCE_KEYS)
                 .all(|key| text.contains(key) || of_dumps.contains(key))
         );
     }

@@ -3,15 +3,17 @@
 use super::align::{AlignedStage, Recorded};
 use super::growth::Growth;
 use super::judge::{Computed, Judge};
-use super::outcome::{CaseOutcome, Coverage, StageResult, Verdict};
+use super::outcome::{CaseOutcome, Coverage, Incomparable, StageResult, Verdict};
 use super::prepare::ignored_keys;
 use super::stretch::Stretch;
 use super::{Event, Options};
 use crate::backend::Cpu;
 use crate::case::{Mode, Rules};
+use crate::dump::{PADDED, unpadded};
 use crate::error::{BadInput, Result};
 use crate::exec::start;
-use crate::golden::{FileRecord, Golden, Reference, Sequences, StageRecord};
+use crate::golden::{FileRecord, Golden, Reference, Sequences};
+use crate::plan::StageId;
 use crate::tensor::Tensor;
 
 /// Compares what two goldens recorded, stage by stage in the reference's order.
@@ -20,7 +22,7 @@ use crate::tensor::Tensor;
 /// are listed as unmatched.
 ///
 /// # Errors
-/// If a golden is malformed, a stage has two shapes, or no stage is in both.
+/// If a golden is malformed, or no stage is in both.
 pub fn diff_dumps(
     reference: &Golden,
     candidate: &Golden,
@@ -48,6 +50,7 @@ pub fn diff_dumps(
     let mut stages: Vec<StageResult> = Vec::new();
     let mut growth = Growth::default();
     let mut coverage = Coverage::default();
+    let mut cut = 0;
     for record in &theirs.stages {
         let stage = &record.stage;
         on(Event::Step { id: stage.as_str() });
@@ -57,13 +60,24 @@ pub fn diff_dumps(
             continue;
         }
         let values = if is_matched {
-            values(reference, candidate, record)?
+            Values::of(reference, candidate, stage)?
         } else {
-            None
+            Values::Unmatched
         };
-        let Some((expected, found)) = values else {
-            coverage.unmatched.push(stage.clone());
-            continue;
+        let (expected, found) = match values {
+            Values::Both(expected, found, is_cut) => {
+                cut += usize::from(is_cut);
+                (expected, found)
+            }
+            Values::Incomparable(why) => {
+                let stage = stage.clone();
+                coverage.incomparable.push(Incomparable { stage, why });
+                continue;
+            }
+            Values::Unmatched => {
+                coverage.unmatched.push(stage.clone());
+                continue;
+            }
         };
         let aligned = AlignedStage::as_recorded(reference, record, record.dtype, found.shape());
         let computed = Computed::recorded(found);
@@ -80,19 +94,27 @@ pub fn diff_dumps(
         }
     }
     on(Event::Finished);
-    let unmatched = coverage.unmatched;
+    let (unmatched, incomparable) = (coverage.unmatched, coverage.incomparable);
+    let told = |stage: &StageId| {
+        let incomparable = incomparable.iter().map(|of| &of.stage);
+        unmatched
+            .iter()
+            .chain(incomparable)
+            .any(|other| other == stage)
+    };
     let of = Coverage::of(reference, &stages, &[Mode::Recorded], options);
     let mut coverage = Coverage {
         skipped: of
             .skipped
             .iter()
-            .filter(|stage| !unmatched.contains(stage))
+            .filter(|stage| !told(stage))
             .cloned()
             .collect(),
         unmatched,
+        incomparable,
         ..of
     };
-    if stages.is_empty() {
+    if stages.is_empty() && coverage.incomparable.is_empty() {
         let path = candidate.path().join(Golden::MANIFEST);
         let expected = format!(
             "a stage that both goldens hold and {} matches",
@@ -101,6 +123,9 @@ pub fn diff_dumps(
         return Err(BadInput::new(path, expected, "none").into());
     }
     let mut notes = vec![first_difference(&stages), growth.note(&stages)];
+    if cut > 0 {
+        notes.push(format!("{cut} stages {PADDED}"));
+    }
     notes.extend(reference.sequences().map(Sequences::to_string));
     notes.extend([reference, candidate].into_iter().filter_map(ignored_keys));
     let only_ours = ours.stages.iter().map(|record| &record.stage);
@@ -152,26 +177,36 @@ fn same_inputs(reference: &Golden, candidate: &Golden) -> Result<()> {
     Ok(())
 }
 
-/// What both goldens recorded of a stage; `None` if the candidate's recorded statistics only.
-fn values(
-    reference: &Golden,
-    candidate: &Golden,
-    record: &StageRecord,
-) -> Result<Option<(Recorded<Tensor>, Tensor)>> {
-    let stage = &record.stage;
-    let recorded = (reference.reference(stage)?, candidate.reference(stage)?);
-    let (Some(expected), Some(Reference::Full(found))) = recorded else {
-        return Ok(None);
-    };
-    if let Reference::Full(expected) = &expected
-        && expected.shape() != found.shape()
-    {
-        let shape = format!("shape {:?}", expected.shape());
-        let file = candidate.file_of(stage);
-        let fault = BadInput::new(file, shape, format!("shape {:?}", found.shape()));
-        return Err(fault.at(stage.as_str()).into());
+/// What both goldens recorded of a stage.
+enum Values {
+    /// Values, without what one of the two pads its rows with; and whether one does.
+    Both(Recorded<Tensor>, Tensor, bool),
+    /// Values that cannot be compared, and why.
+    Incomparable(String),
+    /// Not the candidate's values.
+    Unmatched,
+}
+
+impl Values {
+    fn of(reference: &Golden, candidate: &Golden, stage: &StageId) -> Result<Self> {
+        let recorded = (reference.reference(stage)?, candidate.reference(stage)?);
+        let (Some(expected), Some(Reference::Full(found))) = recorded else {
+            return Ok(Self::Unmatched);
+        };
+        let expected = match expected {
+            Reference::Full(expected) if expected.shape() != found.shape() => expected,
+            same => return Ok(Self::Both(same.into(), found, false)),
+        };
+        let both = [expected, found];
+        Ok(match unpadded(&both)? {
+            Some([expected, found]) => Self::Both(Reference::Full(expected).into(), found, true),
+            None => Self::Incomparable(format!(
+                "shape {:?} in the reference, shape {:?} in the candidate",
+                both[0].shape(),
+                both[1].shape()
+            )),
+        })
     }
-    Ok(Some((expected.into(), found)))
 }
 
 /// The first stage at which two runs differ, within tolerance or not.

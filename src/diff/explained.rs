@@ -81,7 +81,7 @@ pub(super) fn failures(
         all.extend(known);
     }
     on(Event::Finished);
-    let mut all = equal(swapped(all));
+    let mut all = of_one_weight(equal(swapped(all)));
     let place = |stage: &StageId| stages.iter().position(|result| result.stage == *stage);
     for explanation in &mut all {
         explanation.stages.sort_by_key(place);
@@ -96,6 +96,36 @@ fn equal(all: Vec<Explanation>) -> Vec<Explanation> {
     for mut explanation in all {
         match rest.iter_mut().find(|other| other.says(&explanation)) {
             Some(other) => other.stages.append(&mut explanation.stages),
+            None => rest.push(explanation),
+        }
+    }
+    rest
+}
+
+/// Explanations with those of one weight that several stages read joined: a tied head is wrong where its embedding is, and
+/// shows more of it.
+fn of_one_weight(all: Vec<Explanation>) -> Vec<Explanation> {
+    fn weight(explanation: &Explanation) -> Option<&String> {
+        match explanation.causes.as_slice() {
+            [cause] if explanation.complete => cause.about.iter().find(|name| is_weight(name)),
+            _ => None,
+        }
+    }
+    fn is_weight(name: &str) -> bool {
+        !name.ends_with("bias")
+    }
+    let mut rest: Vec<Explanation> = Vec::new();
+    for mut explanation in all {
+        let name = weight(&explanation);
+        let same = rest.iter_mut().find(|other| {
+            name.is_some() && weight(other) == name && other.kind() != explanation.kind()
+        });
+        match same {
+            Some(other) => {
+                let kind = explanation.kind();
+                other.causes[0].finding += &format!("; {kind} reads the same weight");
+                other.stages.append(&mut explanation.stages);
+            }
             None => rest.push(explanation),
         }
     }

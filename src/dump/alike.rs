@@ -21,7 +21,7 @@ pub struct Alike {
 
 const JOINED: &str = "are of several ranks: the same on all, or joined as shapes and values say";
 const SWAPPED: &str = "have batch and sequence in the other order than the reference: swapped";
-const PADDED: &str = "are padded at the end of their rows: compared over what both have";
+pub(crate) const PADDED: &str = "are padded at the end of their rows: compared over what both have";
 
 /// The reference's tensor and the candidate's as wholes and in one shape; else why they cannot be.
 ///
@@ -51,7 +51,7 @@ pub(super) fn alike([ours, theirs]: [&Dumped; 2]) -> Result<std::result::Result<
         };
         let values = match values {
             [ours, theirs] if ours.shape() == theirs.shape() => [ours, theirs],
-            values => match common(&values)? {
+            values => match unpadded(&values)? {
                 Some(values) => {
                     how.push(PADDED);
                     values
@@ -104,8 +104,11 @@ fn swapped(parts: &[Tensor]) -> Vec<Tensor> {
     parts.iter().map(swap).collect()
 }
 
-/// The part of two that both have, if one is the other with longer rows of a padded length.
-fn common([ours, theirs]: &[Tensor; 2]) -> Result<Option<[Tensor; 2]>> {
+/// The part of two that both have, if one has longer rows, of a length that vocabularies are padded to.
+///
+/// # Errors
+/// None for tensors that are whole.
+pub(crate) fn unpadded([ours, theirs]: &[Tensor; 2]) -> Result<Option<[Tensor; 2]>> {
     let (Some((long, before)), Some((other, others))) =
         (ours.shape().split_last(), theirs.shape().split_last())
     else {

@@ -16,6 +16,7 @@ mod sglang;
 mod torch;
 
 pub use alike::Alike;
+pub(crate) use alike::{PADDED, unpadded};
 pub use matching::{NameMap, Pairs};
 
 use crate::error::{BadInput, Error, Result};

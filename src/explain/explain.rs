@@ -107,6 +107,7 @@ pub fn explain(
             after: explanation.before.clone(),
             alternatives: Vec::new(),
             exchanged: None,
+            about: Vec::new(),
         });
     }
     Ok(explanation)
@@ -157,6 +158,7 @@ impl OwnArithmetic<'_> {
             after,
             alternatives: Vec::new(),
             exchanged: None,
+            about: Vec::new(),
         }
     }
 }
@@ -304,6 +306,7 @@ impl Trial<'_> {
             after,
             alternatives: Vec::new(),
             exchanged: self.rewrite.exchanged.clone(),
+            about: self.rewrite.about.clone(),
         }
     }
 }

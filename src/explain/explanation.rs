@@ -37,6 +37,8 @@ pub struct Cause {
     pub alternatives: Vec<String>,
     /// Of a module that has the weights of the same module of another layer.
     pub exchanged: Option<Exchanged>,
+    /// The parameters that it is of.
+    pub about: Vec<String>,
 }
 
 /// A module, and a layer that has its weights.

@@ -7,6 +7,7 @@ use crate::error::{Error, Result};
 use crate::op::{self, Op};
 use crate::plan::Step;
 use crate::tensor::{DType, Float, Tensor, with_float};
+use rayon::prelude::*;
 
 /// Gauss–Newton steps.
 const STEPS: usize = 30;
@@ -34,6 +35,46 @@ impl Scaled {
             squares,
         }
     }
+}
+
+/// What of rows of this width lies along one direction, the one that carries most of them, by power iteration.
+pub(super) fn largest_part(values: &[f64], width: usize) -> Vec<f64> {
+    const ITERATIONS: usize = 12;
+    let width = width.max(1);
+    let squares = |row: &[f64]| row.iter().map(|x| x * x).sum::<f64>();
+    // Started from the largest row: not orthogonal to what is looked for.
+    let rows = values.chunks(width);
+    let Some(largest) = rows.max_by(|a, b| squares(a).total_cmp(&squares(b))) else {
+        return Vec::new();
+    };
+    let mut direction = largest.to_vec();
+    let along = |direction: &[f64]| -> Vec<f64> {
+        let rows = values.par_chunks(width);
+        rows.map(|row| row.iter().zip(direction).map(|(a, b)| a * b).sum())
+            .collect()
+    };
+    for _ in 0..ITERATIONS {
+        let norm = squares(&direction).sqrt();
+        if norm == 0.0 {
+            return vec![0.0; values.len()];
+        }
+        direction.iter_mut().for_each(|x| *x /= norm);
+        let mut next = vec![0.0; width];
+        for (row, along) in values.chunks(width).zip(along(&direction)) {
+            next.iter_mut()
+                .zip(row)
+                .for_each(|(next, x)| *next += along * x);
+        }
+        direction = next;
+    }
+    let norm = squares(&direction).sqrt();
+    direction
+        .iter_mut()
+        .for_each(|x| *x /= norm.max(f64::MIN_POSITIVE));
+    let along = along(&direction);
+    let rows = along.iter();
+    rows.flat_map(|along| direction.iter().map(move |x| along * x))
+        .collect()
 }
 
 /// Replaces a parameter of one entry a column by the one that the reference's values fit best, by

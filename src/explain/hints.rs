@@ -1,7 +1,7 @@
 //! What narrows a difference that nothing explains: where it lies and what shape it has.
 
-use super::fit::Scaled;
-use super::rules::bias;
+use super::fit::{Scaled, largest_part};
+use super::rules::{bias, padding};
 use super::{Context, Subgraph};
 use crate::backend::HostBackend;
 use crate::error::Result;
@@ -19,6 +19,7 @@ pub(super) fn of(
     backend: &HostBackend,
 ) -> Result<Vec<String>> {
     let mut hints = bias::zeros(context)?;
+    hints.extend(padding::hint(context)?);
     hints.extend(of_difference(rewritten, context.heads(), backend)?);
     Ok(hints)
 }
@@ -133,34 +134,15 @@ fn factor(found: &[f64], reference: &[f64]) -> Option<String> {
         .then(|| format!("the reference is about {factor:.4} times the candidate"))
 }
 
-/// Whether the difference is a column times a row, by power iteration.
+/// Whether the difference is a column times a row.
 fn low_rank(difference: &[f64], width: usize) -> Option<String> {
     let rows = difference.len() / width;
-    let total: f64 = difference.iter().map(|x| x * x).sum();
+    let squares = |values: &[f64]| values.iter().map(|x| x * x).sum::<f64>();
+    let total = squares(difference);
     if rows < 4 || width < 4 || total == 0.0 {
         return None;
     }
-    // Started from the largest row: not orthogonal to what is looked for.
-    let largest = difference.chunks(width).max_by(|a, b| {
-        let squares = |row: &[f64]| row.iter().map(|x| x * x).sum::<f64>();
-        squares(a).total_cmp(&squares(b))
-    })?;
-    let mut direction = largest.to_vec();
-    let mut carried = 0.0;
-    for _ in 0..20 {
-        let norm = direction.iter().map(|x| x * x).sum::<f64>().sqrt();
-        direction.iter_mut().for_each(|x| *x /= norm);
-        let mut next = vec![0.0; width];
-        carried = 0.0;
-        for row in difference.chunks(width) {
-            let along: f64 = row.iter().zip(&direction).map(|(a, b)| a * b).sum();
-            carried += along * along;
-            next.iter_mut()
-                .zip(row)
-                .for_each(|(next, x)| *next += along * x);
-        }
-        direction = next;
-    }
+    let carried = squares(&largest_part(difference, width));
     (carried > MOST * total).then(|| {
         let share = 100.0 * carried / total;
         format!("the difference has rank one ({share:.0} % of its square)")

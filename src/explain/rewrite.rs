@@ -17,6 +17,8 @@ pub enum Certainty {
     Fitted,
     /// Two were.
     FittedTwice,
+    /// Some of the values were taken from the reference: what speaks for it is that the others hold then.
+    Taken,
 }
 
 type Edit<'a> = Box<dyn Fn(&mut Subgraph) -> Result<()> + 'a>;
@@ -28,6 +30,8 @@ pub struct Rewrite<'a> {
     pub(super) certainty: Certainty,
     /// The module that it is about, if it takes the weights of the same module of another layer.
     pub(super) exchanged: Option<Exchanged>,
+    /// The parameters that it says something of.
+    pub(super) about: Vec<String>,
     edit: Edit<'a>,
 }
 
@@ -42,6 +46,7 @@ impl<'a> Rewrite<'a> {
             remedy: remedy.into(),
             certainty: Certainty::Definite,
             exchanged: None,
+            about: Vec::new(),
             edit: Box::new(edit),
         }
     }
@@ -79,14 +84,21 @@ impl<'a> Rewrite<'a> {
         remedy: impl Into<String>,
         edit: impl Fn(&Tensor) -> Result<Tensor> + 'a,
     ) -> Self {
-        Self::new(finding, remedy, move |subgraph| {
+        let about = names.clone();
+        let rewrite = Self::new(finding, remedy, move |subgraph| {
             for name in &names {
                 if let Some(param) = subgraph.params.get_mut(name) {
                     *param = edit(param)?;
                 }
             }
             Ok(())
-        })
+        });
+        Self { about, ..rewrite }
+    }
+
+    pub(super) fn about(self, name: &str) -> Self {
+        let about = vec![name.to_owned()];
+        Self { about, ..self }
     }
 
     pub(super) fn exchanging(self, exchanged: Option<Exchanged>) -> Self {

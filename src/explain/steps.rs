@@ -1,7 +1,7 @@
 //! Steps in place of a step.
 
 use crate::op::{self, Numerics, Op, Rounding};
-use crate::plan::{Step, Variant};
+use crate::plan::{StageId, Step, Variant};
 
 /// A step that does `op` to the value of `step`, and takes over its name.
 pub(super) fn followed(step: &mut Step, op: Op, rounding: Rounding) -> Step {
@@ -13,6 +13,22 @@ pub(super) fn followed(step: &mut Step, op: Op, rounding: Rounding) -> Step {
         id,
         variant: Variant::PLAIN,
         op,
+        params: Vec::new(),
+        numerics: Numerics::elementwise(step.numerics.out, rounding),
+    }
+}
+
+/// A step that does `op` to a value before `step` reads it.
+pub(super) fn preceded(step: &mut Step, value: &StageId, op: Op, rounding: Rounding) -> Step {
+    let id = StageId::from(format!("{value}.changed").as_str());
+    let reads = step.inputs.iter_mut().filter(|input| *input == value);
+    reads.for_each(|input| *input = id.clone());
+    Step {
+        id,
+        stage: step.stage.clone(),
+        variant: Variant::PLAIN,
+        op,
+        inputs: vec![value.clone()],
         params: Vec::new(),
         numerics: Numerics::elementwise(step.numerics.out, rounding),
     }

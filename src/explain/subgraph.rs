@@ -1,7 +1,7 @@
 //! The steps between recorded values.
 
 use super::{Evidence, rearrange};
-use crate::backend::HostBackend;
+use crate::backend::{Cpu, HostBackend};
 use crate::compare::{Budget, Flips};
 use crate::compare::{Spec, compare};
 use crate::error::{Error, Result};
@@ -38,7 +38,7 @@ pub struct Subgraph {
     pub reference: Tensor,
     /// What fills up the shorter sequences.
     pub padding: Option<Padding>,
-    /// How far parameters may be from the reference's, where that is a hypothesis.
+    /// How far parameters and given values may be from the reference's, where that is a hypothesis.
     pub(super) uncertain: HashMap<String, ErrorBound>,
     /// The rows (tokens) that values were cut down to, if they were.
     rows: Option<Vec<usize>>,
@@ -75,6 +75,23 @@ impl Subgraph {
         let narrowed = self.narrowed()?;
         let value = narrowed.run(backend, None, &HashMap::new())?;
         Ok(value.array)
+    }
+
+    /// What a step gives, or what is given of it; `None` if it is not of this subgraph.
+    ///
+    /// # Errors
+    /// As [`Self::result`].
+    pub(super) fn value_of(&self, id: &StageId) -> Result<Option<Tensor>> {
+        let narrowed = self.narrowed()?;
+        if let Some(value) = narrowed.given.get(id) {
+            return Ok(Some(value.clone()));
+        }
+        let Some(place) = narrowed.steps.iter().position(|step| step.id == *id) else {
+            return Ok(None);
+        };
+        let mut until = narrowed.into_owned();
+        until.steps.truncate(place + 1);
+        until.result(&Cpu).map(Some)
     }
 
     /// Runs the steps and holds the result against the reference.
@@ -120,7 +137,11 @@ impl Subgraph {
         uncertain: &HashMap<String, ErrorBound>,
     ) -> Result<Value<Tensor>> {
         let given = self.given.iter();
-        let given = given.map(|(id, value)| (id.clone(), Value::given(value.clone())));
+        let given = given.map(|(id, value)| {
+            let mut given = Value::given(value.clone());
+            given.error_bound = uncertain.get(id.as_str()).cloned().or(given.error_bound);
+            (id.clone(), given)
+        });
         let execution = Execution::whole(&self.steps, backend, given);
         let execution = execution.padded(self.padding.as_ref());
         execution.finish(confidence, |step| {
@@ -138,34 +159,31 @@ impl Subgraph {
     /// Fewer rows and columns, where every step works on each for itself: enough to refute a
     /// hypothesis.
     pub(super) fn sampled(&self) -> Option<Self> {
-        self.sample(true)
+        self.sampled_to(ROWS, COLUMNS)
     }
 
     /// Fewer rows, all columns.
     pub(super) fn sampled_rows(&self) -> Option<Self> {
-        self.sample(false)
+        self.sampled_to(ROWS, usize::MAX)
     }
 
-    fn sample(&self, columns: bool) -> Option<Self> {
+    /// So many rows and columns at most, where every step works on each for itself.
+    pub(super) fn sampled_to(&self, rows: usize, columns: usize) -> Option<Self> {
         let by_row = |step: &Step| step.op.locality().is_by_row();
         let (first, rest) = self.steps.split_first()?;
         let count = rows_of(&self.reference);
         let mut sampled = self.clone();
-        if count > ROWS && self.steps.iter().all(by_row) {
+        if count > rows && self.steps.iter().all(by_row) {
             let own = own_rows(self.padding.as_ref(), count);
-            let picked = scattered(ROWS, own.len()).into_iter();
+            let picked = scattered(rows, own.len()).into_iter();
             sampled.rows = Some(picked.map(|pick| own[pick]).collect());
             sampled.padding = None;
         }
         let width = self.reference.row_len();
         let product = matches!(first.op, Op::Linear(_));
-        if columns
-            && product
-            && width > COLUMNS
-            && rest.iter().all(|step| step.op.locality().is_by_column())
-        {
+        if product && width > columns && rest.iter().all(|step| step.op.locality().is_by_column()) {
             sampled.columns = Some(Columns {
-                picked: scattered(COLUMNS, width),
+                picked: scattered(columns, width),
                 of: width,
             });
         }

@@ -48,6 +48,12 @@ impl Golden {
     pub fn open(folder: impl Into<PathBuf>) -> Result<Self> {
         let folder = folder.into();
         let path = folder.join(Self::MANIFEST);
+        if folder.is_dir() && !path.exists() {
+            let fault = BadInput::new(&path, "a golden's manifest", "none");
+            return Err(fault
+                .remedy("`parity import` makes a golden of a dump")
+                .into());
+        }
         let file = MappedFile::open(&path)?;
         let (manifest, ignored) = Manifest::parse_noting(&path, &file)?;
         let mut golden = Self {

@@ -297,7 +297,7 @@ impl Manifest {
                 "a golden's manifest, a JSON object with `parity_golden`",
                 e.to_string(),
             )
-            .remedy("`parity import` makes one from a dump")
+            .remedy("`parity import` makes a golden of a dump")
         })?;
         let (manifest, ignored) = match head.parity_golden {
             1 => (format1::parse(path, bytes)?, Vec::new()),

@@ -7,17 +7,20 @@ mod alibi;
 mod attention_scale;
 pub(super) mod bias;
 mod bias_values;
+mod dropout;
 mod embedding;
 mod gate;
 mod head;
 mod head_order;
 mod head_parts;
+mod low_rank;
 mod mask;
 mod multiplier;
 mod norm_epsilon;
 mod norm_kind;
 mod norm_weight;
 pub(super) mod other_weights;
+pub(super) mod padding;
 mod partial_sums;
 mod qkv_layout;
 mod rank_order;
@@ -30,6 +33,7 @@ mod soft_cap;
 mod softmax_precision;
 mod transposed;
 mod weight_precision;
+mod weight_rows;
 
 use super::Rule;
 
@@ -40,17 +44,20 @@ pub(super) static RULES: &[&dyn Rule] = &[
     &attention_scale::AttentionScale,
     &bias::Bias,
     &bias_values::BiasValues,
+    &dropout::Dropout,
     &embedding::Embedding,
     &gate::Gate,
     &head::Head,
     &head_order::HeadOrder,
     &head_parts::HeadParts,
+    &low_rank::LowRank,
     &mask::Mask,
     &multiplier::Multiplier,
     &norm_epsilon::NormEpsilon,
     &norm_kind::NormKind,
     &norm_weight::NormWeight,
     &other_weights::OtherWeights,
+    &padding::Padding,
     &partial_sums::PartialSums,
     &qkv_layout::QkvLayout,
     &rank_order::RankOrder,
@@ -63,4 +70,5 @@ pub(super) static RULES: &[&dyn Rule] = &[
     &softmax_precision::SoftmaxPrecision,
     &transposed::Transposed,
     &weight_precision::WeightPrecision,
+    &weight_rows::WeightRows,
 ];

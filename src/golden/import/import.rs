@@ -168,7 +168,9 @@ impl Import<'_> {
                     if !kept.value.bits_equal(&read.value) {
                         let expected =
                             format!("the values of {}, the same stage {stage}", kept.source);
-                        return Err(BadInput::new(files[0], expected, "others").into());
+                        let fault = BadInput::new(files[0], expected, "others");
+                        let remedy = "if dropout was on, dump the run after model.eval()";
+                        return Err(fault.remedy(remedy).into());
                     }
                     continue;
                 }

@@ -248,6 +248,10 @@ impl RawDump {
 
 /// The nearest file of this name: in the folder of the dumps, or in one of the two above.
 fn beside(folder: &Path, name: &str) -> Result<PathBuf> {
+    let own = folder.join(name);
+    if own.exists() {
+        return Ok(own);
+    }
     let folder = &std::path::absolute(folder).map_err(Error::io(folder, "resolve"))?;
     let mut places = folder.ancestors().take(3).map(|place| place.join(name));
     places.find(|path| path.exists()).ok_or_else(|| {
