@@ -5,6 +5,7 @@
 //! differently: the command line turns [`Error::DeviceUnavailable`] into exit code 3 and
 //! everything else into 2.
 
+use crate::words;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -22,7 +23,7 @@ pub enum Error {
     #[error(transparent)]
     BadInput(Box<BadInput>),
     /// The operating system refused to read or write.
-    #[error("{}: cannot {action}: {reason}", path.display())]
+    #[error("{}: cannot {action}: {reason}", shown(path))]
     Io {
         /// The file or folder.
         path: PathBuf,
@@ -32,7 +33,7 @@ pub enum Error {
         reason: io::Error,
     },
     /// The device asked for is not there.
-    #[error("{device}: {reason}")]
+    #[error("{device}: {}", words::sentence(reason))]
     DeviceUnavailable {
         /// The device as the user names it.
         device: String,
@@ -40,7 +41,7 @@ pub enum Error {
         reason: String,
     },
     /// A backend was given a step whose numerics it does not implement.
-    #[error("{step}: {backend} does not implement {what}")]
+    #[error("{}: {backend} does not implement {what}", words::name(step))]
     Unsupported {
         /// The step's id.
         step: String,
@@ -50,7 +51,12 @@ pub enum Error {
         what: String,
     },
     /// Two arrays, or an array and an operation, do not fit together.
-    #[error("{at}: expected {expected}, found {found}")]
+    #[error(
+        "{}: expected {}, found {}",
+        words::name(at),
+        words::sentence(expected),
+        words::sentence(found)
+    )]
     Mismatch {
         /// The stage or tensor.
         at: String,
@@ -157,16 +163,23 @@ impl BadInput {
 
 impl fmt::Display for BadInput {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: ", self.file.display())?;
+        write!(f, "{}: ", shown(&self.file))?;
         if let Some(at) = &self.at {
-            write!(f, "{at}: ")?;
+            write!(f, "{}: ", words::name(at))?;
         }
-        write!(f, "expected {}, found {}", self.expected, self.found)?;
+        let (expected, found) = (&self.expected, &self.found);
+        let [expected, found] = [expected, found].map(|text| words::sentence(text));
+        write!(f, "expected {expected}, found {found}")?;
         match &self.remedy {
-            Some(remedy) => write!(f, "; {remedy}"),
+            Some(remedy) => write!(f, "; {}", words::sentence(remedy)),
             None => Ok(()),
         }
     }
 }
 
 impl std::error::Error for BadInput {}
+
+/// A path on one line.
+fn shown(path: &Path) -> String {
+    words::sentence(&path.to_string_lossy()).to_string()
+}

@@ -30,6 +30,7 @@ pub mod tensor;
 
 mod assert;
 mod digest;
+mod words;
 
 pub use assert::{assert_parity, assert_parity_with};
 pub use error::{Error, Result};

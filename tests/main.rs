@@ -27,3 +27,4 @@ mod shards;
 mod sparse;
 mod torch;
 mod types;
+mod words;

@@ -5,6 +5,7 @@ use super::print::print;
 use super::progress::Bytes;
 use crate::checkpoint::megatron::MegatronCheckpoint;
 use crate::convert::{Converted, Options, Report, convert};
+use crate::words;
 use anyhow::Result;
 
 pub(super) fn run(args: &ConvertArgs) -> Result<()> {
@@ -45,10 +46,11 @@ fn summary(args: &ConvertArgs, model: &Converted, report: &Report) -> String {
         text += &format!("  {files} of an interrupted run kept\n");
     }
     for note in model.notes() {
-        text += &format!("  note: {note}\n");
+        text += &format!("  note: {}\n", words::sentence(note));
     }
     let drifts = model.drifts();
     for (name, drift) in drifts {
+        let name = words::name(name);
         text += &format!("  {name}: ranks differ by up to {drift:e}; their fp32 mean is kept\n");
     }
     let largest = drifts.values().copied().fold(0.0, f64::max);

@@ -3,6 +3,7 @@
 use super::args::ImportArgs;
 use super::print::print;
 use crate::golden::{Content, import};
+use crate::words;
 use anyhow::Result;
 
 pub(super) fn run(args: &ImportArgs) -> Result<()> {
@@ -27,6 +28,7 @@ pub(super) fn run(args: &ImportArgs) -> Result<()> {
         }
     }
     for name in &imported.unmapped {
+        let name = words::name(name);
         text += &format!("  {name}: no stage is known for this dump; left out\n");
     }
     print(&text)

@@ -11,6 +11,7 @@ use crate::dump::Dump;
 use crate::error::{BadInput, Error};
 use crate::golden::{Content, Golden, StatisticsFiles};
 use crate::tensor::{DType, MappedFile, Tensor, npy, npz};
+use crate::words;
 use anyhow::Result;
 use comfy_table::{Table, presets};
 use std::path::Path;
@@ -107,15 +108,20 @@ fn golden(golden: &Golden) -> String {
     ];
     for (name, value) in fields {
         if let Some(value) = value {
-            text += &format!("{name}: {value}\n");
+            text += &format!("{name}: {}\n", words::sentence(value));
         }
     }
-    text += &format!("model: {:?}\n", manifest.model);
+    text += &format!(
+        "model: {}\n",
+        words::sentence(&format!("{:?}", manifest.model))
+    );
     for (library, version) in &provenance.libraries {
-        text += &format!("  {library}: {version}\n");
+        let line = format!("{library}: {version}");
+        text += &format!("  {}\n", words::sentence(&line));
     }
     for (key, value) in provenance.numerics.iter().chain(&provenance.extra) {
-        text += &format!("  {key}: {value}\n");
+        let line = format!("{key}: {value}");
+        text += &format!("  {}\n", words::sentence(&line));
     }
     let inputs = [
         ("positions", &manifest.positions),
@@ -123,11 +129,11 @@ fn golden(golden: &Golden) -> String {
     ];
     for (name, file) in inputs {
         if let Some(record) = file {
-            text += &format!("{name}: {}\n", record.file);
+            text += &format!("{name}: {}\n", words::name(&record.file));
         }
     }
     for key in golden.ignored_keys() {
-        text += &format!("not known to this version: {key}\n");
+        text += &format!("not known to this version: {}\n", words::name(key));
     }
     let rows = manifest.stages.iter().map(|record| {
         let content = match &record.content {
@@ -179,7 +185,8 @@ fn model(path: &Path) -> Result<String> {
     let weights = match TransformersFolder::open(path) {
         Ok(folder) => {
             let (dtype, config) = (folder.dtype(), folder.config().model.clone());
-            text += &format!("model: {dtype}, {config:?}\n");
+            let config = format!("{config:?}");
+            text += &format!("model: {dtype}, {}\n", words::sentence(&config));
             folder.into_weights()
         }
         Err(reason) => {
@@ -238,7 +245,8 @@ fn checkpoint(checkpoint: &MegatronCheckpoint) -> String {
         "arguments\n"
     };
     for (name, value) in args.iter() {
-        text += &format!("  {name}: {value}\n");
+        let line = format!("{name}: {value}");
+        text += &format!("  {}\n", words::sentence(&line));
     }
     text
 }
@@ -263,7 +271,8 @@ fn archive(path: &Path) -> Result<String> {
     for name in archive.names() {
         let tensor = likely(|declared| archive.read(name, declared))?;
         text += &format!(
-            "{name}: {}, shape {:?}\n{}",
+            "{}: {}, shape {:?}\n{}",
+            words::name(name),
             tensor.dtype(),
             tensor.shape(),
             figures(&tensor)?
@@ -302,7 +311,7 @@ fn table(header: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_header(header);
     for row in rows {
-        table.add_row(row);
+        table.add_row(row.iter().map(|cell| words::name(cell).to_string()));
     }
     let lines = table.lines().map(|line| line.trim_end().to_owned() + "\n");
     lines.collect()

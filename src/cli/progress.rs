@@ -2,6 +2,7 @@
 
 use crate::convert;
 use crate::diff::Event;
+use crate::words;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 /// Turns events into a bar.
@@ -24,17 +25,17 @@ impl Progress {
         match event {
             Event::Started { case, steps } => {
                 self.bar.reset();
-                self.bar.set_prefix((*case).to_owned());
+                self.bar.set_prefix(words::name(case).to_string());
                 self.bar.set_length(*steps as u64);
             }
             Event::Step { id } => {
-                self.bar.set_message((*id).to_owned());
+                self.bar.set_message(words::name(id).to_string());
                 self.bar.inc(1);
             }
             Event::Explaining { stage, hypotheses } => {
                 self.bar.reset();
                 self.bar.set_prefix("explaining");
-                self.bar.set_message((*stage).to_owned());
+                self.bar.set_message(words::name(stage).to_string());
                 self.bar.set_length(*hypotheses as u64);
             }
             Event::Injecting { bug, number, of } => {

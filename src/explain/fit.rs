@@ -101,6 +101,7 @@ pub(super) fn fit(subgraph: &mut Subgraph, name: &str) -> Result<()> {
         let result = trial.result(&Fp64)?;
         Ok(result.as_slice::<f64>()?.to_vec())
     };
+    let unit = suffix.reference.dtype().unit_roundoff().unwrap_or(0.0);
     let mut std = vec![0.0_f32; width];
     for _ in 0..STEPS {
         let steps: Vec<f64> = values.iter().map(|x| 1e-6 * (1.0 + x.abs())).collect();
@@ -112,14 +113,15 @@ pub(super) fn fit(subgraph: &mut Subgraph, name: &str) -> Result<()> {
         let (now, ahead) = (at(&values)?, at(&ahead)?);
         let mut largest = 0.0_f64;
         for column in 0..width {
-            let (mut projected, mut slopes, mut squares) = (0.0, 0.0, 0.0);
+            let (mut projected, mut slopes, mut spread) = (0.0, 0.0, 0.0);
             for row in 0..rows {
                 let index = row * width + column;
                 let slope = (ahead[index] - now[index]) / steps[column];
                 let missing = expected[index] - now[index];
                 projected += slope * missing;
                 slopes += slope * slope;
-                squares += missing * missing;
+                let rounding = unit * expected[index];
+                spread += slope * slope * (missing * missing + rounding * rounding);
             }
             let change = projected / slopes;
             // A far start may overshoot where a function is flat.
@@ -130,7 +132,8 @@ pub(super) fn fit(subgraph: &mut Subgraph, name: &str) -> Result<()> {
             let change = change.clamp(-limit, limit);
             values[column] += change;
             largest = largest.max(change.abs() / (1e-12 + values[column].abs()));
-            std[column] = (squares / rows as f64 / slopes).sqrt() as f32;
+            // Rows count by how much they say of the entry; what is left of few is less than they are off.
+            std[column] = (spread.sqrt() / slopes) as f32;
         }
         if largest < 1e-9 {
             break;

@@ -1,5 +1,6 @@
 //! Names of stages.
 
+use crate::words;
 use serde::{Deserialize, Serialize};
 use std::borrow::Borrow;
 use std::fmt;
@@ -64,7 +65,7 @@ impl Borrow<str> for StageId {
 
 impl fmt::Display for StageId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(&self.0)
+        words::name(&self.0).fmt(f)
     }
 }
 

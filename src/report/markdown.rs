@@ -4,6 +4,7 @@ use super::format::Detail;
 use super::summary::{coverage, describe_failure, explanations, on_gpu, overall};
 use super::table::{Table, VERDICT};
 use crate::diff::{CaseOutcome, Verdict};
+use crate::words;
 use std::fmt::Write;
 
 pub(super) fn render(outcomes: &[CaseOutcome], detail: Detail) -> String {
@@ -18,16 +19,16 @@ pub(super) fn render(outcomes: &[CaseOutcome], detail: Detail) -> String {
     );
     for outcome in outcomes {
         let fault = || outcome.coverage.fault().unwrap_or_default();
-        let first = outcome.first_failure().map_or_else(fault, |first| {
-            format!(
-                "`{}` ({}): {}",
-                first.stage,
-                first.mode,
-                describe_failure(first)
-            )
-        });
+        let first = outcome.first_failure().map_or_else(
+            || escaped(&fault()),
+            |first| {
+                let stage = code(first.stage.as_str());
+                let why = escaped(&describe_failure(first));
+                format!("{stage} ({}): {why}", first.mode)
+            },
+        );
         let (name, verdict) = (escaped(&outcome.name), bold(outcome.verdict()));
-        let _ = writeln!(text, "| {name} | {verdict} | {} |", escaped(&first));
+        let _ = writeln!(text, "| {name} | {verdict} | {first} |");
     }
     for outcome in outcomes {
         causes(&mut text, outcome);
@@ -73,7 +74,7 @@ fn details(text: &mut String, outcome: &CaseOutcome) {
         let cells = row.cells.iter().zip(&table.header);
         let cells: Vec<String> = cells
             .map(|(cell, heading)| match *heading {
-                "stage" => format!("`{cell}`"),
+                "stage" => code(cell),
                 VERDICT => bold(row.verdict).to_owned(),
                 _ => escaped(cell),
             })
@@ -102,13 +103,20 @@ fn bold(verdict: Verdict) -> &'static str {
     }
 }
 
-/// Text that cannot end a table's cell.
+/// Text that is neither Markdown nor HTML: it cannot end a table's cell, be a link or an element.
 fn escaped(text: &str) -> String {
-    text.replace('|', "\\|").replace('\n', " ")
+    let text = html(text).replace('|', "\\|");
+    text.replace('[', "\\[").replace(']', "\\]")
 }
 
+/// Text that is no HTML, on one line.
 fn html(text: &str) -> String {
-    text.replace('&', "&amp;")
-        .replace('<', "&lt;")
-        .replace('>', "&gt;")
+    let text = words::sentence(text).to_string().replace('&', "&amp;");
+    text.replace('<', "&lt;").replace('>', "&gt;")
+}
+
+/// A name as code, which it cannot end.
+fn code(name: &str) -> String {
+    let name = words::name(name).to_string().replace('|', "\\|");
+    format!("`{}`", name.replace('`', "'"))
 }

@@ -6,6 +6,7 @@ use super::summary::{
 };
 use super::table::Table;
 use crate::diff::{CaseOutcome, Verdict};
+use crate::words;
 use anstyle::{AnsiColor, Style};
 use comfy_table::{ContentArrangement, presets};
 use std::fmt::Write;
@@ -41,7 +42,8 @@ pub(super) fn render(outcomes: &[CaseOutcome], detail: Detail) -> String {
 
 fn case(text: &mut String, outcome: &CaseOutcome) {
     let verdict = styled(outcome.verdict());
-    let _ = writeln!(text, "{verdict} {}: {}", outcome.name, outcome.title);
+    let title = words::sentence(&outcome.title);
+    let _ = writeln!(text, "{verdict} {}: {title}", words::name(&outcome.name));
     let mut line = |what: String| {
         let _ = writeln!(text, "  {what}");
     };
@@ -55,10 +57,10 @@ fn case(text: &mut String, outcome: &CaseOutcome) {
             "first failing stage: {FAIL}{}{FAIL:#} ({}): {}",
             first.stage,
             first.mode,
-            describe_failure(first)
+            words::sentence(&describe_failure(first))
         ));
     } else if let Some(fault) = outcome.coverage.fault() {
-        line(fault);
+        line(words::sentence(&fault).to_string());
     } else {
         line(format!(
             "{} comparisons of {} stages within tolerance{}",
@@ -70,14 +72,14 @@ fn case(text: &mut String, outcome: &CaseOutcome) {
     for lines in explanations(outcome) {
         for (number, sentence) in lines.iter().enumerate() {
             let lead = if number == 0 { "why: " } else { "     " };
-            line(format!("{lead}{sentence}"));
+            line(format!("{lead}{}", words::sentence(sentence)));
         }
     }
     for sentence in growth(outcome).into_iter().chain(on_gpu(outcome)) {
         line(sentence);
     }
     for note in outcome.notes.iter().chain(&coverage(outcome)) {
-        line(note.clone());
+        line(words::sentence(note).to_string());
     }
 }
 
@@ -102,7 +104,7 @@ fn table(outcome: &CaseOutcome) -> String {
         let _ = writeln!(text, "  {style}{}{style:#}", line.trim_end());
     }
     for (mark, note) in &table.footnotes {
-        let _ = writeln!(text, "  {DIM}[{mark}] {note}{DIM:#}");
+        let _ = writeln!(text, "  {DIM}[{mark}] {}{DIM:#}", words::sentence(note));
     }
     text
 }
