@@ -7,6 +7,7 @@ mod bad_checkpoint;
 mod bad_input;
 mod bloom;
 mod budget;
+mod changing;
 mod cli;
 mod common;
 mod contradictions;

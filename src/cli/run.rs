@@ -2,6 +2,7 @@
 
 use super::args::{Args, Command};
 use super::{convert, diff, doctor, exit, explain, import, inspect, selftest};
+use crate::tensor::end_where_files_are_cut_short;
 use clap::Parser;
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -16,6 +17,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             return exit::of_usage(&error);
         }
     };
+    end_where_files_are_cut_short();
     let done = match args.command {
         Command::Diff(args) => diff::run(&args).map(exit::of_verdict),
         Command::Explain(args) => explain::run(&args).map(exit::of_verdict),

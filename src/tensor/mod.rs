@@ -13,6 +13,7 @@ mod float8;
 mod layout;
 pub mod npy;
 pub mod npz;
+mod opened;
 mod strided;
 #[expect(clippy::module_inception, reason = "the noun of the module")]
 mod tensor;
@@ -30,4 +31,6 @@ pub use tiled::{Tile, Tiled};
 
 pub(crate) use element::with_element;
 pub(crate) use element::with_float;
+pub(crate) use file::end_where_files_are_cut_short;
+pub(crate) use opened::unchanged;
 pub(crate) use tensor::position;

@@ -1,0 +1,103 @@
+//! Files that change while they are read: an error, never a verdict, a signal or a mixture.
+
+use parity::tensor::{Tensor, npy};
+use std::fs::{self, File, OpenOptions};
+use std::io::{Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+/// An array that takes a while to look at.
+fn large(path: &Path) {
+    let small = Tensor::from_vec(&[1 << 24], vec![0.0_f32; 1 << 24]).expect("as many");
+    npy::write(path, &small).expect("written");
+}
+
+/// A comparison of two such arrays, in folders, of which the second is looked at last.
+fn diff(folder: &Path) -> Child {
+    let mut parity = Command::new(env!("CARGO_BIN_EXE_parity"));
+    let parity = parity
+        .arg("diff")
+        .args([folder.join("a"), folder.join("b")]);
+    let parity = parity.stdout(Stdio::piped()).stderr(Stdio::piped());
+    parity.spawn().expect("parity runs")
+}
+
+fn two(folder: &Path) -> PathBuf {
+    let [first, second] = ["a", "b"].map(|side| folder.join(side).join("large.npy"));
+    for path in [&first, &second] {
+        fs::create_dir(path.parent().expect("a folder")).expect("created");
+        large(path);
+    }
+    second
+}
+
+/// Waits until the program has mapped the file.
+fn mapped(child: &Child, path: &Path) {
+    let (maps, name) = (format!("/proc/{}/maps", child.id()), path.to_string_lossy());
+    let began = Instant::now();
+    while !fs::read_to_string(&maps).is_ok_and(|maps| maps.contains(&*name)) {
+        assert!(began.elapsed() < Duration::from_secs(20), "never mapped");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+fn refused(done: &Output, path: &Path, words: &str) {
+    let said = String::from_utf8_lossy(&done.stderr);
+    assert_eq!(done.status.code(), Some(2), "{:?}: {said}", done.status);
+    assert_eq!(said.lines().count(), 1, "{said}");
+    assert!(
+        said.contains(words) && said.contains(&*path.to_string_lossy()),
+        "{said}"
+    );
+    assert!(done.stdout.is_empty());
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_file_that_is_cut_short_is_named() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = two(folder.path());
+    let child = diff(folder.path());
+    mapped(&child, &path);
+    OpenOptions::new()
+        .write(true)
+        .open(&path)
+        .and_then(|file| file.set_len(4096))
+        .expect("cut short");
+    refused(
+        &child.wait_with_output().expect("it ends"),
+        &path,
+        "found it cut short",
+    );
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_file_that_is_written_to_is_named() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = two(folder.path());
+    let child = diff(folder.path());
+    mapped(&child, &path);
+    let mut file = OpenOptions::new().write(true).open(&path).expect("opened");
+    file.seek(SeekFrom::Start(4096))
+        .and_then(|_| file.write_all(&[1; 64]))
+        .expect("written");
+    file.sync_all().expect("synced");
+    refused(
+        &child.wait_with_output().expect("it ends"),
+        &path,
+        "one that changed",
+    );
+    // As is one that another takes the place of.
+    let child = diff(folder.path());
+    mapped(&child, &path);
+    let other = folder.path().join("other");
+    File::create(&other).expect("a file");
+    fs::rename(&other, &path).expect("renamed");
+    refused(
+        &child.wait_with_output().expect("it ends"),
+        &path,
+        "one that changed",
+    );
+}
