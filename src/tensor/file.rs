@@ -100,10 +100,7 @@ pub(crate) fn end_where_files_are_cut_short() {
     }
     let end = |info: &libc::siginfo_t| {
         // SAFETY: the signal is SIGBUS, whose information holds an address.
-        #[expect(
-            unsafe_code,
-            reason = "which file it is, is in the signal's information"
-        )]
+        #[expect(unsafe_code, reason = "it names the file")]
         let address = unsafe { info.si_addr() };
         write(b"error: ");
         opened::at(address.addr(), |path| {
@@ -113,10 +110,7 @@ pub(crate) fn end_where_files_are_cut_short() {
         write(b"expected a file as long as it was when it was opened, found it cut short; run again when it is written");
         let _ = rustix::io::write(rustix::stdio::stderr(), b"\n");
         // SAFETY: it ends the process, and runs nothing of it.
-        #[expect(
-            unsafe_code,
-            reason = "nothing else may be called from a signal handler"
-        )]
+        #[expect(unsafe_code, reason = "exit runs more")]
         unsafe {
             libc::_exit(2)
         }
