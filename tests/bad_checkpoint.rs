@@ -689,7 +689,7 @@ fn an_output_that_holds_something_is_left_alone() {
     fs::write(full.join("thesis.txt"), "years of work").unwrap();
     insta::assert_snapshot!(refused(&full), @"DIR/full: expected a new or empty folder, found one with files in it; name another, or give --force to replace the model in it");
     insta::assert_snapshot!(refused(&full.join("thesis.txt")), @"DIR/full/thesis.txt: expected a folder to write, found a file");
-    insta::assert_snapshot!(refused(Path::new("/")), @"/: expected a new or empty folder, found one with files in it; name another, or give --force to replace the model in it");
+    insta::assert_snapshot!(refused(Path::new("/")), @"/: expected a folder to write, found a root");
     assert_eq!(
         fs::read_to_string(full.join("thesis.txt")).unwrap(),
         "years of work"

@@ -219,13 +219,12 @@ fn an_interrupted_run_is_gone_on_with() {
     );
     assert_same_weights(&output, &goldens().join("bloom_bf16_tp2/hf"));
 
-    // Another conversion does not take files of this one.
-    fs::create_dir(folder.path().join("other.incomplete")).unwrap();
-    let stale = folder.path().join("other.incomplete/model.safetensors");
-    fs::copy(output.join("model-00001-of-00004.safetensors"), stale).unwrap();
+    // Another conversion does not take files of this one, and leaves none.
     let other = folder.path().join("other");
+    interrupt(&model, &other, &small, "model-00004-of-00004.safetensors");
     assert_eq!(write(&model, &other, &options()).resumed, 0);
     assert_same_weights(&other, &output);
+    assert_eq!(other.read_dir().unwrap().count(), 2, "weights and a config");
 }
 
 #[test]

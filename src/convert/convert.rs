@@ -1,13 +1,12 @@
 //! `parity convert`: a checkpoint into a folder of transformers.
 
 use super::converted::Converted;
-use super::output::OutputFolder;
-use super::sharding::{ByteSize, INDEX, SINGLE, Shard, is_weights, shards};
+use super::sharding::{ByteSize, CONFIG, INDEX, SINGLE, Shard, is_weights, shards};
 use super::verify::verify;
 use super::writer::{data_len, header, write_tensor};
 use crate::error::{BadInput, Error, Result};
-use crate::output::OutputFile;
-use crate::tensor::DType;
+use crate::output::{Existing, OutputFile, OutputFolder};
+use crate::tensor::{DType, unchanged_in};
 use rayon::prelude::*;
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -88,10 +87,19 @@ pub fn convert(
     let shards = shards(model.tensors(), asked, options.max_shard_size);
     let total: u64 = shards.iter().map(|shard| data_len(shard, asked)).sum();
     let fingerprint = fingerprint(model, asked, options.max_shard_size)?;
-    let folder = OutputFolder::create(output, options.force, &fingerprint)?;
+    let mut files: Vec<String> = shards.iter().map(|shard| shard.file.clone()).collect();
+    files.push(CONFIG.to_owned());
+    if shards.len() > 1 {
+        files.push(INDEX.to_owned());
+    }
+    let existing = match options.force {
+        true => Existing::Replaced,
+        false => Existing::Refused("name another, or give --force to replace the model in it"),
+    };
+    let folder = OutputFolder::create(output, &files, &fingerprint, existing)?;
     let (done, missing): (Vec<&Shard<'_>>, Vec<&Shard<'_>>) = shards
         .iter()
-        .partition(|shard| is_complete(&folder.file(&shard.file), shard, asked));
+        .partition(|shard| is_complete(&folder.path().join(&shard.file), shard, asked));
     let size = |shards: &[&Shard<'_>]| shards.iter().map(|s| data_len(s, asked)).sum::<u64>();
     folder.check_space(size(&missing))?;
     on(Event::Writing { total });
@@ -100,20 +108,21 @@ pub fn convert(
         write_shard(&folder, shard, asked, &|bytes| on(Event::Bytes(bytes)))
     })?;
 
-    let mut files: Vec<String> = shards.iter().map(|shard| shard.file.clone()).collect();
-    let config = serde_json::Value::Object(model.config_json(dtype));
-    files.push(write_json(&folder, "config.json", &config)?);
-    if shards.len() > 1 {
-        files.push(write_json(&folder, INDEX, &index(&shards, total))?);
+    if !folder.is_whole() {
+        let config = serde_json::Value::Object(model.config_json(dtype));
+        write_json(&folder, CONFIG, &config)?;
+        if shards.len() > 1 {
+            write_json(&folder, INDEX, &index(&shards, total))?;
+        }
     }
     if options.verify {
         on(Event::Verifying { total });
-        let staged = folder.file("");
-        verify(&staged, model.tensors(), asked, &|bytes| {
+        verify(folder.path(), model.tensors(), asked, &|bytes| {
             on(Event::Bytes(bytes))
         })?;
     }
-    folder.commit(&files, is_weights)?;
+    unchanged_in(model.checkpoint().path())?;
+    folder.commit(options.force.then_some(&is_weights))?;
     on(Event::Finished);
     Ok(Report {
         dtype,
@@ -132,7 +141,7 @@ fn write_shard(
     asked: Option<DType>,
     on: &dyn Fn(u64),
 ) -> Result<()> {
-    let path = folder.file(&shard.file);
+    let path = folder.file(&shard.file)?;
     let mut file = OutputFile::create(&path)?;
     file.write_all(&header(shard, asked))
         .map_err(Error::io(&path, "write"))?;
@@ -156,11 +165,11 @@ fn is_complete(path: &Path, shard: &Shard<'_>, asked: Option<DType>) -> bool {
         && found == header
 }
 
-fn write_json(folder: &OutputFolder, name: &str, value: &serde_json::Value) -> Result<String> {
-    let path = folder.file(name);
-    let text = format!("{value:#}\n");
-    fs::write(&path, text).map_err(Error::io(&path, "write"))?;
-    Ok(name.to_owned())
+fn write_json(folder: &OutputFolder, name: &str, value: &serde_json::Value) -> Result<()> {
+    let mut file = OutputFile::create(folder.file(name)?)?;
+    let written = file.write_all(format!("{value:#}\n").as_bytes());
+    written.map_err(Error::io(file.path(), "write"))?;
+    file.commit()
 }
 
 /// `model.safetensors.index.json`.
@@ -211,7 +220,7 @@ fn fingerprint(model: &Converted, asked: Option<DType>, largest: ByteSize) -> Re
         "max_shard_size": largest.0,
         "single": SINGLE,
     });
-    Ok(fingerprint.to_string())
+    Ok(blake3::hash(fingerprint.to_string().as_bytes()).to_string())
 }
 
 /// When a file was last changed in any way, which nobody can set; `None` where the system does not say.

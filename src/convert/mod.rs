@@ -6,7 +6,6 @@
 #[expect(clippy::module_inception, reason = "the verb of the module")]
 mod convert;
 mod converted;
-mod output;
 mod sharding;
 mod verify;
 mod writer;

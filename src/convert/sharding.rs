@@ -98,6 +98,7 @@ pub(super) fn shards(
 /// The name of the only file.
 pub(super) const SINGLE: &str = "model.safetensors";
 /// The file that says which tensor is in which of several.
+pub(super) const CONFIG: &str = "config.json";
 pub(super) const INDEX: &str = "model.safetensors.index.json";
 
 /// Whether a file holds weights as transformers names them, or says where they are.

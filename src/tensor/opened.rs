@@ -58,18 +58,35 @@ pub(super) fn note(path: &Arc<Path>, file: &File, map: &[u8]) -> io::Result<()> 
 /// # Errors
 /// The first that was written to, replaced or removed.
 pub(crate) fn unchanged() -> Result<()> {
-    let all = &mut *ALL.lock().unwrap_or_else(PoisonError::into_inner);
-    for (path, stamp) in std::mem::take(&mut all.files) {
-        let now = path.metadata().map(|metadata| Stamp::of(&metadata));
-        if !now.is_ok_and(|now| now == stamp) {
-            let expected = "a file that nothing writes to while it is read";
-            let fault = BadInput::new(&*path, expected, "one that changed");
-            return Err(fault
-                .remedy("run again when it is written, or on a copy")
-                .into());
-        }
+    let mut all = ALL.lock().unwrap_or_else(PoisonError::into_inner);
+    let files = std::mem::take(&mut all.files);
+    files
+        .iter()
+        .try_for_each(|(path, stamp)| check(path, stamp))
+}
+
+/// As [`unchanged`], of the files in a folder, which are not forgotten.
+///
+/// # Errors
+/// As [`unchanged`].
+pub(crate) fn unchanged_in(folder: &Path) -> Result<()> {
+    let all = ALL.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut files = all
+        .files
+        .iter()
+        .filter(|(path, _)| path.starts_with(folder));
+    files.try_for_each(|(path, stamp)| check(path, stamp))
+}
+
+fn check(path: &Path, stamp: &Stamp) -> Result<()> {
+    let now = path.metadata().map(|metadata| Stamp::of(&metadata));
+    if now.is_ok_and(|now| now == *stamp) {
+        return Ok(());
     }
-    Ok(())
+    let expected = "a file that nothing writes to while it is read";
+    let fault = BadInput::new(path, expected, "one that changed");
+    let remedy = "run again when it is written, or on a copy";
+    Err(fault.remedy(remedy).into())
 }
 
 /// Calls `with` with the path of the file that is mapped at an address, if that can be found without waiting: this is

@@ -12,13 +12,15 @@ use crate::golden::golden::{Golden, integers, token_extents};
 use crate::golden::manifest::{
     Content, FileRecord, Manifest, ProjectionFile, Provenance, StageRecord, StatisticsFiles,
 };
+use crate::output::{Existing, OutputFolder};
 use crate::plan::{Arithmetic, StageId, Variant};
-use crate::tensor::{DType, Join, Layout, MappedFile, Tensor, npy};
+use crate::tensor::{DType, Join, Layout, MappedFile, Tensor, npy, unchanged_in};
 use clap::ValueEnum;
 use serde_json::Value;
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::num::NonZeroUsize;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// What an import did.
@@ -37,7 +39,7 @@ pub struct Imported {
 /// `statistics_only`, statistics are kept in place of the values.
 ///
 /// # Errors
-/// If the dump is incomplete or contradicts itself, or `output` exists. Nothing is left behind
+/// If the dump is incomplete or contradicts itself, or `output` exists and is not empty. Nothing is left behind
 /// then.
 pub fn import(
     folder: &Path,
@@ -45,11 +47,8 @@ pub fn import(
     output: &Path,
     statistics_only: bool,
 ) -> Result<Imported> {
-    if output.exists() {
-        let fault = BadInput::new(output, "a new folder", "one that exists");
-        return Err(fault.remedy("remove it or name another").into());
-    }
-    let dump = RawDump::open(folder)?;
+    let input = folder;
+    let dump = RawDump::open(input)?;
     let framework = match framework {
         Some(named) => named,
         None => framework_of(&dump)?,
@@ -60,31 +59,58 @@ pub fn import(
         Framework::Transformers => transformers::describe(&dump)?,
     };
     described.model.validate(dump.config_path())?;
-    // Made beside the goal and renamed, so that the golden appears complete or not at all.
-    let mut name = output.file_name().unwrap_or_default().to_owned();
-    name.push(format!(".incomplete-{}", std::process::id()));
-    let staging = output.with_file_name(name);
-    if let Some(parent) = staging.parent() {
-        fs::create_dir_all(parent).map_err(Error::io(parent, "create the folder"))?;
+    let existing = Existing::Refused("remove it or name another");
+    let run = this_run(input, statistics_only)?;
+    let folder = OutputFolder::create(output, &[], &run, existing)?;
+    if folder.is_whole() {
+        // Killed when all was done but to say so.
+        folder.commit(None)?;
+        return Imported::again(output);
     }
-    fs::create_dir(&staging).map_err(Error::io(&staging, "create the folder"))?;
     let imported = Import {
         dump: &dump,
         autocast: dump.autocast(described.dtype)?,
         described: &described,
-        staging: &staging,
+        folder: &folder,
         statistics_only,
     }
-    .run()
-    .and_then(|imported| {
-        fs::rename(&staging, output).map_err(Error::io(output, "create the folder"))?;
-        Ok(imported)
-    });
-    if imported.is_err() {
-        // The error that led here is the one to report.
-        let _ = fs::remove_dir_all(&staging);
+    .run();
+    match imported.and_then(|imported| unchanged_in(input).map(|()| imported)) {
+        Ok(imported) => folder.commit(None).map(|()| imported),
+        Err(error) => {
+            folder.discard();
+            Err(error)
+        }
     }
-    imported
+}
+
+/// What makes two runs the same: the dump's files by size and time, and the options.
+fn this_run(dump: &Path, statistics_only: bool) -> Result<String> {
+    let mut hasher = blake3::Hasher::new();
+    let mut folders = vec![dump.to_owned()];
+    while let Some(folder) = folders.pop() {
+        let entries = folder.read_dir().map_err(Error::io(&folder, "list"))?;
+        let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+        paths.sort();
+        for path in paths {
+            let kind = path.symlink_metadata().map_err(Error::io(&path, "read"))?;
+            let stamp = (kind.len(), kind.ctime(), kind.ctime_nsec());
+            hasher.update(format!("{path:?} {stamp:?}\n").as_bytes());
+            if kind.is_dir() {
+                folders.push(path);
+            }
+        }
+    }
+    Ok(format!("import {} {statistics_only}", hasher.finalize()))
+}
+
+impl Imported {
+    /// Of a golden that is there.
+    fn again(output: &Path) -> Result<Self> {
+        let manifest = Golden::open(output)?.manifest().clone();
+        let unmapped = Vec::new();
+        Ok(Self { manifest, unmapped })
+    }
 }
 
 /// The framework that the dump itself names.
@@ -111,7 +137,7 @@ struct Import<'a> {
     /// The type in which autocast ran products, if it did.
     autocast: Option<DType>,
     described: &'a Described,
-    staging: &'a Path,
+    folder: &'a OutputFolder,
     statistics_only: bool,
 }
 
@@ -214,10 +240,10 @@ impl Import<'_> {
             attention_mask: self.attention_mask()?,
             stages,
         };
-        let path = self.staging.join(Golden::MANIFEST);
+        let path = self.folder.file(Golden::MANIFEST)?;
         fs::write(&path, manifest.to_json()).map_err(Error::io(&path, "write"))?;
         // What was written must be readable: the rules for reading apply to dumps as well.
-        let golden = Golden::open(self.staging)?;
+        let golden = Golden::open(self.folder.path())?;
         golden.tokens()?;
         golden.positions()?;
         if self.statistics_only
@@ -265,7 +291,10 @@ impl Import<'_> {
         (0..ranks.max(files.len()))
             .map(|rank| {
                 files.get(&rank).filter(|_| rank < ranks).ok_or_else(|| {
-                    let any = files.values().next().map_or(self.staging, PathBuf::as_path);
+                    let any = files
+                        .values()
+                        .next()
+                        .map_or(self.folder.path(), PathBuf::as_path);
                     let expected = format!("{name} of {ranks} {kind} ranks");
                     let found: Vec<_> = files.keys().collect();
                     BadInput::new(any, expected, format!("ranks {found:?}")).into()
@@ -417,7 +446,7 @@ impl Import<'_> {
     /// Keeps a value that no file of the dump is.
     fn write(&self, stage: &StageId, value: &Tensor) -> Result<(Content, Layout)> {
         let file = format!("{stage}.npy");
-        let path = self.staging.join(&file);
+        let path = self.folder.file(&file)?;
         npy::write(&path, value)?;
         let content = Content::Full {
             join: Join::Replicated,
@@ -469,7 +498,7 @@ impl Import<'_> {
             column
                 .map(|column| {
                     let file = format!("{stage}.{name}.npy");
-                    let path = self.staging.join(&file);
+                    let path = self.folder.file(&file)?;
                     npy::write(&path, &Tensor::from_vec(&[column.len()], column)?)?;
                     self.record(&path, file)
                 })
@@ -535,7 +564,7 @@ impl Import<'_> {
         }
         match self.described.packs {
             Some(true) => {
-                let to = self.staging.join(file);
+                let to = self.folder.file(file)?;
                 npy::write(&to, &Tensor::from_vec(positions.shape(), numbers)?)?;
                 self.record(&to, file.to_owned()).map(Some)
             }
@@ -551,7 +580,7 @@ impl Import<'_> {
     }
 
     fn copy(&self, from: &Path, file: &str) -> Result<FileRecord> {
-        let to = self.staging.join(file);
+        let to = self.folder.file(file)?;
         fs::copy(from, &to).map_err(Error::io(from, "copy"))?;
         // Dumps are often read-only; a golden is the user's own.
         let mut permissions = to.metadata().map_err(Error::io(&to, "read"))?.permissions();

@@ -1,10 +1,29 @@
 //! Files that appear complete or not at all.
 
 use crate::error::{BadInput, Error, Result};
-use std::fs::{self, File, OpenOptions};
+use rustix::fs::OFlags;
+use std::ffi::OsString;
+use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
+
+const BEFORE: &str = ".";
+const AFTER: &str = ".parity-incomplete";
+
+/// What a file is called while it is written: a name that nobody else gives a file, so that what a killed run left is
+/// known.
+pub(super) fn incomplete(path: &Path) -> OsString {
+    let mut name = OsString::from(BEFORE);
+    name.push(path.file_name().unwrap_or_default());
+    name.push(AFTER);
+    name
+}
+
+/// The name of the file that one of this name becomes.
+pub(super) fn complete(name: &str) -> Option<&str> {
+    name.strip_prefix(BEFORE)?.strip_suffix(AFTER)
+}
 
 /// A file being written. It replaces what was under its path when it is committed; dropped before
 /// that, it leaves no trace.
@@ -30,21 +49,15 @@ impl OutputFile {
             Err(_) => false,
         };
         if special {
-            let file = OpenOptions::new().write(true).open(&path);
-            let file = file.map_err(Error::io(&path, "open for writing"))?;
+            let file = special_file(&path)?;
             return Ok(Self {
                 path,
                 file,
                 staging: None,
             });
         }
-        let mut name = path.file_name().unwrap_or_default().to_owned();
-        // Two files being written for one path must not be one file.
-        static NUMBER: AtomicUsize = AtomicUsize::new(0);
-        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        name.push(format!(".incomplete-{}-{number}", std::process::id()));
-        let staging = path.with_file_name(name);
-        let file = File::create(&staging).map_err(Error::io(&path, "open for writing"))?;
+        let staging = path.with_file_name(incomplete(&path));
+        let file = staged(&path, &staging)?;
         Ok(Self {
             path,
             file,
@@ -75,6 +88,57 @@ impl OutputFile {
             Error::io(&self.path, "write")(source)
         })
     }
+}
+
+/// Opens the file that becomes another, new or left by a killed run, and locks it; no link is written through.
+fn staged(path: &Path, staging: &Path) -> Result<File> {
+    let mut options = OpenOptions::new();
+    let options = options.write(true).create(true).truncate(false);
+    let file = options
+        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
+        .open(staging);
+    let file = file.map_err(|error| match error.raw_os_error() {
+        Some(libc::ELOOP | libc::ENXIO) => {
+            let fault = BadInput::new(staging, "a file to write, or nothing", "something else");
+            fault.remedy("move it away").into()
+        }
+        _ => Error::io(path, "open for writing")(error),
+    })?;
+    let read = |path: &Path, kind: io::Result<Metadata>| kind.map_err(Error::io(path, "read"));
+    let mine = read(staging, file.metadata())?;
+    if !mine.is_file() {
+        let fault = BadInput::new(staging, "a file to write, or nothing", "something else");
+        return Err(fault.remedy("move it away").into());
+    }
+    let is_locked = file.try_lock().is_ok();
+    // One that another run has just finished is that run's.
+    let is_there = read(staging, staging.symlink_metadata())
+        .is_ok_and(|now| (now.dev(), now.ino()) == (mine.dev(), mine.ino()));
+    if !is_locked || !is_there {
+        return Err(BadInput::new(path, "no other run that writes the same file", "one").into());
+    }
+    file.set_len(0).map_err(Error::io(path, "write"))?;
+    Ok(file)
+}
+
+/// Opens what cannot be replaced, a device or a pipe that somebody reads.
+fn special_file(path: &Path) -> Result<File> {
+    let mut options = OpenOptions::new();
+    // A pipe that nobody reads would be waited for without end.
+    let file = options
+        .write(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open(path);
+    let file = file.map_err(|error| match error.raw_os_error() {
+        Some(libc::ENXIO) => {
+            BadInput::new(path, "a pipe that somebody reads", "one that nobody does").into()
+        }
+        _ => Error::io(path, "open for writing")(error),
+    })?;
+    let flags = rustix::fs::fcntl_getfl(&file).map(|flags| flags & !OFlags::NONBLOCK);
+    let blocking = flags.and_then(|flags| rustix::fs::fcntl_setfl(&file, flags));
+    blocking.map_err(|e| Error::io(path, "open for writing")(e.into()))?;
+    Ok(file)
 }
 
 impl Write for OutputFile {
