@@ -21,6 +21,7 @@ pub mod error;
 pub mod exec;
 pub mod explain;
 pub mod golden;
+pub mod memory;
 pub mod op;
 pub mod output;
 pub mod plan;

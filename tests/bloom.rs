@@ -439,7 +439,12 @@ fn importing_a_dump_gives_the_golden_again() {
             &output,
             false,
         );
-        assert!(again.unwrap_err().to_string().contains("a new folder"));
+        assert!(
+            again
+                .unwrap_err()
+                .to_string()
+                .contains("a new or empty folder")
+        );
     }
 }
 

@@ -21,6 +21,7 @@ mod faults;
 mod import;
 mod kernels;
 mod layouts;
+mod limits;
 mod mutations;
 mod outputs;
 mod padding;

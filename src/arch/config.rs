@@ -21,6 +21,9 @@ pub struct SettingDifference {
     pub theirs: Value,
 }
 
+/// Largest config believed; real ones are below 100 kB.
+const MAX_BYTES: usize = 16 << 20;
+
 /// The `config.json` of a transformers folder, as far as it changes what is computed.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ConvertedConfig {
@@ -181,6 +184,10 @@ impl ConvertedConfig {
     /// If the file is missing or no JSON object.
     pub fn settings(path: &Path) -> Result<Map<String, Value>> {
         let file = MappedFile::open(path)?;
+        if file.len() > MAX_BYTES {
+            let expected = format!("a config of at most {MAX_BYTES} bytes");
+            return Err(BadInput::new(path, expected, file.len().to_string()).into());
+        }
         serde_json::from_slice(&file)
             .map_err(|e| BadInput::new(path, "a JSON object of settings", e.to_string()).into())
     }

@@ -2,9 +2,13 @@
 
 use super::{Backend, Device};
 use crate::error::{Error, Result};
+use crate::memory;
 use crate::op::Arguments;
 use crate::plan::Step;
 use crate::tensor::{Tensor, with_float};
+
+/// Bytes that an element takes while it is computed: its fp32 value, and its error bound.
+const WORK: usize = 12;
 
 /// The CPU backend.
 #[derive(Clone, Copy, Debug, Default)]
@@ -36,6 +40,11 @@ impl Backend for Cpu {
         step.check_params(params.iter().map(|param| param.shape()))?;
         let shapes: Vec<&[usize]> = inputs.iter().map(|input| input.shape()).collect();
         let shape = step.output_shape(&shapes)?;
+        memory::allow(
+            step.id.as_str(),
+            "its values",
+            memory::bytes_of(&shape, step.numerics.out.size() + WORK),
+        )?;
         let arguments = Arguments { inputs, params };
         let dtype = step.numerics.out;
         with_float!(dtype, T => {

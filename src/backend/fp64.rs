@@ -7,6 +7,7 @@
 
 use super::{Backend, Device};
 use crate::error::Result;
+use crate::memory;
 use crate::op::Arguments;
 use crate::plan::Step;
 use crate::tensor::Tensor;
@@ -33,6 +34,8 @@ impl Backend for Fp64 {
     fn run(&self, step: &Step, inputs: &[&Tensor], params: &[&Tensor]) -> Result<Tensor> {
         let shapes: Vec<&[usize]> = inputs.iter().map(|input| input.shape()).collect();
         let shape = step.output_shape(&shapes)?;
+        let bytes = memory::bytes_of(&shape, size_of::<f64>());
+        memory::allow(step.id.as_str(), "its values in fp64", bytes)?;
         let operation = step.op.operation();
         let widened = |tensors: &[&Tensor]| -> Result<Vec<Tensor>> {
             tensors.iter().map(|tensor| tensor.widened()).collect()

@@ -36,6 +36,9 @@ use toml::Spanned;
 /// Largest case file believed.
 const MAX_BYTES: usize = 1 << 20;
 
+/// The most tolerances in one: each is tried on every stage.
+const MOST_TOLERANCES: usize = 1000;
+
 /// Every key of a case; for "did you mean".
 const KEYS: &[&str] = &[
     "golden",
@@ -198,6 +201,10 @@ pub fn parse(path: &Path, bytes: &[u8]) -> Result<CaseFile> {
                 .remedy(format!("the keys are {}", keys.join(", ")))
                 .into(),
         });
+    }
+    if file.tolerance.len() > MOST_TOLERANCES {
+        let expected = format!("at most {MOST_TOLERANCES} tolerances");
+        return Err(fault(&expected, file.tolerance.len().to_string()).into());
     }
     let rules = file
         .tolerance

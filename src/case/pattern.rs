@@ -29,6 +29,10 @@ pub struct Specificity {
     is_name: bool,
 }
 
+/// The longest pattern, in bytes; names of stages are shorter.
+const LONGEST: usize = 4096;
+/// The most braces in one, nested or not.
+const MOST_BRACES: usize = 16;
 /// The most alternatives that braces may stand for.
 const MOST_ALTERNATIVES: usize = 1000;
 
@@ -126,6 +130,16 @@ impl FromStr for Pattern {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
+        if text.len() > LONGEST {
+            return Err(format!(
+                "a pattern of {} bytes, where {LONGEST} are allowed",
+                text.len()
+            ));
+        }
+        let braces = text.bytes().filter(|byte| *byte == b'{').count();
+        if braces > MOST_BRACES {
+            return Err(format!("{braces} braces, where {MOST_BRACES} are allowed"));
+        }
         let glob = |text: &str| Glob::new(text).map_err(|e| e.to_string());
         glob(text)?;
         let alternatives = expanded(text).ok_or_else(|| {

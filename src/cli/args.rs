@@ -25,6 +25,10 @@ use std::str::FromStr;
 pub(super) struct Args {
     #[command(subcommand)]
     pub(super) command: Command,
+    /// The most memory that values may take, such as 8GiB; what needs more is refused before it is taken [default:
+    /// what is free]
+    #[arg(long, global = true, value_name = "SIZE")]
+    pub(super) max_memory: Option<ByteSize>,
 }
 
 #[derive(Debug, Subcommand)]

@@ -1,6 +1,7 @@
 //! From the device that is asked for to the backend that computes.
 
 use super::args::{DeviceArgs, DeviceName};
+use super::print::tell;
 use crate::backend::{AnyBackend, CudaSettings, Device, open};
 use anyhow::Result;
 
@@ -17,12 +18,12 @@ impl DeviceArgs {
             DeviceName::Auto => match open(Device::Cuda, &settings) {
                 Ok(opened) => {
                     if let AnyBackend::Cuda(cuda) = &opened {
-                        anstream::eprintln!("running on {}", cuda.gpu());
+                        tell(&format!("running on {}", cuda.gpu()));
                     }
                     Ok(opened)
                 }
                 Err(reason) => {
-                    anstream::eprintln!("running on the CPU: {reason}");
+                    tell(&format!("running on the CPU: {reason}"));
                     Ok(open(Device::Cpu, &settings)?)
                 }
             },

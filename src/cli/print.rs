@@ -15,3 +15,8 @@ pub(super) fn print(text: &str) -> Result<()> {
         printed => Ok(printed?),
     }
 }
+
+/// Says something on standard error. Where that cannot be written to, the exit code says it all.
+pub(super) fn tell(line: &str) {
+    let _ = writeln!(anstream::stderr(), "{line}");
+}

@@ -405,6 +405,11 @@ impl Manifest {
                     Join::Replicated if files.len() != 1 => {
                         return bad(at, "one file where ranks agree", files.len().to_string());
                     }
+                    _ if ![1, self.tensor_parallel()].contains(&files.len()) => {
+                        let ranks = self.tensor_parallel();
+                        let expected = format!("one file, or one of each of {ranks} ranks");
+                        return bad(at, &expected, files.len().to_string());
+                    }
                     _ => files.len(),
                 },
                 Content::Statistics(files) => files.files().count(),
@@ -596,7 +601,7 @@ mod tests {
         ];
         let optional = || prop::option::of(files());
         let inputs = (files(), optional(), optional());
-        (provenances(), arithmetic, inputs, stages()).prop_map(
+        let manifests = (provenances(), arithmetic, inputs, stages()).prop_map(
             |(provenance, arithmetic, (tokens, positions, attention_mask), stages)| Manifest {
                 provenance,
                 arithmetic,
@@ -615,7 +620,19 @@ mod tests {
                 attention_mask,
                 stages,
             },
-        )
+        );
+        manifests.prop_map(|mut manifest| {
+            // One file, or one a rank.
+            let ranks = manifest.tensor_parallel();
+            for record in &mut manifest.stages {
+                if let Content::Full { files, .. } = &mut record.content
+                    && let [first, _, ..] = files.as_slice()
+                {
+                    *files = vec![first.clone(); ranks];
+                }
+            }
+            manifest
+        })
     }
 
     /// A small manifest of format 2.

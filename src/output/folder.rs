@@ -52,13 +52,14 @@ impl OutputFolder {
         fingerprint: &str,
         existing: Existing,
     ) -> Result<Self> {
+        let named = goal;
         // Whoever names a link to a folder means the folder.
         let goal = &match goal.symlink_metadata() {
             Ok(kind) if kind.is_symlink() => goal.canonicalize().unwrap_or(goal.to_owned()),
             _ => std::path::absolute(goal).map_err(Error::io(goal, "resolve"))?,
         };
         let Some(name) = goal.file_name() else {
-            return Err(BadInput::new(goal, "a folder to write", "a root").into());
+            return Err(BadInput::new(named, "a folder to write", "a root").into());
         };
         let mut name = name.to_owned();
         name.push(".incomplete");
@@ -66,7 +67,7 @@ impl OutputFolder {
         if let Some(done) = Self::finished(goal, &staging, fingerprint)? {
             return Ok(done);
         }
-        check_goal(goal, names, existing)?;
+        check_goal(named, names, existing)?;
         let parents = NewFolders::above(&staging)?;
         match fs::create_dir(&staging) {
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
@@ -480,7 +481,7 @@ fn forget_record(goal: &Path) -> Result<()> {
 }
 
 fn check_goal(goal: &Path, names: &[String], existing: Existing) -> Result<()> {
-    let Ok(kind) = goal.symlink_metadata() else {
+    let Ok(kind) = goal.metadata() else {
         return Ok(());
     };
     if !kind.is_dir() {

@@ -1,6 +1,7 @@
 //! Where a tensor's bytes live.
 
 use super::{Element, MappedFile};
+use crate::memory::Held;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -17,9 +18,14 @@ struct Mapped {
     range: Range<usize>,
 }
 
-impl<T: Element> Bytes for Vec<T> {
+struct Owned<T> {
+    data: Vec<T>,
+    _held: Held,
+}
+
+impl<T: Element> Bytes for Owned<T> {
     fn bytes(&self) -> &[u8] {
-        bytemuck::cast_slice(self)
+        bytemuck::cast_slice(&self.data)
     }
 }
 
@@ -31,7 +37,8 @@ impl Bytes for Mapped {
 
 impl Buffer {
     pub(super) fn owned<T: Element>(data: Vec<T>) -> Self {
-        Self(Arc::new(data))
+        let held = Held::new(std::mem::size_of_val(data.as_slice()));
+        Self(Arc::new(Owned { data, _held: held }))
     }
 
     /// Bytes `range` of `file`, in place where they are aligned for `T`, else copied.

@@ -2,6 +2,7 @@
 
 use super::opened;
 use crate::error::{BadInput, Error, Result};
+use crate::memory::{self, Held};
 use memmap2::{Mmap, MmapMut};
 use std::fs::File;
 use std::io::Read;
@@ -18,7 +19,13 @@ const READ: u64 = 1 << 20;
 #[derive(Clone)]
 pub struct MappedFile {
     path: Arc<Path>,
-    map: Arc<Mmap>,
+    map: Arc<Map>,
+}
+
+struct Map {
+    bytes: Mmap,
+    /// Of a file that was read, not mapped.
+    _held: Option<Held>,
 }
 
 impl MappedFile {
@@ -57,7 +64,10 @@ impl MappedFile {
         opened::note(&path, &file, &map).map_err(Error::io(&path, "read"))?;
         Ok(Self {
             path,
-            map: Arc::new(map),
+            map: Arc::new(Map {
+                bytes: map,
+                _held: None,
+            }),
         })
     }
 
@@ -67,6 +77,7 @@ impl MappedFile {
     /// If the system gives no memory.
     pub fn in_memory(path: impl Into<PathBuf>, bytes: &[u8]) -> Result<Self> {
         let path = path.into();
+        memory::allow(&path, "its bytes", bytes.len() as u128)?;
         let map = MmapMut::map_anon(bytes.len()).and_then(|mut map| {
             map.copy_from_slice(bytes);
             map.make_read_only()
@@ -74,7 +85,10 @@ impl MappedFile {
         let map = map.map_err(Error::io(&path, "map"))?;
         Ok(Self {
             path: path.into(),
-            map: Arc::new(map),
+            map: Arc::new(Map {
+                bytes: map,
+                _held: Some(Held::new(bytes.len())),
+            }),
         })
     }
 
@@ -125,6 +139,6 @@ impl Deref for MappedFile {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        &self.map
+        &self.map.bytes
     }
 }

@@ -12,6 +12,7 @@
 use super::float::FLOATS;
 use super::{DType, MappedFile, Tensor, with_element};
 use crate::error::{BadInput, Error, Result};
+use crate::memory;
 use crate::output::OutputFile;
 use npyz::{DType as NpyType, Endianness, NpyHeader, Order, TypeChar};
 use std::io::Write;
@@ -78,6 +79,7 @@ pub(super) fn from_mapped(
 pub fn from_bytes(path: &Path, bytes: &[u8], declared: Option<DType>) -> Result<Tensor> {
     let header = parse_header(path, bytes, bytes.len(), declared)?;
     let data = &bytes[header.offset..];
+    memory::allow(path, "an array", data.len() as u128)?;
     let tensor = with_element!(header.dtype, T => {
         let mut elements = vec![<T as bytemuck::Zeroable>::zeroed(); data.len() / size_of::<T>()];
         let raw: &mut [u8] = bytemuck::cast_slice_mut(&mut elements);
@@ -170,6 +172,12 @@ pub fn parse_header(
         let found = format!("shape {:?}", header.shape());
         return Err(fault("a shape that fits in memory", found));
     };
+    // Nor must it hide rows that nobody could hold.
+    let others: Vec<usize> = shape.iter().map(|extent| (*extent).max(1)).collect();
+    if needed == 0 {
+        let rows = memory::bytes_of(&others, dtype.size());
+        memory::allow(path, "a row of an empty array", rows)?;
+    }
     let held = file_len.saturating_sub(offset);
     if needed != held {
         let expected = format!("{needed} bytes of data for {spelled} {shape:?}");

@@ -2,6 +2,7 @@
 
 use super::{DType, MappedFile, Tensor, npy};
 use crate::error::{BadInput, Error, Result};
+use crate::memory;
 use flate2::{Crc, read::DeflateDecoder};
 use rawzip::{CompressionMethod, ZipArchive, ZipSliceArchive};
 use std::collections::BTreeMap;
@@ -138,6 +139,7 @@ fn inflate(data: &[u8], size: u64, path: &Path, declared: Option<DType>) -> Resu
     if bytes.len() <= size {
         npy::parse_header(path, &bytes, size, declared)?;
     }
+    memory::allow(path, "a deflated member", size as u128)?;
     // One byte more than claimed is enough to see that there are more.
     let rest = (size - bytes.len().min(size)) as u64 + 1;
     take(&mut bytes, rest)?;

@@ -3,6 +3,7 @@
 use super::buffer::Buffer;
 use super::{DType, Element, Float, MappedFile, with_element, with_float};
 use crate::error::{Error, Result};
+use crate::memory;
 use ndarray::{ArrayViewD, Axis, IxDyn};
 use std::fmt;
 use std::ops::Range;
@@ -220,6 +221,8 @@ impl Tensor {
         {
             return Ok(only.clone());
         }
+        let bytes: u128 = parts.iter().map(|part| part.bytes().len() as u128).sum();
+        memory::allow("shards", "an array of all", bytes)?;
         if let Some(other) = parts.iter().find(|part| part.dtype != first.dtype) {
             return Err(mismatch(format!("{} and {}", first.dtype, other.dtype)));
         }
@@ -326,8 +329,10 @@ impl Tensor {
     /// The same values stored as fp64.
     ///
     /// # Errors
-    /// Never in practice: every type widens.
+    /// If there is no memory for them.
     pub fn widened(&self) -> Result<Self> {
+        let bytes = memory::bytes_of(&self.shape, size_of::<f64>());
+        memory::allow("array", "its values in fp64", bytes)?;
         with_element!(self.dtype, T => {
             let data = self.as_slice::<T>()?.iter().map(|value| value.to_f64()).collect::<Vec<_>>();
             Self::from_vec(&self.shape, data)

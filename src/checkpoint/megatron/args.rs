@@ -7,6 +7,8 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+/// Longest text believed to be an argument's; a longer one is shown cut, and is none that is known.
+const MAX_TEXT: usize = 1 << 16;
 /// Largest size believed; products of two or three of them must still be numbers.
 const MAX_SIZE: usize = 1 << 28;
 /// Most layers believed: recipes are made before tensors are looked for.
@@ -296,7 +298,11 @@ impl Arg {
         let known = node.boolean().map(Self::Flag);
         let known = known.or_else(|| node.int().map(Self::Int));
         let known = known.or_else(|| node.float().map(Self::Float));
-        let known = known.or_else(|| node.text().map(|text| Self::Text(text.to_owned())));
+        let known = known.or_else(|| {
+            // Texts may be one text, and copies of it more than there is memory for.
+            let text = node.text().filter(|text| text.len() <= MAX_TEXT)?;
+            Some(Self::Text(text.to_owned()))
+        });
         known.unwrap_or_else(|| Self::Other(node.shown().to_string()))
     }
 }

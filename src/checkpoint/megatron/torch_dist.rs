@@ -22,6 +22,12 @@ const METADATA: &str = ".metadata";
 const MAX_METADATA: usize = 1 << 30;
 /// Most layers that a stack is believed to have.
 const MAX_LAYERS: usize = 10_000;
+/// Most tensors that stacks are taken apart into.
+const MAX_TENSORS: usize = 500_000;
+/// Most pairs of a layer and a chunk that are looked at for one stack.
+const MAX_PLACES: usize = 50_000_000;
+/// How often the bytes of files may be named by items, as one that is a tensor and a part of another.
+const NAMED: u64 = 4;
 /// Items of a checkpoint that are not the model.
 const OTHERS: [&str; 5] = [
     "optimizer",
@@ -90,6 +96,17 @@ pub(super) fn open(folder: &Path) -> Result<(TorchDist, Args)> {
         Ok((name, file))
     });
     let files: BTreeMap<String, MappedFile> = files.collect::<Result<_>>()?;
+    // Each is parsed where it is named.
+    let named = storage
+        .values()
+        .flatten()
+        .map(|stored| stored.part.len() as u64);
+    let held: u64 = files.values().map(|file| file.len() as u64).sum();
+    let named = named.fold(0, u64::saturating_add);
+    if named > held.saturating_mul(NAMED) {
+        let expected = format!("items of {held} bytes in all, as the files have");
+        return Err(metadata.fault("storage_data", &expected, format!("{named} bytes")));
+    }
     let (entries, tensors) = metadata.tensors(&storage)?;
     let args = args(folder, &files, &storage)?;
     let checkpoint = TorchDist {
@@ -206,6 +223,20 @@ impl<'a> Metadata<'a> {
             let stacked = bare
                 .strip_prefix(LAYERS)
                 .filter(|_| layer_and_rest(&bare).is_none());
+            let layers = stacked.and(entry.shape.first()).copied().unwrap_or(1);
+            let chunks = entry.chunks.len();
+            if layers <= MAX_LAYERS
+                && (tensors.len() + layers > MAX_TENSORS
+                    || layers * chunks.min(MAX_PLACES) > MAX_PLACES)
+            {
+                let expected =
+                    format!("at most {MAX_TENSORS} tensors, in as few chunks as ranks make");
+                let found = format!(
+                    "{layers} layers in {chunks} chunks after {} tensors",
+                    tensors.len()
+                );
+                return Err(self.fault(name, &expected, found));
+            }
             let mut insert = |name: String, layer| {
                 let place = Place {
                     entry: number,

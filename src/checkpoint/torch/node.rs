@@ -10,6 +10,9 @@ pub struct Node<'a> {
     pub(crate) id: Id,
 }
 
+/// Most axes of a tensor, as of numpy's arrays.
+const MOST_AXES: usize = 64;
+
 impl<'a> Node<'a> {
     fn value(self) -> &'a Value {
         &self.pickle.values[self.id.0 as usize]
@@ -102,7 +105,7 @@ impl<'a> Node<'a> {
         Some(ids.iter().map(move |id| self.at(*id)))
     }
 
-    /// Sizes or offsets: integers not below 0, in a tuple, a list or a `torch.Size`.
+    /// Sizes or offsets: integers not below 0, in a tuple, a list or a `torch.Size`; of as many axes as a tensor has.
     pub fn sizes(self) -> Option<Vec<usize>> {
         let elements = match self.class() {
             Some(("torch", "Size")) => self.args().next()?,
@@ -110,7 +113,9 @@ impl<'a> Node<'a> {
             None => self,
         };
         let size = |node: Self| usize::try_from(node.int()?).ok();
-        elements.elements()?.map(size).collect()
+        let elements = elements.elements()?;
+        // One long tuple may be named by every tensor.
+        (elements.size_hint().0 <= MOST_AXES).then(|| elements.map(size).collect())?
     }
 
     /// The entries of a dictionary, or those that were set on an object such as an `OrderedDict`,
