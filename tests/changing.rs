@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 /// An array that takes a while to look at.
 fn large(path: &Path) {
-    let small = Tensor::from_vec(&[1 << 24], vec![0.0_f32; 1 << 24]).expect("as many");
+    let small = Tensor::from_vec(&[1 << 23], vec![0.0_f32; 1 << 23]).expect("as many");
     npy::write(path, &small).expect("written");
 }
 

@@ -140,7 +140,7 @@ fn a_correct_model_passes_whatever_stages_are_recorded() {
     let draws = (0..21).flat_map(|seed| (0..cases.len()).map(move |case| (seed, case)));
     let mut judged_over_more = 0;
     let mut faults = Vec::new();
-    for (seed, number) in common::sample(draws, 101) {
+    for (seed, number) in common::sample(draws, 151) {
         let mut draw = Draw::new(100 * number as u64 + seed);
         let share = SHARES[(draw.uniform() * 3.0) as usize];
         let part = drawn_part_of(&cases[number].golden, share, &mut draw);

@@ -39,7 +39,7 @@ impl Scaled {
 
 /// What of rows of this width lies along one direction, the one that carries most of them, by power iteration.
 pub(super) fn largest_part(values: &[f64], width: usize) -> Vec<f64> {
-    const ITERATIONS: usize = 12;
+    const ITERATIONS: usize = 6;
     let width = width.max(1);
     let squares = |row: &[f64]| row.iter().map(|x| x * x).sum::<f64>();
     // Started from the largest row: not orthogonal to what is looked for.
