@@ -2,7 +2,8 @@
 //! it, goes through. Remedies about arguments of checkpoints are in `convert`, of names of tensors in `dumps`, of GPUs
 //! in `cuda`; those that ask for another run of the reference are no commands.
 
-use crate::common::{Copy, goldens, raw_dump};
+use crate::common::torch::Tensor;
+use crate::common::{Copy, checkpoint, copy, goldens, raw_dump};
 use parity::golden::Golden;
 use std::fs;
 use std::path::Path;
@@ -176,4 +177,74 @@ fn of_conversions() {
         "name another",
         &format!("{shards} --output another"),
     );
+    // Two iterations, of which none is said to be the latest.
+    let iteration = goldens().join("megatron_core_llama/checkpoints/torch_dist/iter_0000001");
+    for number in 1..=2 {
+        copy(
+            &iteration,
+            &place.path().join(format!("saved/iter_000000{number}")),
+        );
+    }
+    place.remedied(
+        "convert saved --output of_one",
+        "name one of them",
+        "convert saved/iter_0000002 --output of_one",
+    );
+    // A value that fp16 has none for.
+    let large = checkpoint::bloom(place.path(), 1, |_, layer, name, shape| {
+        let mut tensor = Tensor::counting(shape, layer as f32);
+        if name == "mlp.dense_4h_to_h.bias" {
+            tensor.data[..4].copy_from_slice(&1e30_f32.to_le_bytes());
+        }
+        tensor
+    });
+    let large = large
+        .strip_prefix(place.path())
+        .expect("below")
+        .display()
+        .to_string();
+    place.remedied(
+        &format!("convert {large} --dtype fp16 --output narrow"),
+        "convert to a wider --dtype",
+        &format!("convert {large} --dtype fp32 --output wide"),
+    );
+    // What the arguments do not hold is asked for by name.
+    fs::remove_file(place.path().join(&large).join("mp_rank_00_model_states.pt")).expect("removed");
+    let (_, said) = place.parity(&format!("convert {large} --output asked"));
+    let asked = said.matches("--arg ").count();
+    assert!(asked > 2, "{said}");
+    let given = [
+        "hidden_size=4",
+        "num_attention_heads=2",
+        "num_layers=1",
+        "layernorm_epsilon=1e-5",
+        "position_embedding_type=alibi",
+        "bias_gelu_fusion=true",
+    ];
+    let given: String = given.map(|arg| format!(" --arg {arg}")).concat();
+    place.remedied(
+        &format!("convert {large} --output asked"),
+        "--arg hidden_size=VALUE",
+        &format!("convert {large} --output asked{given}"),
+    );
+}
+
+/// Files that a copy lost the end of are whole in the next one.
+#[test]
+fn of_truncated_files() {
+    let place = Place::new();
+    for side in ["a", "b"] {
+        fs::create_dir(place.path().join(side)).expect("made");
+        let whole = goldens().join("transformers_llama3_fp32/norm.npy");
+        fs::copy(whole, place.path().join(side).join("norm.npy")).expect("copied");
+    }
+    let whole = fs::read(place.path().join("b/norm.npy")).expect("an array");
+    fs::write(place.path().join("b/norm.npy"), &whole[..whole.len() - 7]).expect("written");
+    let (code, said) = place.parity("diff a b");
+    assert!(
+        code == Some(2) && said.contains("the file is truncated: copy it again"),
+        "{said}"
+    );
+    fs::write(place.path().join("b/norm.npy"), &whole).expect("written");
+    assert_eq!(place.parity("diff a b").0, Some(0));
 }

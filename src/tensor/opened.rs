@@ -65,17 +65,21 @@ pub(crate) fn unchanged() -> Result<()> {
         .try_for_each(|(path, stamp)| check(path, stamp))
 }
 
-/// As [`unchanged`], of the files in a folder, which are not forgotten.
+/// As [`unchanged`], of the files in a folder.
 ///
 /// # Errors
 /// As [`unchanged`].
 pub(crate) fn unchanged_in(folder: &Path) -> Result<()> {
-    let all = ALL.lock().unwrap_or_else(PoisonError::into_inner);
-    let mut files = all
-        .files
+    let mut all = ALL.lock().unwrap_or_else(PoisonError::into_inner);
+    let files = std::mem::take(&mut all.files);
+    let (below, others) = files
+        .into_iter()
+        .partition(|(path, _)| path.starts_with(folder));
+    let below: BTreeMap<_, _> = below;
+    all.files = others;
+    below
         .iter()
-        .filter(|(path, _)| path.starts_with(folder));
-    files.try_for_each(|(path, stamp)| check(path, stamp))
+        .try_for_each(|(path, stamp)| check(path, stamp))
 }
 
 fn check(path: &Path, stamp: &Stamp) -> Result<()> {

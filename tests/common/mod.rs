@@ -146,7 +146,8 @@ pub fn with_blake3(golden: &Golden) -> Manifest {
     Manifest::parse(golden.path(), manifest.to_string().as_bytes()).expect("a manifest")
 }
 
-fn copy(from: &Path, to: &Path) {
+/// Copies a folder and what is in it.
+pub fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).expect("a folder");
     for entry in from.read_dir().expect("a folder") {
         let entry = entry.expect("an entry");
