@@ -25,6 +25,12 @@ pub struct Context<'a> {
 }
 
 impl<'a> Context<'a> {
+    /// Whether values are few enough to be looked at one by one, several times over in fp64.
+    pub(super) fn is_small(&self) -> bool {
+        const MOST: usize = 1 << 26;
+        self.subgraph.reference.len() <= MOST
+    }
+
     pub(super) fn steps(&self) -> &'a [Step] {
         &self.subgraph.steps
     }

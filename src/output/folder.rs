@@ -202,6 +202,9 @@ impl OutputFolder {
                         self.record.add(name)?;
                     }
                 }
+                let kind = goal.metadata().map_err(Error::io(goal, "read"))?;
+                let set = fs::set_permissions(staging, kind.permissions());
+                set.map_err(Error::io(staging, "set the permissions of"))?;
                 exchange(staging, goal)?;
                 remove_replaced(staging, goal, &self.record.names())?;
             } else {

@@ -23,7 +23,7 @@ impl Rule for Dropout {
     }
 
     fn rewrites<'a>(&self, context: &Context<'a>) -> Result<Vec<Rewrite<'a>>> {
-        let Some(last) = context.steps().last() else {
+        let Some(last) = context.steps().last().filter(|_| context.is_small()) else {
             return Ok(Vec::new());
         };
         // What is dropped: the value itself, or what is added to a residual stream.

@@ -34,7 +34,8 @@ impl Rule for LowRank {
             return Ok(Vec::new());
         };
         let adds = |step: &Step| matches!(step.op, Op::AddBias(_) | Op::Add(_));
-        if !matches!(product.op, Op::Linear(_)) || !rest.iter().all(adds) {
+        let is_product = matches!(product.op, Op::Linear(_)) && rest.iter().all(adds);
+        if !is_product || !context.is_small() {
             return Ok(Vec::new());
         }
         let sample = context.subgraph.sampled_to(SAMPLE, SAMPLE);

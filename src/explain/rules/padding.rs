@@ -28,7 +28,7 @@ impl Rule for Padding {
         let Some(last) = context.steps().last().filter(softmax) else {
             return Ok(Vec::new());
         };
-        let Some(masked) = masked(context.subgraph)? else {
+        let Some(masked) = masked(context)? else {
             return Ok(Vec::new());
         };
         let finding = format!(
@@ -50,10 +50,14 @@ impl Rule for Padding {
 
 /// The keys that the reference's last query of each sequence gives nothing, in any head, where the model gives them
 /// something; `None` if there are none.
-fn masked(subgraph: &Subgraph) -> Result<Option<Vec<Vec<usize>>>> {
+fn masked(context: &Context<'_>) -> Result<Option<Vec<Vec<usize>>>> {
+    let subgraph = context.subgraph;
     let &[_, heads, queries, keys] = subgraph.reference.shape() else {
         return Ok(None);
     };
+    if !context.is_small() {
+        return Ok(None);
+    }
     let theirs = subgraph.reference.widened()?;
     let ours = subgraph.result(&Cpu)?.widened()?;
     let (theirs, ours) = (theirs.as_slice::<f64>()?, ours.as_slice::<f64>()?);
@@ -84,7 +88,7 @@ pub(in crate::explain) fn hint(context: &Context<'_>) -> Result<Option<String>> 
     if !context.steps().last().is_some_and(softmax) {
         return Ok(None);
     }
-    let masked = masked(context.subgraph)?;
+    let masked = masked(context)?;
     Ok(masked.map(|masked| format!("the reference masks positions {}: padding", places(&masked))))
 }
 

@@ -31,7 +31,7 @@ impl Rule for WeightRows {
     }
 
     fn rewrites<'a>(&self, context: &Context<'a>) -> Result<Vec<Rewrite<'a>>> {
-        let Some(place) = Place::of(context.steps()) else {
+        let Some(place) = Place::of(context.steps()).filter(|_| context.is_small()) else {
             return Ok(Vec::new());
         };
         let sample = match place {

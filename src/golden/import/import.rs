@@ -101,7 +101,11 @@ fn this_run(dump: &Path, statistics_only: bool) -> Result<String> {
             }
         }
     }
-    Ok(format!("import {} {statistics_only}", hasher.finalize()))
+    let version = env!("CARGO_PKG_VERSION");
+    Ok(format!(
+        "import {version} {} {statistics_only}",
+        hasher.finalize()
+    ))
 }
 
 impl Imported {
