@@ -434,6 +434,8 @@ struct Metadata {
     storage: Vec<(Vec<i64>, String, i64, i64)>,
     /// The item with what is not in shards, in place of `common.pt`: offset and length.
     common: Option<(i64, i64)>,
+    /// How many stacks of layers are of this tensor's size besides.
+    stacks: usize,
 }
 
 fn sizes(sizes: &[i64]) -> Py {
@@ -504,7 +506,16 @@ impl Metadata {
         let metadata = vec![
             (
                 "state_dict_metadata",
-                dict([(Self::NAME.to_owned(), tensor)]),
+                dict(
+                    (0..self.stacks)
+                        .map(|stack| {
+                            (
+                                format!("decoder.layers.stack_{stack}.weight"),
+                                tensor.clone(),
+                            )
+                        })
+                        .chain([(Self::NAME.to_owned(), tensor.clone())]),
+                ),
             ),
             ("storage_data", Py::Dict(storage.collect())),
         ];
@@ -530,6 +541,7 @@ fn metadata_is_checked_against_the_chunks() {
             chunks: vec![(vec![0, 0], vec![2, 3]), (vec![2, 0], vec![2, 3])],
             storage: vec![stored(0, 0), stored(2, length)],
             common: None,
+            stacks: 0,
         };
         change(&mut metadata);
         metadata.write(folder.path());
@@ -543,7 +555,7 @@ fn metadata_is_checked_against_the_chunks() {
         }
     };
     type Change = fn(&mut Metadata);
-    let changes: [(&'static str, Change); 13] = [
+    let changes: [(&'static str, Change); 16] = [
         ("as it is", |_| {}),
         ("a file elsewhere", |m| {
             m.storage[0].1 = "../__0_0.distcp".into()
@@ -562,6 +574,16 @@ fn metadata_is_checked_against_the_chunks() {
         }),
         ("chunks with another number of axes", |m| {
             m.chunks[1] = (vec![2], vec![2])
+        }),
+        ("one part of a file thousands of times", |m| {
+            let (_, file, offset, length) = m.storage[0].clone();
+            let again = (10..5010).map(|row| (vec![row, 0], file.clone(), offset, length));
+            m.storage.extend(again);
+        }),
+        ("a tensor of a thousand axes", |m| m.size = vec![1; 1000]),
+        ("stacks of ten million layers in all", |m| {
+            (m.size, m.stacks) = (vec![10_000], 1000);
+            (m.chunks, m.storage) = (Vec::new(), Vec::new());
         }),
     ];
     let results = changes.map(|(name, change)| (name, try_with(&change)));
@@ -591,6 +613,7 @@ fn arguments_may_lie_among_the_chunks() {
             chunks: vec![(vec![0, 0], vec![2, 3])],
             storage: vec![(vec![0, 0], "__0_0.distcp".to_owned(), 0, offset)],
             common: Some((offset, length)),
+            stacks: 0,
         };
         metadata.write(folder.path());
         let checkpoint = MegatronCheckpoint::open(folder.path(), &[]).unwrap();
