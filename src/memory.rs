@@ -1,7 +1,7 @@
 //! How much memory a run may take.
 //!
 //! Tensors are counted as long as they are held, and whoever takes memory of a size that a file decides asks first
-//! ([`allow`]): what is beyond the limit is an error that says how much was asked for, in place of a process that the
+//! (`allow`): what is beyond the limit is an error that says how much was asked for, in place of a process that the
 //! system ends. The limit is one a process, since the memory is.
 
 use crate::error::{BadInput, Result};
