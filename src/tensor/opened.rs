@@ -25,10 +25,9 @@ struct All {
     maps: BTreeMap<usize, (usize, Arc<Path>)>,
 }
 
-/// What changes when a file does.
+/// What changes when a file does. Not its number: some file systems make up another whenever they are asked.
 #[derive(PartialEq)]
 struct Stamp {
-    file: (u64, u64),
     len: u64,
     modified: (i64, i64),
 }
@@ -36,7 +35,6 @@ struct Stamp {
 impl Stamp {
     fn of(metadata: &Metadata) -> Self {
         Self {
-            file: (metadata.dev(), metadata.ino()),
             len: metadata.len(),
             modified: (metadata.mtime(), metadata.mtime_nsec()),
         }
