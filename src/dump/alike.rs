@@ -45,7 +45,11 @@ pub(super) fn alike([ours, theirs]: [&Dumped; 2]) -> Result<std::result::Result<
     if are_joined {
         how.push(JOINED);
     }
-    for (parts, is_swapped) in [(theirs.clone(), false), (swapped(&theirs), true)] {
+    for is_swapped in [false, true] {
+        let parts = match is_swapped {
+            true => swapped(&theirs),
+            false => theirs.clone(),
+        };
         let Some(values) = joined([&ours, &parts])? else {
             continue;
         };
