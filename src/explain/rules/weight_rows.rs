@@ -140,17 +140,30 @@ impl<'a> Place<'a> {
         let (ours, theirs) = (result.as_slice::<f64>()?, reference.as_slice::<f64>()?);
         let width = reference.row_len().max(1);
         // The squares of differences and of values by row of the weight.
-        let mut squares: BTreeMap<usize, [f64; 2]> = BTreeMap::new();
-        let ids = self.ids(subgraph)?;
-        for (index, (ours, theirs)) in ours.iter().zip(theirs).enumerate() {
-            let row = match &ids {
-                Some(ids) => ids.get(index / width).copied().unwrap_or_default(),
-                None => index % width,
-            };
-            let [difference, size] = squares.entry(row).or_default();
+        let add = |[difference, size]: &mut [f64; 2], ours: f64, theirs: f64| {
             *difference += (ours - theirs) * (ours - theirs);
             *size += theirs * theirs;
-        }
+        };
+        let values = ours.chunks(width).zip(theirs.chunks(width));
+        let squares: BTreeMap<usize, [f64; 2]> = match self.ids(subgraph)? {
+            Some(ids) => {
+                let mut squares: BTreeMap<usize, [f64; 2]> = BTreeMap::new();
+                for (id, (ours, theirs)) in ids.into_iter().zip(values) {
+                    let of = squares.entry(id).or_default();
+                    let pairs = ours.iter().zip(theirs);
+                    pairs.for_each(|(ours, theirs)| add(of, *ours, *theirs));
+                }
+                squares
+            }
+            None => {
+                let mut squares = vec![[0.0; 2]; width];
+                for (ours, theirs) in values {
+                    let pairs = squares.iter_mut().zip(ours.iter().zip(theirs));
+                    pairs.for_each(|(of, (ours, theirs))| add(of, *ours, *theirs));
+                }
+                squares.into_iter().enumerate().collect()
+            }
+        };
         let unit = narrowed.reference.dtype().unit_roundoff().unwrap_or(0.0);
         let relative = |[difference, size]: &[f64; 2]| {
             if *difference == 0.0 {
@@ -199,12 +212,19 @@ impl<'a> Place<'a> {
         let result = subgraph.result(&Cpu)?;
         let reference = &subgraph.reference;
         let width = reference.row_len().max(1);
+        // By row of values of a look-up, else by column.
+        let of = |row: usize| wrong.get(&row).copied().unwrap_or(false);
+        let (places, is_looked): (Vec<bool>, bool) = match ids {
+            Some(ids) => (ids.into_iter().map(of).collect(), true),
+            None => ((0..width).map(of).collect(), false),
+        };
         let is_wrong = |index: usize| {
-            let row = match &ids {
-                Some(ids) => ids.get(index / width).copied().unwrap_or_default(),
-                None => index % width,
+            let place = if is_looked {
+                index / width
+            } else {
+                index % width
             };
-            wrong.get(&row).copied().unwrap_or(false)
+            places.get(place).copied().unwrap_or(false)
         };
         subgraph.reference = with_element!(reference.dtype(), T => {
             let pairs = reference.as_slice::<T>()?.iter().zip(result.as_slice::<T>()?);
