@@ -10,6 +10,7 @@ use crate::tensor::end_where_files_are_cut_short;
 use clap::Parser;
 use std::ffi::OsString;
 use std::process::ExitCode;
+use std::sync::OnceLock;
 
 /// The most threads that a machine has use for.
 const MOST_THREADS: usize = 1024;
@@ -23,16 +24,17 @@ fn threads() -> Result<()> {
         let expected = format!("at most {MOST_THREADS} threads");
         return Err(BadInput::new(name, expected, asked.to_string()).into());
     }
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(asked);
-    pool.build_global().map_err(|error| {
-        let fault = BadInput::new(
-            "threads",
-            "as many threads as there are processors",
-            error.to_string(),
-        );
-        fault
-            .remedy(format!("allow more processes, or fewer threads ({name}=1)"))
-            .into()
+    // Once: whoever runs several commands has them already.
+    static STARTED: OnceLock<Result<(), String>> = OnceLock::new();
+    let started = STARTED.get_or_init(|| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(asked);
+        pool.build_global().map_err(|error| error.to_string())
+    });
+    started.clone().map_err(|error| {
+        let expected = "as many threads as there are processors";
+        let fault = BadInput::new("threads", expected, error);
+        let remedy = format!("allow more processes, or fewer threads ({name}=1)");
+        fault.remedy(remedy).into()
     })
 }
 
