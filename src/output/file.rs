@@ -3,7 +3,7 @@
 use crate::error::{BadInput, Error, Result};
 use rustix::fs::OFlags;
 use std::ffi::OsString;
-use std::fs::{self, File, Metadata, OpenOptions};
+use std::fs::{self, File, Metadata, OpenOptions, TryLockError};
 use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -110,11 +110,12 @@ fn staged(path: &Path, staging: &Path) -> Result<File> {
         let fault = BadInput::new(staging, "a file to write, or nothing", "something else");
         return Err(fault.remedy("move it away").into());
     }
-    let is_locked = file.try_lock().is_ok();
+    // Where a disk has no locks there is nothing to wait for either.
+    let is_taken = matches!(file.try_lock(), Err(TryLockError::WouldBlock));
     // One that another run has just finished is that run's.
     let is_there = read(staging, staging.symlink_metadata())
         .is_ok_and(|now| (now.dev(), now.ino()) == (mine.dev(), mine.ino()));
-    if !is_locked || !is_there {
+    if is_taken || !is_there {
         return Err(BadInput::new(path, "no other run that writes the same file", "one").into());
     }
     file.set_len(0).map_err(Error::io(path, "write"))?;
