@@ -362,7 +362,7 @@ fn expected_mismatches_are_near_the_observed() {
     const ENOUGH: usize = 30;
     const DRAWS: usize = 8;
     let mut far = Vec::new();
-    for (seed, (reference, k, width, data)) in sample(draws.iter().enumerate(), 61) {
+    for (seed, (reference, k, width, data)) in sample(draws.iter().enumerate(), 83) {
         let mut draw = Draw(seed as u64 + 1);
         let (mut what, mut observed, mut expected) = (String::new(), 0, 0.0);
         for _ in 0..DRAWS {

@@ -142,8 +142,8 @@ impl Work {
         assert!(calls.len() > 4, "{calls:?}");
         // Writes in the middle are alike, and so are files of an import.
         let is_sampled = |number: &usize| {
-            let (first, last) = (*number <= 8, *number + 8 > calls.len());
-            let every = if calls[number - 1] == "write" { 61 } else { 9 };
+            let (first, last) = (*number <= 6, *number + 7 > calls.len());
+            let every = if calls[number - 1] == "write" { 97 } else { 17 };
             first || last || number.is_multiple_of(every)
         };
         let numbers = (1..=calls.len()).filter(|number| is_full() || is_sampled(number));

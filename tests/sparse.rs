@@ -285,7 +285,7 @@ fn a_wrong_model_fails_at_the_first_recorded_stage_that_shows_it() {
             .map(move |(number, bug)| (subject, number, bug))
     });
     let mut counts = [[0; 3]; 2];
-    for ((name, folder, _), number, bug) in common::sample(trials, 31) {
+    for ((name, folder, _), number, bug) in common::sample(trials, 47) {
         let path = common::goldens().join(name);
         let whole = Golden::open(&path).expect("a golden");
         let dtype = whole.manifest().dtype;
