@@ -2,7 +2,7 @@
 
 use super::{
     ArchitectureName, Checks, Framework, Heads, Hooked, ModelConfig, Read, Role, Runnable,
-    Settings, Stage, alternatives, stage,
+    Settings, alternatives, stage,
 };
 use crate::error::{BadInput, Result};
 use crate::plan::{Arithmetic, MegatronArithmetic, Plan, StageId, TransformersArithmetic};
@@ -111,7 +111,7 @@ impl ModelConfig {
         stage::hooked(self.stages(), framework, name)
     }
 
-    fn stages(&self) -> &'static [Stage] {
+    fn stages(&self) -> stage::Table {
         let runnable = self.architecture().architecture().runnable();
         runnable.map_or(&[], |runnable| runnable.stages)
     }

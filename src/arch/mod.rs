@@ -10,6 +10,7 @@ mod arguments;
 mod bloom;
 mod checks;
 mod config;
+mod decoder;
 mod framework;
 mod gpt2;
 mod heads;
@@ -19,6 +20,8 @@ mod megatron_core;
 mod part;
 #[cfg(test)]
 mod presets;
+mod qwen2;
+mod qwen3;
 mod recipe;
 mod rope;
 mod settings;
@@ -28,9 +31,9 @@ mod steps;
 pub use activation::ActivationName;
 pub use bloom::BloomConfig;
 pub use config::{ConvertedConfig, SettingDifference};
+pub use decoder::DecoderConfig;
 pub use framework::Framework;
 pub use gpt2::Gpt2Config;
-pub use llama::LlamaConfig;
 pub use recipe::{Recipe, Relayout, TensorRecipe};
 pub use stage::Role;
 
@@ -49,8 +52,9 @@ use checks::Checks;
 use clap::ValueEnum;
 use gpt2::Gpt2;
 use llama::Llama;
+use qwen2::Qwen2;
+use qwen3::Qwen3;
 use serde::{Deserialize, Serialize};
-use stage::Stage;
 use std::fmt;
 
 /// What an architecture says of itself. Nothing has a default: what is forgotten does not compile.
@@ -91,7 +95,7 @@ pub(crate) trait Architecture: Sync {
 /// What it takes to run an architecture's models, apart from a config's [`Model`].
 pub(crate) struct Runnable {
     /// Every stage, in execution order.
-    pub(crate) stages: &'static [Stage],
+    pub(crate) stages: stage::Table,
     /// Reads the settings of a `config.json`.
     pub(crate) of_transformers: fn(&Settings<'_>) -> Result<Read<TransformersArithmetic>>,
     /// Reads the settings that a Megatron's dump comes with; `None` if they are of another
@@ -205,7 +209,11 @@ architectures! {
     /// GPT-2, from megatron-core.
     Gpt2(Gpt2Config),
     /// Llama, from megatron-core.
-    Llama(LlamaConfig),
+    Llama(DecoderConfig),
+    /// Qwen2 and Qwen2.5, from megatron-core.
+    Qwen2(DecoderConfig),
+    /// Qwen3, from megatron-core.
+    Qwen3(DecoderConfig),
 }
 
 impl ArchitectureName {

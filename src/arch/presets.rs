@@ -1,7 +1,7 @@
 //! The dumper's presets: which modules' inputs are stages, and which of their arguments if several are,
 //! as the stage tables have it. Held to the in `scripts/parity_dump.py` by a test, which `PARITY_UPDATE_DOCS=1` makes write it.
 
-use super::stage::is_placeholder;
+use super::stage::{self, is_placeholder};
 use super::{ArchitectureName, Framework};
 use clap::ValueEnum;
 use std::collections::BTreeSet;
@@ -14,7 +14,8 @@ const END: &str = "# END of what is generated\n";
 /// Modules whose input a hook of `framework` records, and which argument if it says.
 fn inputs(framework: Framework) -> BTreeSet<(String, Option<&'static str>)> {
     let runnable = ArchitectureName::all().filter_map(|name| name.architecture().runnable());
-    let hooks = runnable.flat_map(|runnable| runnable.stages.iter().flat_map(|row| row.hooks));
+    let hooks =
+        runnable.flat_map(|runnable| stage::rows(runnable.stages).flat_map(|row| row.hooks));
     hooks
         .filter(|hook| hook.framework == framework)
         .filter_map(|hook| match hook.name.split_once(".input.") {

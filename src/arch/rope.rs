@@ -18,11 +18,12 @@ pub(super) const ROPE_SCALING: [&str; 2] = ["use_rope_scaling", "rope_scaling"];
 pub(super) const ORIGINAL_POSITIONS: usize = 8192;
 
 /// Reads what transformers calls `rope_parameters`, before version 5 `rope_theta` and `rope_scaling`,
-/// for heads of `dims` entries. `positions` is the config's `max_position_embeddings`.
+/// for heads of `dims` entries. `positions` is the config's `max_position_embeddings`, `base` the class's default.
 pub(super) fn of_transformers(
     settings: &Settings<'_>,
     dims: usize,
     positions: usize,
+    base: f64,
 ) -> Result<Frequencies> {
     // transformers takes the older name first, if there is something in it.
     let older = settings.within("rope_scaling")?;
@@ -33,7 +34,7 @@ pub(super) fn of_transformers(
     }
     let parameters = older.or(newer).unwrap_or_else(|| settings.empty());
     parameters.agrees_with(settings)?;
-    let base = settings.number_or(&["rope_theta"], 10_000.0)?;
+    let base = settings.number_or(&["rope_theta"], base)?;
     let partial = settings.number_or(&["partial_rotary_factor"], 1.0)?;
     let partial = parameters.number_or(&["partial_rotary_factor"], partial)?;
     if partial != 1.0 {
@@ -147,7 +148,7 @@ mod tests {
 
     fn read(settings: Value) -> Result<Frequencies> {
         let settings = Settings::new(Path::new("config.json"), object(settings));
-        of_transformers(&settings, 64, 4096)
+        of_transformers(&settings, 64, 4096, 1e4)
     }
 
     #[test]

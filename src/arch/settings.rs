@@ -83,6 +83,14 @@ impl<'a> Settings<'a> {
         self.find(keys, "text", |value| value.as_str().map(str::to_owned))
     }
 
+    /// A list of texts, if it is there.
+    pub(super) fn texts(&self, key: &str) -> Result<Option<Vec<String>>> {
+        self.find(&[key], "a list of texts", |value| {
+            let texts = value.as_array()?.iter();
+            texts.map(|text| Some(text.as_str()?.to_owned())).collect()
+        })
+    }
+
     /// A size.
     pub(super) fn size(&self, keys: &[&str]) -> Result<usize> {
         let size = self.optional_size(keys)?;

@@ -141,6 +141,12 @@ impl Hook {
         Self { layout, ..self }
     }
 
+    /// `[batch, sequence, heads, head_dim]`.
+    pub(super) const fn bsnd(self) -> Self {
+        let layout = Layout::Bsnd;
+        Self { layout, ..self }
+    }
+
     /// The stage is a part of the array, of which every rank has its own.
     pub(super) const fn part(self, part: Part) -> Self {
         Self {
@@ -194,14 +200,22 @@ pub(super) const fn core(name: &'static str) -> Hook {
     Hook::new(Framework::MegatronCore, name)
 }
 
+/// An architecture's stages, in execution order: rows that belong together, which relatives share.
+pub(super) type Table = &'static [&'static [Stage]];
+
+/// All rows of a table.
+pub(super) fn rows(table: Table) -> impl Iterator<Item = &'static Stage> {
+    table.iter().copied().flatten()
+}
+
 /// The row of a stage.
-pub(super) fn named(table: &'static [Stage], stage: &StageId) -> Option<&'static Stage> {
+pub(super) fn named(table: Table, stage: &StageId) -> Option<&'static Stage> {
     let named = |row: &&Stage| numbers(row.id, stage.as_str()).is_some();
-    table.iter().find(named)
+    rows(table).find(named)
 }
 
 /// The stages that a hook of this name shows: several where a framework computes them at once.
-pub(super) fn hooked(table: &'static [Stage], framework: Framework, name: &str) -> Vec<Hooked> {
+pub(super) fn hooked(table: Table, framework: Framework, name: &str) -> Vec<Hooked> {
     let shown = |row: &'static Stage| {
         let mut hooks = row.hooks.iter();
         hooks.find_map(|hook| {
@@ -213,7 +227,7 @@ pub(super) fn hooked(table: &'static [Stage], framework: Framework, name: &str) 
             })
         })
     };
-    table.iter().filter_map(shown).collect()
+    rows(table).filter_map(shown).collect()
 }
 
 /// The numbers that stand in `name` for the placeholders of `pattern`; `None` if it is another name.
@@ -269,8 +283,8 @@ mod tests {
             let Some(runnable) = name.architecture().runnable() else {
                 continue;
             };
-            for row in runnable.stages {
-                let same = runnable.stages.iter().filter(|other| other.id == row.id);
+            for row in rows(runnable.stages) {
+                let same = rows(runnable.stages).filter(|other| other.id == row.id);
                 assert_eq!(same.count(), 1, "{}", row.id);
                 for hook in row.hooks {
                     assert_eq!(placeholders(hook.name), placeholders(row.id), "{hook:?}");

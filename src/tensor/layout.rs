@@ -17,6 +17,8 @@ pub enum Layout {
     Bnss,
     /// `[sequence, batch, heads, head_dim]`: queries, keys and values inside Megatron's attention.
     Sbnd,
+    /// `[batch, sequence, heads, head_dim]`: queries and keys between transformers' projections and its attention.
+    Bsnd,
 }
 
 /// How the files of tensor-parallel ranks make one array.
@@ -33,7 +35,7 @@ impl Layout {
     /// The axis of the rows of the batch.
     pub(crate) fn batch_axis(self) -> usize {
         match self {
-            Self::Bsh | Self::Bnss => 0,
+            Self::Bsh | Self::Bnss | Self::Bsnd => 0,
             Self::Sbh | Self::Sbnd => 1,
         }
     }
@@ -41,7 +43,7 @@ impl Layout {
     /// The axis of the positions, of queries in scores and probabilities.
     pub(crate) fn sequence_axis(self) -> usize {
         match self {
-            Self::Bsh => 1,
+            Self::Bsh | Self::Bsnd => 1,
             Self::Bnss => 2,
             Self::Sbh | Self::Sbnd => 0,
         }
@@ -52,6 +54,7 @@ impl Layout {
         match (self, array.shape().len()) {
             (Self::Bsh, 3) | (Self::Bnss, 4) => Some(array.clone()),
             (Self::Sbh, 3) => Some(array.permuted(&[1, 0, 2])),
+            (Self::Bsnd, 4) => Some(array.permuted(&[0, 2, 1, 3])),
             (Self::Sbnd, 4) => Some(array.permuted(&[1, 2, 0, 3])),
             _ => None,
         }

@@ -54,7 +54,7 @@ impl Architecture for Bloom {
 
     fn runnable(&self) -> Option<Runnable> {
         Some(Runnable {
-            stages: stages::STAGES,
+            stages: &[stages::STAGES],
             of_transformers: config::of_transformers,
             of_dump: config::of_dump,
             of_checkpoint: config::of_checkpoint,

@@ -1,58 +1,60 @@
-//! Llama: rotary positions, RMSNorm, grouped queries, a gated MLP.
+//! Llama: a decoder whose layers all have biases, or none.
 
-mod config;
-mod convert;
-mod plan;
-mod stages;
-
-pub use config::LlamaConfig;
-
-use super::megatron_core::{FINAL_NORM_BIAS, FORMATS, POSITIONS};
-use super::{Architecture, Arguments, Recipe, Runnable};
-use crate::checkpoint::megatron::{Format, MegatronCheckpoint};
+use super::decoder::{
+    ARGUMENTS, Converting, DecoderConfig, Defaults, Features, Relative, shared_settings, stages,
+};
+use super::recipe::object;
+use super::stage::Table;
+use super::{ModelConfig, Settings};
 use crate::error::Result;
+use serde_json::{Map, Value, json};
 
 pub(super) struct Llama;
 
-impl Architecture for Llama {
-    fn name(&self) -> &'static str {
-        convert::LLAMA
+const DEFAULTS: Defaults = Defaults {
+    hidden_size: 4096,
+    intermediate_size: 11_008,
+    num_hidden_layers: 32,
+    num_attention_heads: 32,
+    num_key_value_heads: None,
+    head_dim: None,
+    vocab_size: 32_000,
+    max_position_embeddings: 2048,
+    rms_norm_eps: 1e-6,
+    rope_theta: 1e4,
+};
+
+impl Relative for Llama {
+    const NAME: &'static str = "Llama";
+    const MODEL_TYPE: &'static str = "llama";
+    const CLASS: &'static str = "LlamaForCausalLM";
+    const FEATURES: Features = Features::NONE;
+    const SHOWN_BY: &'static str = "no position embeddings and norms without biases";
+    const STAGES: Table = &[
+        stages::EMBEDDINGS,
+        stages::QKV,
+        stages::ATTENTION,
+        stages::MLP,
+        stages::BLOCKS,
+    ];
+    const ARGUMENTS: &'static super::Arguments = &ARGUMENTS;
+
+    fn model(config: DecoderConfig) -> ModelConfig {
+        ModelConfig::Llama(config)
     }
 
-    fn model_type(&self) -> &'static str {
-        "llama"
-    }
-
-    fn prefix(&self) -> &'static str {
-        "model."
-    }
-
-    fn formats(&self) -> &'static [Format] {
-        FORMATS
-    }
-
-    fn shown_by(&self) -> &'static str {
-        "no position embeddings and norms without biases"
-    }
-
-    fn recognises(&self, checkpoint: &MegatronCheckpoint) -> bool {
-        checkpoint.get(POSITIONS).is_none() && checkpoint.get(FINAL_NORM_BIAS).is_none()
-    }
-
-    fn arguments(&self) -> &'static Arguments {
-        &convert::ARGUMENTS
-    }
-
-    fn recipe(&self, checkpoint: &MegatronCheckpoint, vocabulary: Option<usize>) -> Result<Recipe> {
-        convert::recipe(checkpoint, vocabulary)
-    }
-
-    fn runnable(&self) -> Option<Runnable> {
-        Some(Runnable {
-            stages: stages::STAGES,
-            of_transformers: config::of_transformers,
-            of_dump: config::of_dump,
-            of_checkpoint: config::of_checkpoint,
+    fn read(settings: &Settings<'_>) -> Result<DecoderConfig> {
+        Ok(DecoderConfig {
+            attention_bias: settings.flag_or(&["attention_bias"], false)?,
+            mlp_bias: settings.flag_or(&["mlp_bias"], false)?,
+            ..shared_settings(settings, &DEFAULTS)?
         })
+    }
+
+    fn settings(converting: &Converting<'_>) -> Result<Map<String, Value>> {
+        let biases = converting.biases;
+        Ok(object(
+            json!({ "attention_bias": biases, "mlp_bias": biases }),
+        ))
     }
 }

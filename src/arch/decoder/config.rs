@@ -1,21 +1,18 @@
-//! What determines a Llama's computation, and where the frameworks write it down.
+//! What determines a decoder's computation, and where the frameworks write it down.
 
-use super::convert::LLAMA;
-use crate::arch::{
-    ActivationName, Checks, Framework, Heads, Model, ModelConfig, Read, Settings, megatron_core,
-    rope,
-};
-use crate::checkpoint::megatron::MegatronCheckpoint;
+use super::Features;
+use crate::arch::{ActivationName, Checks, Heads, Model, Settings, megatron_core, rope};
 use crate::error::Result;
 use crate::op::Frequencies;
-use crate::plan::{Arithmetic, MegatronArithmetic, Plan, TransformersArithmetic};
+use crate::plan::{Arithmetic, Plan};
 use crate::tensor::DType;
 use serde::{Deserialize, Serialize};
+use std::ops::Not;
 
-/// What determines a Llama model's computation.
+/// What determines the computation of a Llama or one of its relatives.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct LlamaConfig {
+pub struct DecoderConfig {
     /// Width of the residual stream.
     pub hidden_size: usize,
     /// Width of the MLP.
@@ -36,18 +33,24 @@ pub struct LlamaConfig {
     pub hidden_act: ActivationName,
     /// Whether attention's projections have biases.
     pub attention_bias: bool,
+    /// Whether queries, keys and values alone have biases.
+    #[serde(default, skip_serializing_if = "Not::not")]
+    pub qkv_bias: bool,
+    /// Whether the heads of queries and keys are normalized before they are rotated.
+    #[serde(default, skip_serializing_if = "Not::not")]
+    pub qk_norm: bool,
     /// Whether the MLP's projections have biases.
     pub mlp_bias: bool,
     /// By which angles queries and keys are rotated.
     pub rope: Frequencies,
     /// Whether neighbours are rotated together, in place of halves.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    #[serde(default, skip_serializing_if = "Not::not")]
     pub rotary_interleaved: bool,
     /// Whether the head is the embedding.
     pub tie_word_embeddings: bool,
 }
 
-impl Model for LlamaConfig {
+impl Model for DecoderConfig {
     fn plan(&self, dtype: DType, arithmetic: &Arithmetic) -> Result<Plan> {
         super::plan::plan(self, dtype, arithmetic)
     }
@@ -99,6 +102,7 @@ impl Model for LlamaConfig {
             self.num_attention_heads,
             self.num_key_value_heads,
             self.head_dim,
+            self.qk_norm.into(),
         ]
     }
 
@@ -117,47 +121,77 @@ impl Model for LlamaConfig {
     }
 }
 
-/// Reads transformers' settings.
-pub(super) fn of_transformers(settings: &Settings<'_>) -> Result<Read<TransformersArithmetic>> {
-    let hidden_size = settings.size_or(&["hidden_size"], 4096)?;
-    let num_attention_heads = settings.size_or(&["num_attention_heads"], 32)?;
-    let head_dim = match settings.optional_size(&["head_dim"])? {
-        Some(given) => given,
-        None => hidden_size / num_attention_heads.max(1),
-    };
-    let positions = settings.size_or(&["max_position_embeddings"], 2048)?;
-    let config = LlamaConfig {
-        hidden_size,
-        intermediate_size: settings.size_or(&["intermediate_size"], 11_008)?,
-        num_hidden_layers: settings.size_or(&["num_hidden_layers"], 32)?,
-        num_attention_heads,
-        num_key_value_heads: settings.size_or(&["num_key_value_heads"], num_attention_heads)?,
-        head_dim,
-        vocab_size: settings.size_or(&["vocab_size"], 32_000)?,
-        rms_norm_eps: settings.number_or(&["rms_norm_eps"], 1e-6)?,
-        hidden_act: ActivationName::of(settings, "hidden_act", ActivationName::Silu)?,
-        attention_bias: settings.flag_or(&["attention_bias"], false)?,
-        mlp_bias: settings.flag_or(&["mlp_bias"], false)?,
-        rope: rope::of_transformers(settings, head_dim, positions)?,
-        rotary_interleaved: false,
-        tie_word_embeddings: settings.flag_or(&["tie_word_embeddings"], false)?,
-    };
-    Ok((
-        ModelConfig::Llama(config),
-        TransformersArithmetic::default(),
-    ))
+/// What a class of transformers takes where a config says nothing.
+pub(in crate::arch) struct Defaults {
+    pub(in crate::arch) hidden_size: usize,
+    pub(in crate::arch) intermediate_size: usize,
+    pub(in crate::arch) num_hidden_layers: usize,
+    pub(in crate::arch) num_attention_heads: usize,
+    /// As many as of queries if `None`.
+    pub(in crate::arch) num_key_value_heads: Option<usize>,
+    /// The hidden size by heads if `None`.
+    pub(in crate::arch) head_dim: Option<usize>,
+    pub(in crate::arch) vocab_size: usize,
+    pub(in crate::arch) max_position_embeddings: usize,
+    pub(in crate::arch) rms_norm_eps: f64,
+    pub(in crate::arch) rope_theta: f64,
 }
 
-/// Reads megatron-core's arguments: of `TransformerConfig` and `GPTModel`, or Megatron-LM's.
-pub(super) fn of_dump(
-    framework: Framework,
+/// The settings that all relatives have, and no features.
+pub(in crate::arch) fn shared_settings(
     settings: &Settings<'_>,
-) -> Result<Option<Read<MegatronArithmetic>>> {
-    let positions = settings.text(&["position_embedding_type"])?;
-    if framework != Framework::MegatronCore || positions.as_deref() != Some("rope") {
-        return Ok(None);
+    defaults: &Defaults,
+) -> Result<DecoderConfig> {
+    let size = |key, default| settings.size_or(&[key], default);
+    let hidden_size = size("hidden_size", defaults.hidden_size)?;
+    let num_attention_heads = size("num_attention_heads", defaults.num_attention_heads)?;
+    let keys = defaults.num_key_value_heads.unwrap_or(num_attention_heads);
+    let by_heads = hidden_size / num_attention_heads.max(1);
+    let head_dim = size("head_dim", defaults.head_dim.unwrap_or(by_heads))?;
+    let positions = size("max_position_embeddings", defaults.max_position_embeddings)?;
+    Ok(DecoderConfig {
+        hidden_size,
+        intermediate_size: size("intermediate_size", defaults.intermediate_size)?,
+        num_hidden_layers: size("num_hidden_layers", defaults.num_hidden_layers)?,
+        num_attention_heads,
+        num_key_value_heads: size("num_key_value_heads", keys)?,
+        head_dim,
+        vocab_size: size("vocab_size", defaults.vocab_size)?,
+        rms_norm_eps: settings.number_or(&["rms_norm_eps"], defaults.rms_norm_eps)?,
+        hidden_act: ActivationName::of(settings, "hidden_act", ActivationName::Silu)?,
+        attention_bias: false,
+        qkv_bias: false,
+        qk_norm: false,
+        mlp_bias: false,
+        rope: rope::of_transformers(settings, head_dim, positions, defaults.rope_theta)?,
+        rotary_interleaved: false,
+        tie_word_embeddings: settings.flag_or(&["tie_word_embeddings"], false)?,
+    })
+}
+
+/// Refuses attention that sees a window of tokens alone, as Qwen's classes have it: in the layers that
+/// `layer_types` names, or else after the first `max_window_layers`.
+pub(in crate::arch) fn refuse_window(settings: &Settings<'_>) -> Result<()> {
+    let expected = "full attention: parity has no plan for windows";
+    let kinds = settings.texts("layer_types")?;
+    if let Some(kinds) = kinds {
+        let other = kinds.into_iter().find(|kind| kind != "full_attention");
+        return other.map_or(Ok(()), |other| {
+            Err(settings.fault("layer_types", expected, format!("{other:?}")))
+        });
     }
-    megatron_core::refuse_settings(settings, &["qk_layernorm", "add_qkv_bias", "squared_relu"])?;
+    let is_used = settings.flag_or(&["use_sliding_window"], false)?;
+    let full = settings.size_or(&["max_window_layers"], 28)?;
+    let layers = settings.size_or(&["num_hidden_layers"], 32)?;
+    if is_used && full < layers {
+        return Err(settings.fault("use_sliding_window", expected, true));
+    }
+    Ok(())
+}
+
+/// Reads megatron-core's arguments.
+pub(super) fn of_dump(settings: &Settings<'_>, features: Features) -> Result<DecoderConfig> {
+    megatron_core::refuse_settings(settings, &["squared_relu"])?;
     megatron_core::require_setting(settings, "normalization", "RMSNorm")?;
     // Biases of row-parallel layers would have to be told from those of the others.
     if settings.flag_or(&["add_bias_linear"], true)? {
@@ -182,7 +216,7 @@ pub(super) fn of_dump(
     let grouped = settings.flag_or(&["group_query_attention"], true)?;
     let groups = settings.optional_size(&["num_query_groups"])?;
     let groups = groups.filter(|_| grouped).unwrap_or(num_attention_heads);
-    let config = LlamaConfig {
+    Ok(DecoderConfig {
         hidden_size,
         intermediate_size: settings.size_or(&["ffn_hidden_size"], hidden_size.saturating_mul(4))?,
         num_hidden_layers: settings.size(&["num_layers"])?,
@@ -193,16 +227,11 @@ pub(super) fn of_dump(
         rms_norm_eps: settings.number_or(&["norm_epsilon", "layernorm_epsilon"], 1e-5)?,
         hidden_act,
         attention_bias: false,
+        qkv_bias: features.qkv_bias,
+        qk_norm: features.qk_norm,
         mlp_bias: false,
         rope: rope::of_megatron_core(settings, head_dim)?,
         rotary_interleaved: settings.flag_or(&["rotary_interleaved"], false)?,
         tie_word_embeddings: megatron_core::is_tied_in(settings)?,
-    };
-    let arithmetic = megatron_core::arithmetic(settings)?;
-    Ok(Some((ModelConfig::Llama(config), arithmetic)))
-}
-
-/// Reads the arguments of a checkpoint.
-pub(super) fn of_checkpoint(checkpoint: &MegatronCheckpoint) -> Result<MegatronArithmetic> {
-    megatron_core::arithmetic_of(checkpoint, LLAMA)
+    })
 }

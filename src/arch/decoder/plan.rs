@@ -1,11 +1,11 @@
-//! Llama's steps, in either framework's arithmetic.
+//! A decoder's steps, in either framework's arithmetic.
 //!
-//! transformers (`modeling_llama.py`, eager attention) and megatron-core (local layer spec) round at the
+//! transformers (`modeling_llama.py` and those made of it, eager attention) and megatron-core (local layer spec) round at the
 //! same places but for RMSNorm, whose normalized value transformers rounds before the weight, scores,
 //! whose product transformers rounds before it is scaled, biases, and row-parallel layers, whose
 //! products Megatron rounds per rank.
 
-use super::LlamaConfig;
+use super::DecoderConfig;
 use crate::arch::steps::{BiasOrder, Steps};
 use crate::error::Result;
 use crate::op::{
@@ -16,7 +16,7 @@ use crate::plan::{Arithmetic, Plan, StageId};
 use crate::tensor::DType;
 
 /// The plan of a model.
-pub(super) fn plan(config: &LlamaConfig, dtype: DType, arithmetic: &Arithmetic) -> Result<Plan> {
+pub(super) fn plan(config: &DecoderConfig, dtype: DType, arithmetic: &Arithmetic) -> Result<Plan> {
     let (rounding, column, row) = match arithmetic {
         Arithmetic::Transformers(_) => {
             (Rounding::EachOperation, BiasOrder::InSum, BiasOrder::InSum)
@@ -31,19 +31,19 @@ pub(super) fn plan(config: &LlamaConfig, dtype: DType, arithmetic: &Arithmetic) 
             },
         ),
     };
-    let mut llama = Llama {
+    let mut decoder = Decoder {
         config,
         steps: Steps::new(dtype),
         rounding,
         column,
         row,
     };
-    llama.model();
-    llama.steps.into_plan()
+    decoder.model();
+    decoder.steps.into_plan()
 }
 
-struct Llama<'a> {
-    config: &'a LlamaConfig,
+struct Decoder<'a> {
+    config: &'a DecoderConfig,
     steps: Steps,
     /// Of norms and scores.
     rounding: Rounding,
@@ -53,9 +53,10 @@ struct Llama<'a> {
     row: BiasOrder,
 }
 
-impl Llama<'_> {
+impl Decoder<'_> {
     fn model(&mut self) {
-        let vocabulary = [self.config.vocab_size, self.config.hidden_size];
+        let hidden = self.config.hidden_size;
+        let vocabulary = [self.config.vocab_size, hidden];
         let mut x = self.steps.embedding("embed_tokens", vocabulary);
         let tables = [RotaryFunction::Cos, RotaryFunction::Sin].map(|function| {
             let id = match function {
@@ -71,15 +72,19 @@ impl Llama<'_> {
         });
         for layer in 0..self.config.num_hidden_layers {
             let block = format!("layers.{layer}");
-            let normed = self.norm(&format!("{block}.input_layernorm"), &x);
+            let normed = self.norm(&format!("{block}.input_layernorm"), &x, hidden);
             let attended = self.attention(&format!("{block}.self_attn"), &normed, &tables);
             let id = format!("{block}.self_attn.residual");
             let attended = self.steps.add(id, &x, &attended);
-            let normed = self.norm(&format!("{block}.post_attention_layernorm"), &attended);
+            let normed = self.norm(
+                &format!("{block}.post_attention_layernorm"),
+                &attended,
+                hidden,
+            );
             let narrow = self.mlp(&format!("{block}.mlp"), &normed);
             x = self.steps.add(block, &attended, &narrow);
         }
-        let normed = self.norm("norm", &x);
+        let normed = self.norm("norm", &x, hidden);
         let head = if self.config.tie_word_embeddings {
             "embed_tokens.weight"
         } else {
@@ -95,6 +100,7 @@ impl Llama<'_> {
             self.config.num_key_value_heads,
         );
         let bias = self.config.attention_bias;
+        let of_qkv = bias || self.config.qkv_bias;
         let parts = [
             (HeadPart::Query, "q_proj", queries),
             (HeadPart::Key, "k_proj", keys),
@@ -102,7 +108,7 @@ impl Llama<'_> {
         ];
         let projected = parts.map(|(part, name, heads)| {
             let (id, shape) = (format!("{at}.{name}"), [heads * dim, hidden]);
-            let fused = self.steps.layer(&id, x, shape, bias, self.column);
+            let fused = self.steps.layer(&id, x, shape, of_qkv, self.column);
             (part, heads, fused)
         });
         let [query, key, value] = projected.map(|(part, heads, fused)| {
@@ -119,6 +125,12 @@ impl Llama<'_> {
             };
             self.steps.heads(&format!("{at}.{name}"), &fused, split)
         });
+        let (query, key) = if self.config.qk_norm {
+            let norm = |of: &mut Self, name: &str, x| of.norm(&format!("{at}.{name}"), x, dim);
+            (norm(self, "q_norm", &query), norm(self, "k_norm", &key))
+        } else {
+            (query, key)
+        };
         let rotary = Rotary {
             dims: self.config.rope.dims,
             pairs: if self.config.rotary_interleaved {
@@ -156,8 +168,8 @@ impl Llama<'_> {
         self.steps.layer(&id, &gated, shape, bias, self.row)
     }
 
-    fn norm(&mut self, id: &str, x: &StageId) -> StageId {
-        let (width, eps) = (self.config.hidden_size, self.config.rms_norm_eps);
+    fn norm(&mut self, id: &str, x: &StageId, width: usize) -> StageId {
+        let eps = self.config.rms_norm_eps;
         self.steps.rms_norm(id, x, width, eps, self.rounding)
     }
 }

@@ -1,7 +1,10 @@
-//! Llama's stages, and which hooks of which framework show them.
+//! The stages of decoders, and which hooks of which framework show them: rows that belong together, of which an
+//! architecture has some.
 
 use crate::arch::Part;
 use crate::arch::stage::{HEADS, INNER, LAST, Role, Stage, core, hf};
+
+/// What precedes the blocks, and the norm before attention.
 
 /// megatron-core's blocks work on `[sequence, batch, ·]`. It computes queries, keys and values at once,
 /// per group of heads that share a key, and gate and up projection too, of which every rank has its
@@ -16,7 +19,7 @@ use crate::arch::stage::{HEADS, INNER, LAST, Role, Stage, core, hf};
 /// Heads before the rotation are copies of the projections, which neither framework shows; values are
 /// what megatron-core's attention is given.
 #[rustfmt::skip]
-pub(super) const STAGES: &[Stage] = &[
+pub(in crate::arch) const EMBEDDINGS: &[Stage] = &[
     Stage::new("embed_tokens", Role::Embedding, &[
         hf("embed_tokens.output"),
         core("embedding.word_embeddings.output"),
@@ -28,6 +31,11 @@ pub(super) const STAGES: &[Stage] = &[
         hf("layers.{layer}.input_layernorm.output"),
         core("decoder.layers.{layer}.input_layernorm.output").sbh(),
     ]),
+];
+
+/// Queries, keys and values of groups of heads.
+#[rustfmt::skip]
+pub(in crate::arch) const QKV: &[Stage] = &[
     Stage::new("layers.{layer}.self_attn.q_proj", Role::Qkv, &[
         hf("layers.{layer}.self_attn.q_proj.output"),
         core("decoder.layers.{layer}.self_attention.linear_qkv.output").sbh().part(Part::Query),
@@ -46,6 +54,24 @@ pub(super) const STAGES: &[Stage] = &[
         core("decoder.layers.{layer}.self_attention.core_attention.input.value").sbnd()
             .sharded(INNER),
     ]),
+];
+
+/// Norms of the heads of queries and keys.
+#[rustfmt::skip]
+pub(in crate::arch) const QK_NORMS: &[Stage] = &[
+    Stage::new("layers.{layer}.self_attn.q_norm", Role::Norm, &[
+        hf("layers.{layer}.self_attn.q_norm.output").bsnd(),
+        core("decoder.layers.{layer}.self_attention.q_layernorm.output").sbnd().sharded(INNER),
+    ]),
+    Stage::new("layers.{layer}.self_attn.k_norm", Role::Norm, &[
+        hf("layers.{layer}.self_attn.k_norm.output").bsnd(),
+        core("decoder.layers.{layer}.self_attention.k_layernorm.output").sbnd().sharded(INNER),
+    ]),
+];
+
+/// Attention, and the norm after it.
+#[rustfmt::skip]
+pub(in crate::arch) const ATTENTION: &[Stage] = &[
     Stage::new("layers.{layer}.self_attn.q_rot", Role::Heads, &[
         hf("layers.{layer}.self_attn.q_rot.output").bnss(),
         core("decoder.layers.{layer}.self_attention.core_attention.input.query").sbnd()
@@ -87,6 +113,11 @@ pub(super) const STAGES: &[Stage] = &[
         hf("layers.{layer}.post_attention_layernorm.output"),
         core("decoder.layers.{layer}.pre_mlp_layernorm.output").sbh(),
     ]),
+];
+
+/// A gated MLP.
+#[rustfmt::skip]
+pub(in crate::arch) const MLP: &[Stage] = &[
     Stage::new("layers.{layer}.mlp.gate_proj", Role::MlpUp, &[
         hf("layers.{layer}.mlp.gate_proj.output"),
         core("decoder.layers.{layer}.mlp.linear_fc1.output").sbh().part(Part::Gate),
@@ -108,6 +139,11 @@ pub(super) const STAGES: &[Stage] = &[
         core("decoder.layers.{layer}.mlp.linear_fc2.output").sbh(),
         core("decoder.layers.{layer}.mlp.output").sbh(),
     ]),
+];
+
+/// Blocks, and what follows them.
+#[rustfmt::skip]
+pub(in crate::arch) const BLOCKS: &[Stage] = &[
     Stage::new("layers.{layer}", Role::Block, &[
         hf("layers.{layer}.output"),
         core("decoder.layers.{layer}.output").sbh(),

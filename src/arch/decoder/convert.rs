@@ -1,0 +1,365 @@
+//! Decoders from megatron-core.
+//!
+//! Megatron fuses query, key and value per *group* of heads that share a key: rows
+//! `[groups, heads/groups + 2, head_dim]`. Gate and up projection are one matrix, the gate first;
+//! every rank has its rows of both. Both frameworks rotate halves, so rotary embeddings need no
+//! permutation.
+
+use super::{Features, Relative};
+use crate::arch::ActivationName;
+use crate::arch::arguments::Arguments;
+use crate::arch::megatron::{require, unsupported, vocabulary};
+use crate::arch::megatron_core::{
+    EMBEDDING, HANDLED, ZERO_CENTRED, add_head, epsilon, gated_otherwise, groups, head_dim,
+    is_tied, require_activation, zero_centred,
+};
+use crate::arch::recipe::{Recipe, Relayout, TensorRecipe, object};
+use crate::arch::rope::{
+    HIGH_FREQ_FACTOR, INTERPOLATION, LOW_FREQ_FACTOR, ORIGINAL_POSITIONS, ROPE_SCALING,
+};
+use crate::checkpoint::megatron::{MegatronCheckpoint, Partition};
+use crate::error::Result;
+use serde_json::{Map, Value, json};
+use std::ops::Range;
+
+/// What all relatives' recipes make of arguments.
+pub(in crate::arch) const ARGUMENTS: Arguments = Arguments {
+    handled: &[
+        HANDLED,
+        &[
+            "add_qkv_bias",
+            "qk_layernorm",
+            "max_position_embeddings",
+            "rotary_base",
+            "rotary_percent",
+            "rotary_seq_len_interpolation_factor",
+            "seq_len_interpolation_factor",
+            "rope_scaling",
+            "rope_scaling_factor",
+            "use_rope_scaling",
+        ],
+    ],
+    without_effect: &[&[
+        // transformers' models have no other dropout than attention's.
+        "hidden_dropout",
+        // Another word for `position_embedding_type`.
+        "use_rotary_position_embeddings",
+        // Of GELU; SiLU has one formula.
+        "bias_activation_fusion",
+        "bias_gelu_fusion",
+        "openai_gelu",
+        "use_te_activation_func",
+        "use_transformer_engine_op_fuser",
+    ]],
+    required: &[
+        &["hidden_size"],
+        &["num_attention_heads"],
+        &["num_query_groups", "group_query_attention"],
+        &["num_layers"],
+        &["ffn_hidden_size"],
+        &["layernorm_epsilon", "norm_epsilon"],
+        &["swiglu", "activation_func"],
+        &["position_embedding_type"],
+        &["max_position_embeddings"],
+        &["rotary_base"],
+        &["rotary_percent"],
+    ],
+    required_by: &[
+        ("group_query_attention", "num_query_groups"),
+        ("use_rope_scaling", "rope_scaling_factor"),
+        ("rope_scaling", "rope_scaling_factor"),
+    ],
+    off: &[
+        &["apply_layernorm_1p", "layernorm_zero_centered_gamma"],
+        &INTERPOLATION,
+        &ROPE_SCALING,
+    ],
+};
+
+/// A checkpoint that is being converted, and the sizes that its arguments name.
+pub(in crate::arch) struct Converting<'a> {
+    checkpoint: &'a MegatronCheckpoint,
+    hidden: usize,
+    heads: usize,
+    groups: usize,
+    head_dim: usize,
+    layers: usize,
+    wide: usize,
+    /// Whether all linear layers have biases.
+    pub(in crate::arch) biases: bool,
+    features: Features,
+    /// Whether it holds the weights of norms less one.
+    less_one: bool,
+}
+
+/// How a model of transformers is made of a checkpoint.
+pub(super) fn recipe<T: Relative>(
+    checkpoint: &MegatronCheckpoint,
+    tokens: Option<usize>,
+) -> Result<Recipe> {
+    let args = checkpoint.args();
+    let refuse = |argument| unsupported(checkpoint, T::NAME, argument);
+    require(checkpoint, T::NAME, "normalization", "RMSNorm")?;
+    require(checkpoint, T::NAME, "position_embedding_type", "rope")?;
+    require_activation(checkpoint, T::NAME, ActivationName::Silu)?;
+    if let Some(otherwise) = gated_otherwise(checkpoint, true)? {
+        return Err(refuse(otherwise));
+    }
+    if args.number("rotary_percent")? != 1.0 {
+        return Err(refuse("rotary_percent"));
+    }
+    T::FEATURES.agree_with(args)?;
+    let hidden = args.size("hidden_size")?;
+    let heads = args.size("num_attention_heads")?;
+    let converting = Converting {
+        checkpoint,
+        hidden,
+        heads,
+        groups: groups(checkpoint, heads)?,
+        head_dim: head_dim(checkpoint, hidden, heads)?,
+        layers: args.layers()?,
+        wide: args.size("ffn_hidden_size")?,
+        biases: args.flag_or("add_bias_linear", false)?,
+        features: T::FEATURES,
+        less_one: zero_centred(checkpoint)?,
+    };
+    let tied = is_tied(checkpoint)?;
+    let (padded, vocabulary) = vocabulary(checkpoint, EMBEDDING, tokens)?;
+
+    let table = [padded, hidden];
+    let embedding = "model.embed_tokens.weight";
+    let rows = TensorRecipe::plain(embedding, EMBEDDING, Partition::Axis(0), &table);
+    let mut tensors = vec![rows.first_rows(vocabulary)];
+    for layer in 0..converting.layers {
+        tensors.extend(converting.block(layer));
+    }
+    let norm = "decoder.final_layernorm.weight";
+    tensors.push(converting.norm("model.norm.weight".into(), norm.into(), hidden));
+    let copies = add_head(&mut tensors, tied.then_some(embedding), table, vocabulary);
+
+    let theta = args.number("rotary_base")?;
+    let scaling = rotary_scaling(checkpoint, T::NAME)?;
+    let mut rope = object(json!({ "rope_type": "default", "rope_theta": theta }));
+    rope.extend(scaling.clone().unwrap_or_default());
+    let mut config = object(json!({
+        "architectures": [T::CLASS],
+        "model_type": T::MODEL_TYPE,
+        "vocab_size": vocabulary,
+        "hidden_size": hidden,
+        "intermediate_size": converting.wide,
+        "num_hidden_layers": converting.layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": converting.groups,
+        "head_dim": converting.head_dim,
+        "rms_norm_eps": epsilon(checkpoint)?,
+        // transformers 5 reads rope_parameters, earlier versions the two before it.
+        "rope_theta": theta,
+        "rope_scaling": scaling,
+        "rope_parameters": rope,
+        "max_position_embeddings": args.size("max_position_embeddings")?,
+        "hidden_act": "silu",
+        "attention_dropout": args.dropout("attention_dropout")?,
+        "tie_word_embeddings": tied,
+    }));
+    config.extend(T::settings(&converting)?);
+    let notes = converting.less_one.then(|| ZERO_CENTRED.into());
+    Ok(Recipe {
+        config,
+        tensors,
+        copies,
+        notes: notes.into_iter().collect(),
+    })
+}
+
+impl Converting<'_> {
+    /// Refuses biases of all layers, which not all relatives have.
+    pub(in crate::arch) fn refuse_biases<T: Relative>(&self) -> Result<()> {
+        match self.biases {
+            true => Err(unsupported(self.checkpoint, T::NAME, "add_bias_linear")),
+            false => Ok(()),
+        }
+    }
+
+    /// The tensors of a block.
+    fn block(&self, layer: usize) -> Vec<TensorRecipe> {
+        let at = Place {
+            target: format!("model.layers.{layer}"),
+            source: format!("decoder.layers.{layer}"),
+        };
+        let norms = [
+            ("input_layernorm", "input_layernorm"),
+            ("post_attention_layernorm", "pre_mlp_layernorm"),
+        ];
+        let norms = norms.map(|(ours, theirs)| {
+            let [target, source] = at.names(ours, theirs, "weight");
+            self.norm(target, source, self.hidden)
+        });
+        let mut tensors = norms.to_vec();
+        tensors.extend(self.attention(&at.within("self_attn", "self_attention")));
+        tensors.extend(self.mlp(&at.within("mlp", "mlp"), self.wide));
+        tensors
+    }
+
+    /// The weight of a norm.
+    fn norm(&self, target: String, source: String, width: usize) -> TensorRecipe {
+        let norm = TensorRecipe::plain(target, source, Partition::Replicated, &[width]);
+        norm.less_one(self.less_one)
+    }
+
+    fn attention(&self, at: &Place) -> Vec<TensorRecipe> {
+        let (hidden, dim, groups) = (self.hidden, self.head_dim, self.groups);
+        let queries = self.heads / groups;
+        let of_group: [(&str, Range<usize>); 3] = [
+            ("q_proj", 0..queries),
+            ("k_proj", queries..queries + 1),
+            ("v_proj", queries + 1..queries + 2),
+        ];
+        let mut tensors = Vec::new();
+        for part in parts(self.biases || self.features.qkv_bias) {
+            let shape = |rows| part.shape(rows, hidden);
+            for (name, range) in of_group.clone() {
+                let rows = range.len() * groups * dim;
+                let split = |inner| Relayout::Split { axis: 0, inner };
+                let keep = Relayout::Keep { axis: 1, range };
+                let [name, fused] = at.names(name, "linear_qkv", part.name());
+                let all = shape((queries + 2) * groups * dim);
+                let fused = TensorRecipe::plain(name, fused, Partition::Axis(0), &all);
+                tensors.push(fused.by(vec![split(dim), split(queries + 2), keep], &shape(rows)));
+            }
+        }
+        tensors.extend(self.row_parallel(at, "o_proj", "linear_proj", self.heads * dim));
+        if self.features.qk_norm {
+            for (ours, theirs) in [("q_norm", "q_layernorm"), ("k_norm", "k_layernorm")] {
+                let [target, source] = at.names(ours, theirs, "weight");
+                tensors.push(self.norm(target, source, dim));
+            }
+        }
+        tensors
+    }
+
+    /// A gated MLP of this width.
+    fn mlp(&self, at: &Place, wide: usize) -> Vec<TensorRecipe> {
+        let mut tensors = Vec::new();
+        for part in parts(self.biases) {
+            for (index, name) in ["gate_proj", "up_proj"].into_iter().enumerate() {
+                let half = index..index + 1;
+                let keep = Relayout::Keep {
+                    axis: 0,
+                    range: half,
+                };
+                let [name, both] = at.names(name, "linear_fc1", part.name());
+                let shape = part.shape(wide, self.hidden);
+                let both_shape = [&[2], shape.as_slice()].concat();
+                let both = TensorRecipe::plain(name, both, Partition::Gated, &both_shape);
+                tensors.push(both.by(vec![keep], &shape));
+            }
+        }
+        tensors.extend(self.row_parallel(at, "down_proj", "linear_fc2", wide));
+        tensors
+    }
+
+    /// A layer back to the residual stream, of which ranks divide the inputs.
+    fn row_parallel(
+        &self,
+        at: &Place,
+        ours: &str,
+        theirs: &str,
+        inner: usize,
+    ) -> Vec<TensorRecipe> {
+        let tensors = parts(self.biases).iter().map(|part| {
+            let partition = match part {
+                LayerPart::Weight => Partition::Axis(1),
+                LayerPart::Bias => Partition::Replicated,
+            };
+            let [target, source] = at.names(ours, theirs, part.name());
+            TensorRecipe::plain(target, source, partition, &part.shape(self.hidden, inner))
+        });
+        tensors.collect()
+    }
+}
+
+/// A module on both sides.
+struct Place {
+    target: String,
+    source: String,
+}
+
+impl Place {
+    /// A module in this one.
+    fn within(&self, ours: &str, theirs: &str) -> Self {
+        Self {
+            target: format!("{}.{ours}", self.target),
+            source: format!("{}.{theirs}", self.source),
+        }
+    }
+
+    /// The names of a tensor of a module in this one.
+    fn names(&self, ours: &str, theirs: &str, tensor: &str) -> [String; 2] {
+        let Self { target, source } = self.within(ours, theirs);
+        [target, source].map(|module| format!("{module}.{tensor}"))
+    }
+}
+
+/// A tensor of a linear layer.
+#[derive(Clone, Copy)]
+enum LayerPart {
+    Weight,
+    Bias,
+}
+
+/// The tensors of a linear layer, with a bias or without one.
+fn parts(bias: bool) -> &'static [LayerPart] {
+    match bias {
+        true => &[LayerPart::Weight, LayerPart::Bias],
+        false => &[LayerPart::Weight],
+    }
+}
+
+impl LayerPart {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Weight => "weight",
+            Self::Bias => "bias",
+        }
+    }
+
+    /// Its shape in a layer of these extents.
+    fn shape(self, rows: usize, columns: usize) -> Vec<usize> {
+        match self {
+            Self::Weight => vec![rows, columns],
+            Self::Bias => vec![rows],
+        }
+    }
+}
+
+fn rotary_scaling(
+    checkpoint: &MegatronCheckpoint,
+    architecture: &str,
+) -> Result<Option<Map<String, Value>>> {
+    let args = checkpoint.args();
+    let scaled = match args.named(&ROPE_SCALING)? {
+        Some(name) => args.flag_or(name, false)?,
+        None => false,
+    };
+    if let Some(name) = args.named(&INTERPOLATION)? {
+        let factor = args.number(name)?;
+        if factor != 1.0 {
+            // transformers has one scaling or the other.
+            if scaled || factor <= 0.0 {
+                return Err(unsupported(checkpoint, architecture, name));
+            }
+            let linear = json!({"rope_type": "linear", "factor": factor});
+            return Ok(Some(object(linear)));
+        }
+    }
+    if !scaled {
+        return Ok(None);
+    }
+    Ok(Some(object(json!({
+        "rope_type": "llama3",
+        "factor": args.number("rope_scaling_factor")?,
+        "low_freq_factor": LOW_FREQ_FACTOR,
+        "high_freq_factor": HIGH_FREQ_FACTOR,
+        "original_max_position_embeddings": ORIGINAL_POSITIONS,
+    }))))
+}
