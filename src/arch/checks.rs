@@ -9,6 +9,8 @@ use std::path::Path;
 const MAX_LAYERS: usize = 2_000;
 /// Most heads believed; every block may have a slope for each.
 const MAX_HEADS: usize = 4_096;
+/// Most experts of a block believed; published models have 512.
+const MAX_EXPERTS: usize = 4_096;
 
 /// Checks of a config's values, with errors that name the key.
 pub(crate) struct Checks<'a> {
@@ -37,6 +39,17 @@ impl<'a> Checks<'a> {
     pub(super) fn heads(&self, key: &str, heads: usize) -> Result<()> {
         let expected = format!("at most {MAX_HEADS} heads");
         self.holds(heads <= MAX_HEADS, key, expected, heads)
+    }
+
+    /// A number of experts; every one has tensors in every block.
+    pub(super) fn experts(&self, key: &str, experts: usize) -> Result<()> {
+        let expected = format!("at least 1 and at most {MAX_EXPERTS} experts");
+        self.holds((1..=MAX_EXPERTS).contains(&experts), key, expected, experts)
+    }
+
+    /// No more than another number.
+    pub(super) fn at_most(&self, key: &str, found: usize, most: usize) -> Result<()> {
+        self.holds(found <= most, key, format!("at most {most}"), found)
     }
 
     /// A divisor of another size.

@@ -54,14 +54,10 @@ const FOREIGN_FLAGS: [&str; 7] = [
     "attention_output_gate",
     "multi_latent_attention",
 ];
-/// Those that do, whatever their value; TransformerConfig's name of experts, then Megatron-LM's.
-const FOREIGN: [&str; 5] = [
-    "window_size",
-    "softmax_scale",
-    "no_rope_freq",
-    "num_moe_experts",
-    "num_experts",
-];
+/// Those that do, whatever their value.
+const FOREIGN: [&str; 3] = ["window_size", "softmax_scale", "no_rope_freq"];
+/// How many experts there are: TransformerConfig's name of it, then Megatron-LM's.
+pub(super) const EXPERTS: [&str; 2] = ["num_moe_experts", "num_experts"];
 /// Flags under which GELU is computed by tanh, whatever its function: by models from before megatron-core, by
 /// Transformer Engine.
 pub(super) const OTHER_GELUS: [&str; 3] = [
@@ -199,6 +195,7 @@ pub(super) fn arithmetic_of(
         tensor_parallel: checkpoint.ranks(),
         query_key_layer_scaling: false,
         fused_kernels: false,
+        fp32_router: is_fp32_router(&Settings::of_arguments(checkpoint.args()))?,
         ..MegatronArithmetic::default()
     })
 }
@@ -212,8 +209,19 @@ pub(super) fn arithmetic(settings: &Settings<'_>) -> Result<MegatronArithmetic> 
         query_key_layer_scaling: false,
         // `--no-masked-softmax-fusion` switches Megatron's own kernels off.
         fused_kernels: settings.flag_or(&["masked_softmax_fusion"], false)?,
+        fp32_router: is_fp32_router(settings)?,
         ..MegatronArithmetic::default()
     })
+}
+
+/// Whether a mixture's router computes in fp32, not in the model's type.
+fn is_fp32_router(settings: &Settings<'_>) -> Result<bool> {
+    let key = "moe_router_dtype";
+    match settings.text(&[key])?.as_deref() {
+        None => Ok(false),
+        Some("fp32") => Ok(true),
+        Some(other) => Err(settings.fault(key, "fp32 or nothing", format!("{other:?}"))),
+    }
 }
 
 /// Refuses what an architecture cannot compute: these flags, and what no architecture here can.

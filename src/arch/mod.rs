@@ -17,11 +17,13 @@ mod heads;
 mod llama;
 mod megatron;
 mod megatron_core;
+mod mixtral;
 mod part;
 #[cfg(test)]
 mod presets;
 mod qwen2;
 mod qwen3;
+mod qwen3_moe;
 mod recipe;
 mod rope;
 mod settings;
@@ -31,7 +33,7 @@ mod steps;
 pub use activation::ActivationName;
 pub use bloom::BloomConfig;
 pub use config::{ConvertedConfig, SettingDifference};
-pub use decoder::DecoderConfig;
+pub use decoder::{DecoderConfig, ExpertGroups, ExpertNames, Experts};
 pub use framework::Framework;
 pub use gpt2::Gpt2Config;
 pub use recipe::{Recipe, Relayout, TensorRecipe};
@@ -40,7 +42,7 @@ pub use stage::Role;
 pub(crate) use heads::Heads;
 pub(crate) use part::Part;
 pub(crate) use settings::Settings;
-pub(crate) use stage::{Hook, Hooked};
+pub(crate) use stage::{ChoiceForm, Hook, Hooked, Rows};
 
 use crate::checkpoint::megatron::{Format, MegatronCheckpoint};
 use crate::error::{BadInput, Result};
@@ -52,8 +54,10 @@ use checks::Checks;
 use clap::ValueEnum;
 use gpt2::Gpt2;
 use llama::Llama;
+use mixtral::Mixtral;
 use qwen2::Qwen2;
 use qwen3::Qwen3;
+use qwen3_moe::Qwen3Moe;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -214,6 +218,10 @@ architectures! {
     Qwen2(DecoderConfig),
     /// Qwen3, from megatron-core.
     Qwen3(DecoderConfig),
+    /// Mixtral, from megatron-core.
+    Mixtral(DecoderConfig),
+    /// Qwen3-MoE, from megatron-core.
+    Qwen3Moe(DecoderConfig),
 }
 
 impl ArchitectureName {

@@ -1,5 +1,6 @@
 //! Typed access to a model's settings: `config.json`, or what a dump says of the run that made it.
 
+use crate::checkpoint::megatron::{Arg, Args};
 use crate::error::{BadInput, Error, Result};
 use serde_json::{Map, Value};
 use std::path::Path;
@@ -21,6 +22,19 @@ impl<'a> Settings<'a> {
             within: String::new(),
             values,
         }
+    }
+
+    /// A checkpoint's arguments; what only Python has is text, as it shows it.
+    pub(super) fn of_arguments(args: &'a Args) -> Self {
+        let value = |arg: &Arg| match arg {
+            Arg::None => Value::Null,
+            Arg::Flag(flag) => (*flag).into(),
+            Arg::Int(int) => (*int).into(),
+            Arg::Float(float) => (*float).into(),
+            Arg::Text(text) | Arg::Other(text) => text.as_str().into(),
+        };
+        let values = args.iter().map(|(name, arg)| (name.to_owned(), value(arg)));
+        Self::new(args.origin(), values.collect())
     }
 
     /// Settings under a key of these, if it is there.
@@ -88,6 +102,16 @@ impl<'a> Settings<'a> {
         self.find(&[key], "a list of texts", |value| {
             let texts = value.as_array()?.iter();
             texts.map(|text| Some(text.as_str()?.to_owned())).collect()
+        })
+    }
+
+    /// A list of sizes, if it is there.
+    pub(super) fn sizes(&self, key: &str) -> Result<Option<Vec<usize>>> {
+        self.find(&[key], "a list of whole numbers", |value| {
+            let sizes = value.as_array()?.iter();
+            sizes
+                .map(|size| usize::try_from(size.as_u64()?).ok())
+                .collect()
         })
     }
 
@@ -163,6 +187,21 @@ impl<'a> Settings<'a> {
             None => Ok(()),
             Some(found) => Err(self.fault(key, "nothing: parity has no plan for it", found)),
         }
+    }
+
+    /// Refuses a setting that is neither this, as JSON, nor left out.
+    pub(super) fn require_neutral(&self, key: &str, neutral: &str) -> Result<()> {
+        match self.any(key)? {
+            Some(found) if found.to_string() != neutral => {
+                Err(self.fault(key, "nothing: parity has no plan for it", found))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// A setting of any type, if it is there.
+    pub(super) fn any(&self, key: &str) -> Result<Option<Value>> {
+        self.find(&[key], "anything", |value| Some(value.clone()))
     }
 
     /// A size, if it is there.

@@ -42,6 +42,16 @@ pub enum Role {
     Gated,
     /// The projection out of an MLP.
     MlpDown,
+    /// A router's logits.
+    Router,
+    /// The numbers of the experts that a router chose.
+    Choice,
+    /// By what it weights them.
+    RouterWeights,
+    /// What chosen experts gave, each times its weight.
+    Weighted,
+    /// Their sum.
+    Experts,
     /// The residual stream after a block.
     Block,
     /// The norm after the last block.
@@ -66,6 +76,32 @@ pub(super) const INNER: usize = 2;
 /// The heads of `[batch, heads, query, key]`.
 pub(super) const HEADS: usize = 1;
 
+/// What the rows of an array are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Rows {
+    /// Axes of their own, the batch's and the sequence's, as the layout has them.
+    Grid,
+    /// All tokens, one after the other in the order of the layout.
+    Tokens,
+    /// The same, of the experts that a router chose for a token.
+    Chosen(ChoiceForm),
+    /// The same, of the weights that it gave them.
+    Weights(ChoiceForm),
+    /// The tokens that one expert was chosen for.
+    OfExpert,
+    /// The numbers of these tokens.
+    Places,
+}
+
+/// How a framework writes a choice of experts down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ChoiceForm {
+    /// A column for each of the chosen, with its number.
+    Numbers,
+    /// A column for each that there is.
+    Map,
+}
+
 /// How a framework's hook shows a stage.
 #[derive(Debug)]
 pub(crate) struct Hook {
@@ -75,6 +111,7 @@ pub(crate) struct Hook {
     pub(super) name: &'static str,
     pub(crate) layout: Layout,
     pub(crate) join: Join,
+    pub(crate) rows: Rows,
     /// Which part of the array the stage is; `None` if it is all of it.
     pub(crate) part: Option<Part>,
     /// Whether ranks may have gathered what they have slices of; it is the same on all of them then.
@@ -92,6 +129,8 @@ pub(crate) struct Hooked {
     pub(crate) stage: StageId,
     /// The number of its block.
     pub(crate) layer: Option<usize>,
+    /// The number of the expert that it is of.
+    pub(crate) expert: Option<usize>,
     pub(crate) hook: &'static Hook,
 }
 
@@ -109,6 +148,7 @@ impl Hook {
             name,
             layout: Layout::Bsh,
             join: Join::Replicated,
+            rows: Rows::Grid,
             part: None,
             may_be_gathered: false,
             one_row: false,
@@ -153,6 +193,11 @@ impl Hook {
             part: Some(part),
             ..self.sharded(part.axis())
         }
+    }
+
+    /// Its rows are these.
+    pub(super) const fn rows(self, rows: Rows) -> Self {
+        Self { rows, ..self }
     }
 
     /// Ranks may have gathered it.
@@ -223,6 +268,7 @@ pub(super) fn hooked(table: Table, framework: Framework, name: &str) -> Vec<Hook
             Some(Hooked {
                 stage: filled(row.id, &numbers).into(),
                 layer: numbers.first().copied(),
+                expert: numbers.get(1).copied(),
                 hook,
             })
         })
@@ -276,6 +322,13 @@ mod tests {
         assert_eq!(numbers("ln_f", "ln_f"), Some(Vec::new()));
     }
 
+    /// Whether a stage is what an MLP gives, or what is in its place.
+    fn is_of_mlp(stage: &str) -> bool {
+        ["mlp", "mlp.down_proj", "mlp.experts"]
+            .iter()
+            .any(|end| stage.ends_with(end))
+    }
+
     #[test]
     fn every_name_in_a_table_is_one_stages() {
         let placeholders = |name: &str| name.split('.').filter(|part| is_placeholder(part)).count();
@@ -287,15 +340,19 @@ mod tests {
                 let same = rows(runnable.stages).filter(|other| other.id == row.id);
                 assert_eq!(same.count(), 1, "{}", row.id);
                 for hook in row.hooks {
-                    assert_eq!(placeholders(hook.name), placeholders(row.id), "{hook:?}");
+                    // A stage is of all experts.
+                    let of_expert = matches!(hook.rows, Rows::OfExpert | Rows::Places);
+                    let own = placeholders(hook.name) - usize::from(of_expert);
+                    assert_eq!(own, placeholders(row.id), "{hook:?}");
                     let shown = filled(hook.name, &[5, 7]);
                     let found = hooked(runnable.stages, hook.framework, &shown);
                     let id = filled(row.id, &[5, 7]);
                     let itself = found.iter().filter(|found| found.stage.as_str() == id);
                     assert_eq!(itself.count(), 1, "{hook:?}");
-                    // An array is several stages if each is a part of it.
+                    // An array is several stages if each is a part of it, or if a block has one or the other.
                     let parts = found.iter().all(|found| found.hook.part.is_some());
-                    assert!(found.len() == 1 || parts, "{hook:?}");
+                    let one_of = found.iter().all(|found| is_of_mlp(found.stage.as_str()));
+                    assert!(found.len() == 1 || parts || one_of, "{hook:?}");
                 }
             }
         }

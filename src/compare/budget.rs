@@ -1,12 +1,7 @@
 //! What two sides may differ by.
 
-use crate::op::{Confidence, ErrorBound};
+use crate::op::{Confidence, ErrorBound, STDS};
 use rayon::prelude::*;
-
-/// How many of its estimated standard deviations a correct implementation may be off. The estimates take
-/// every rounding at its largest, where its root mean square is 0.41 of that, so that 3 on each side are
-/// some ten true standard deviations of the difference of two results.
-const STDS: f64 = 3.0;
 
 /// What the values of two correct implementations may differ by, element by element: the error bounds
 /// of both.

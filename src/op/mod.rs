@@ -16,10 +16,12 @@ mod add_bias;
 mod arguments;
 mod attention_scores;
 mod bound;
+mod choice;
 mod context;
 mod cpu;
 mod element;
 mod embedding;
+mod expert_linear;
 pub(crate) mod formula;
 mod formula_source;
 mod fp64;
@@ -36,11 +38,15 @@ mod product;
 mod rms_norm;
 mod rotary;
 mod rotary_table;
+mod route;
+mod router_weights;
 mod scale;
 mod soft_cap;
 mod softmax;
 pub(crate) mod split_heads;
+mod sum_experts;
 pub mod tensor_core;
+mod weigh;
 
 pub use activation::Activation;
 pub use add::Add;
@@ -48,10 +54,11 @@ pub use add_bias::AddBias;
 pub(crate) use arguments::Arguments;
 pub use attention_scores::{Alibi, AlibiForm, AlibiSum, AttentionScores};
 pub use bound::{Confidence, ErrorBound, Operand};
-pub(crate) use bound::{MEAN_OF_NORMAL, ROUNDING_RMS, U as FP32_ROUNDOFF};
+pub(crate) use bound::{MEAN_OF_NORMAL, ROUNDING_RMS, STDS, U as FP32_ROUNDOFF};
 pub use context::Context;
 pub(crate) use cpu::CpuKernel;
 pub use embedding::Embedding;
+pub use expert_linear::ExpertLinear;
 pub(crate) use fp64::Fp64Kernel;
 pub use gate::Gate;
 pub use layer_norm::LayerNorm;
@@ -62,10 +69,14 @@ pub use numerics::{Numerics, Rounding, Summation};
 pub use rms_norm::RmsNorm;
 pub use rotary::{Rotary, RotaryPairs};
 pub use rotary_table::{Frequencies, RopeScaling, RotaryFunction, RotaryTable};
+pub use route::{Route, RouterGroups, RouterScores};
+pub use router_weights::RouterWeights;
 pub use scale::Scale;
 pub use soft_cap::SoftCap;
 pub use softmax::{Mask, Softmax};
 pub use split_heads::{HeadPart, QkvLayout, SplitHeads};
+pub use sum_experts::SumExperts;
+pub use weigh::Weigh;
 
 use crate::error::Result;
 use crate::tensor::{DType, Float, Tensor};
@@ -110,7 +121,7 @@ impl Op {
     pub(crate) fn is_product(&self) -> bool {
         matches!(
             self,
-            Self::Linear(_) | Self::AttentionScores(_) | Self::Context(_)
+            Self::Linear(_) | Self::ExpertLinear(_) | Self::AttentionScores(_) | Self::Context(_)
         )
     }
 
@@ -193,6 +204,7 @@ operations! {
     AttentionScores,
     Context,
     Embedding,
+    ExpertLinear,
     Gate,
     LayerNorm,
     Linear,
@@ -200,10 +212,14 @@ operations! {
     RmsNorm,
     Rotary,
     RotaryTable,
+    Route,
+    RouterWeights,
     Scale,
     SoftCap,
     Softmax,
     SplitHeads,
+    SumExperts,
+    Weigh,
 }
 
 impl Op {

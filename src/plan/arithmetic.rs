@@ -27,6 +27,10 @@ pub struct TransformersArithmetic {
     /// kernels by where operands lie.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub use_cache: bool,
+    /// Whether a mixture's experts are grouped products (`grouped_mm`, the default of transformers 5), whose sum is
+    /// rounded once; else (`eager`) it is rounded after every expert.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub grouped_experts: bool,
     /// What ALiBi was added to. Nobody records it: it is inferred from the values.
     #[serde(skip)]
     pub alibi_sum: AlibiSum,
@@ -48,9 +52,24 @@ pub struct MegatronArithmetic {
     /// `ScaledUpperTriangMaskedSoftmax`) in place of torch's. Says nothing of a run on a CPU.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub fused_kernels: bool,
+    /// Whether a mixture's router computes in fp32 (`moe_router_dtype`), else in the model's type.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub fp32_router: bool,
+    /// Ranks that have experts of their own and whose sums are rounded before they are added, as the allgather
+    /// dispatcher does; 1 under another one.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub expert_ranks: usize,
     /// What ALiBi was added to. Nobody records it: it is inferred from the values.
     #[serde(skip)]
     pub alibi_sum: AlibiSum,
+}
+
+fn one() -> usize {
+    1
+}
+
+fn is_one(ranks: &usize) -> bool {
+    *ranks == 1
 }
 
 impl Arithmetic {
@@ -115,6 +134,8 @@ impl Default for MegatronArithmetic {
             all_reduce: AllReduce::default(),
             query_key_layer_scaling: true,
             fused_kernels: false,
+            fp32_router: false,
+            expert_ranks: 1,
             alibi_sum: AlibiSum::default(),
         }
     }

@@ -2,7 +2,7 @@
 
 use super::{Plan, StageId, Step, Variant};
 use crate::op::DividedBy;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 /// Two ways of computing one stage from the stages before it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,7 +37,13 @@ impl Plan {
     /// A stage is described by the steps that lead to its plain value from the plain values of
     /// earlier stages, so that an extra rounding in between shows.
     pub fn differences(&self, other: &Self) -> BTreeMap<StageId, PlanDifference> {
-        let (ours, theirs) = (self.recipes(), other.recipes());
+        let common: HashSet<&StageId> = self.stages().into_iter().collect();
+        let common = other
+            .stages()
+            .into_iter()
+            .filter(|stage| common.contains(stage));
+        let common: HashSet<&StageId> = common.collect();
+        let (ours, theirs) = (self.recipes(&common), other.recipes(&common));
         let pairs = ours.into_iter().filter_map(|(stage, ours)| {
             let theirs = theirs.get(stage)?;
             let same = ours.identity == theirs.identity;
@@ -47,7 +53,7 @@ impl Plan {
                     .iter()
                     .filter(|name| !ours.params.contains(name));
                 let plan_difference = PlanDifference {
-                    formula: ours.formula != theirs.formula,
+                    formula: ours.formulas() != theirs.formulas(),
                     lacks: lacks.cloned().collect(),
                     ours: ours.text,
                     theirs: theirs.text.clone(),
@@ -58,8 +64,10 @@ impl Plan {
         pairs.collect()
     }
 
-    fn recipes(&self) -> HashMap<&StageId, Recipe> {
+    /// How the stages in `common` are computed: steps of other stages belong to those that read them.
+    fn recipes(&self, common: &HashSet<&StageId>) -> HashMap<&StageId, Recipe> {
         let mut recipes: HashMap<&StageId, Recipe> = HashMap::new();
+        let mut of_others: HashMap<&StageId, Recipe> = HashMap::new();
         let variants: HashMap<&StageId, Variant> = self
             .steps()
             .iter()
@@ -70,12 +78,18 @@ impl Plan {
             variant.map_or(1.0, |variant| variant.divided_by)
         };
         for step in self.steps() {
-            // A later variant of a stage continues the recipe of the earlier one.
-            let recipe = match recipes.remove(&step.stage) {
+            let own = match recipes.remove(&step.stage) {
+                // A later variant of a stage continues the recipe of the earlier one.
                 Some(earlier) if earlier.last == step.inputs[0] => earlier.then(step),
                 _ => Recipe::start(step, divided_by(step)),
             };
-            recipes.insert(&step.stage, recipe);
+            let before = step.inputs.iter().filter_map(|input| of_others.get(input));
+            let recipe = before.fold(own, |own, before| own.after(before));
+            if common.contains(&step.stage) {
+                recipes.insert(&step.stage, recipe);
+            } else {
+                of_others.insert(&step.id, recipe);
+            }
         }
         recipes
     }
@@ -84,7 +98,8 @@ impl Plan {
 struct Recipe {
     text: String,
     identity: String,
-    formula: String,
+    /// Of its steps.
+    formula: Vec<String>,
     params: Vec<String>,
     last: StageId,
 }
@@ -94,7 +109,7 @@ impl Recipe {
         Self {
             text: step.to_string(),
             identity: identity(step),
-            formula: formula(step, input_divided_by),
+            formula: vec![formula(step, input_divided_by)],
             params: step.params.iter().map(|param| param.name.clone()).collect(),
             last: step.id.clone(),
         }
@@ -104,10 +119,29 @@ impl Recipe {
         Self {
             text: format!("{}, then {step}", self.text),
             identity: self.identity + &identity(step),
-            formula: self.formula + &formula(step, 1.0),
+            formula: [self.formula, vec![formula(step, 1.0)]].concat(),
             params: [self.params, Self::start(step, 1.0).params].concat(),
             last: step.id.clone(),
         }
+    }
+
+    /// The same after the steps of another stage.
+    fn after(self, before: &Self) -> Self {
+        Self {
+            text: format!("{}, then {}", before.text, self.text),
+            identity: format!("{}{}", before.identity, self.identity),
+            formula: [before.formula.clone(), self.formula].concat(),
+            params: [before.params.clone(), self.params].concat(),
+            last: self.last,
+        }
+    }
+
+    /// The formulas of its steps. Which comes first makes no difference between stages that both plans have:
+    /// what scales the rows of a product may be multiplied before it or after it.
+    fn formulas(&self) -> Vec<&String> {
+        let mut formulas: Vec<&String> = self.formula.iter().collect();
+        formulas.sort();
+        formulas
     }
 }
 

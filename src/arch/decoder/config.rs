@@ -1,6 +1,6 @@
 //! What determines a decoder's computation, and where the frameworks write it down.
 
-use super::Features;
+use super::{Experts, Features};
 use crate::arch::{ActivationName, Checks, Heads, Model, Settings, megatron_core, rope};
 use crate::error::Result;
 use crate::op::Frequencies;
@@ -41,6 +41,9 @@ pub struct DecoderConfig {
     pub qk_norm: bool,
     /// Whether the MLP's projections have biases.
     pub mlp_bias: bool,
+    /// Experts in place of MLPs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub experts: Option<Experts>,
     /// By which angles queries and keys are rotated.
     pub rope: Frequencies,
     /// Whether neighbours are rotated together, in place of halves.
@@ -67,6 +70,9 @@ impl Model for DecoderConfig {
         checks.heads(heads.0, heads.1)?;
         checks.divides("num_key_value_heads", self.num_key_value_heads, heads)?;
         checks.epsilon("rms_norm_eps", self.rms_norm_eps)?;
+        if let Some(experts) = &self.experts {
+            experts.check(checks)?;
+        }
         checks.rope(&self.rope, self.head_dim)
     }
 
@@ -95,7 +101,18 @@ impl Model for DecoderConfig {
     }
 
     fn structure(&self) -> Vec<usize> {
-        vec![
+        let experts = self.experts.iter().flat_map(|experts| {
+            let sizes = [
+                experts.count,
+                experts.chosen,
+                experts.intermediate_size,
+                experts.shared_size.unwrap_or(0),
+            ];
+            sizes
+                .into_iter()
+                .chain(experts.dense_layers.iter().copied())
+        });
+        let sizes = vec![
             self.hidden_size,
             self.intermediate_size,
             self.num_hidden_layers,
@@ -103,7 +120,8 @@ impl Model for DecoderConfig {
             self.num_key_value_heads,
             self.head_dim,
             self.qk_norm.into(),
-        ]
+        ];
+        sizes.into_iter().chain(experts).collect()
     }
 
     fn is_redundant(&self, tensor: &str) -> bool {
@@ -163,6 +181,7 @@ pub(in crate::arch) fn shared_settings(
         qkv_bias: false,
         qk_norm: false,
         mlp_bias: false,
+        experts: None,
         rope: rope::of_transformers(settings, head_dim, positions, defaults.rope_theta)?,
         rotary_interleaved: false,
         tie_word_embeddings: settings.flag_or(&["tie_word_embeddings"], false)?,
@@ -216,10 +235,15 @@ pub(super) fn of_dump(settings: &Settings<'_>, features: Features) -> Result<Dec
     let grouped = settings.flag_or(&["group_query_attention"], true)?;
     let groups = settings.optional_size(&["num_query_groups"])?;
     let groups = groups.filter(|_| grouped).unwrap_or(num_attention_heads);
+    let layers = settings.size(&["num_layers"])?;
+    let wide = settings.size_or(&["ffn_hidden_size"], hidden_size.saturating_mul(4))?;
+    let experts = features
+        .experts
+        .then(|| Experts::of_megatron(settings, layers, wide));
     Ok(DecoderConfig {
         hidden_size,
-        intermediate_size: settings.size_or(&["ffn_hidden_size"], hidden_size.saturating_mul(4))?,
-        num_hidden_layers: settings.size(&["num_layers"])?,
+        intermediate_size: wide,
+        num_hidden_layers: layers,
         num_attention_heads,
         num_key_value_heads: groups,
         head_dim,
@@ -230,6 +254,7 @@ pub(super) fn of_dump(settings: &Settings<'_>, features: Features) -> Result<Dec
         qkv_bias: features.qkv_bias,
         qk_norm: features.qk_norm,
         mlp_bias: false,
+        experts: experts.transpose()?,
         rope: rope::of_megatron_core(settings, head_dim)?,
         rotary_interleaved: settings.flag_or(&["rotary_interleaved"], false)?,
         tie_word_embeddings: megatron_core::is_tied_in(settings)?,

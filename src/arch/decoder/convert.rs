@@ -5,40 +5,62 @@
 //! every rank has its rows of both. Both frameworks rotate halves, so rotary embeddings need no
 //! permutation.
 
-use super::{Features, Relative};
+use super::experts::ExpertLayer;
+use super::{Experts, Features, Relative};
 use crate::arch::ActivationName;
+use crate::arch::Settings;
 use crate::arch::arguments::Arguments;
 use crate::arch::megatron::{require, unsupported, vocabulary};
 use crate::arch::megatron_core::{
-    EMBEDDING, HANDLED, ZERO_CENTRED, add_head, epsilon, gated_otherwise, groups, head_dim,
-    is_tied, require_activation, zero_centred,
+    EMBEDDING, EXPERTS, HANDLED, ZERO_CENTRED, add_head, epsilon, gated_otherwise, groups,
+    head_dim, is_tied, require_activation, zero_centred,
 };
 use crate::arch::recipe::{Recipe, Relayout, TensorRecipe, object};
 use crate::arch::rope::{
     HIGH_FREQ_FACTOR, INTERPOLATION, LOW_FREQ_FACTOR, ORIGINAL_POSITIONS, ROPE_SCALING,
 };
 use crate::checkpoint::megatron::{MegatronCheckpoint, Partition};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use serde_json::{Map, Value, json};
 use std::ops::Range;
 
-/// What all relatives' recipes make of arguments.
+/// Arguments that all relatives' recipes read, besides those of every model of megatron-core.
+const READ: &[&str] = &[
+    "add_qkv_bias",
+    "qk_layernorm",
+    "max_position_embeddings",
+    "rotary_base",
+    "rotary_percent",
+    "rotary_seq_len_interpolation_factor",
+    "seq_len_interpolation_factor",
+    "rope_scaling",
+    "rope_scaling_factor",
+    "use_rope_scaling",
+];
+/// Arguments that have to be told.
+const REQUIRED: [&[&str]; 11] = [
+    &["hidden_size"],
+    &["num_attention_heads"],
+    &["num_query_groups", "group_query_attention"],
+    &["num_layers"],
+    &["ffn_hidden_size"],
+    &["layernorm_epsilon", "norm_epsilon"],
+    &["swiglu", "activation_func"],
+    &["position_embedding_type"],
+    &["max_position_embeddings"],
+    &["rotary_base"],
+    &["rotary_percent"],
+];
+/// Switches that are off where nothing is said.
+const OFF: [&[&str]; 3] = [
+    &["apply_layernorm_1p", "layernorm_zero_centered_gamma"],
+    &INTERPOLATION,
+    &ROPE_SCALING,
+];
+
+/// What relatives' recipes make of arguments.
 pub(in crate::arch) const ARGUMENTS: Arguments = Arguments {
-    handled: &[
-        HANDLED,
-        &[
-            "add_qkv_bias",
-            "qk_layernorm",
-            "max_position_embeddings",
-            "rotary_base",
-            "rotary_percent",
-            "rotary_seq_len_interpolation_factor",
-            "seq_len_interpolation_factor",
-            "rope_scaling",
-            "rope_scaling_factor",
-            "use_rope_scaling",
-        ],
-    ],
+    handled: &[HANDLED, READ],
     without_effect: &[&[
         // transformers' models have no other dropout than attention's.
         "hidden_dropout",
@@ -51,30 +73,49 @@ pub(in crate::arch) const ARGUMENTS: Arguments = Arguments {
         "use_te_activation_func",
         "use_transformer_engine_op_fuser",
     ]],
-    required: &[
-        &["hidden_size"],
-        &["num_attention_heads"],
-        &["num_query_groups", "group_query_attention"],
-        &["num_layers"],
-        &["ffn_hidden_size"],
-        &["layernorm_epsilon", "norm_epsilon"],
-        &["swiglu", "activation_func"],
-        &["position_embedding_type"],
-        &["max_position_embeddings"],
-        &["rotary_base"],
-        &["rotary_percent"],
-    ],
+    required: &REQUIRED,
     required_by: &[
         ("group_query_attention", "num_query_groups"),
         ("use_rope_scaling", "rope_scaling_factor"),
         ("rope_scaling", "rope_scaling_factor"),
     ],
-    off: &[
-        &["apply_layernorm_1p", "layernorm_zero_centered_gamma"],
-        &INTERPOLATION,
-        &ROPE_SCALING,
-    ],
+    off: &OFF,
 };
+
+/// The same of relatives with experts.
+pub(in crate::arch) const EXPERT_ARGUMENTS: Arguments = Arguments {
+    handled: &[HANDLED, READ, &EXPERTS],
+    required: {
+        const OF_EXPERTS: [&[&str]; 2] = [&EXPERTS, &["moe_router_topk"]];
+        const ALL: [&[&str]; 13] = both(REQUIRED, OF_EXPERTS);
+        &ALL
+    },
+    off: {
+        const OF_EXPERTS: [&[&str]; 3] = [
+            &["moe_router_pre_softmax"],
+            &["moe_router_num_groups"],
+            &["moe_router_topk_scaling_factor"],
+        ];
+        const ALL: [&[&str]; 6] = both(OFF, OF_EXPERTS);
+        &ALL
+    },
+    ..ARGUMENTS
+};
+
+/// Two lists as one.
+const fn both<const A: usize, const B: usize, const N: usize>(
+    first: [&'static [&'static str]; A],
+    second: [&'static [&'static str]; B],
+) -> [&'static [&'static str]; N] {
+    assert!(A + B == N, "as long as both");
+    let mut all: [&[&str]; N] = [&[]; N];
+    let mut at = 0;
+    while at < N {
+        all[at] = if at < A { first[at] } else { second[at - A] };
+        at += 1;
+    }
+    all
+}
 
 /// A checkpoint that is being converted, and the sizes that its arguments name.
 pub(in crate::arch) struct Converting<'a> {
@@ -88,6 +129,7 @@ pub(in crate::arch) struct Converting<'a> {
     /// Whether all linear layers have biases.
     pub(in crate::arch) biases: bool,
     features: Features,
+    experts: Option<Experts>,
     /// Whether it holds the weights of norms less one.
     less_one: bool,
 }
@@ -111,16 +153,23 @@ pub(super) fn recipe<T: Relative>(
     T::FEATURES.agree_with(args)?;
     let hidden = args.size("hidden_size")?;
     let heads = args.size("num_attention_heads")?;
+    let layers = args.layers()?;
+    let wide = args.size("ffn_hidden_size")?;
+    let experts = T::FEATURES.experts.then(|| {
+        let settings = Settings::of_arguments(args);
+        Experts::of_megatron(&settings, layers, wide).map(T::experts)
+    });
     let converting = Converting {
         checkpoint,
         hidden,
         heads,
         groups: groups(checkpoint, heads)?,
         head_dim: head_dim(checkpoint, hidden, heads)?,
-        layers: args.layers()?,
-        wide: args.size("ffn_hidden_size")?,
+        layers,
+        wide,
         biases: args.flag_or("add_bias_linear", false)?,
         features: T::FEATURES,
+        experts: experts.transpose()?,
         less_one: zero_centred(checkpoint)?,
     };
     let tied = is_tied(checkpoint)?;
@@ -180,6 +229,28 @@ impl Converting<'_> {
         }
     }
 
+    /// Its experts.
+    ///
+    /// # Errors
+    /// If it has none.
+    pub(in crate::arch) fn experts<T: Relative>(&self) -> Result<&Experts> {
+        let missing = || unsupported(self.checkpoint, T::NAME, EXPERTS[0]);
+        self.experts.as_ref().ok_or_else(missing)
+    }
+
+    /// The error of a checkpoint whose arguments say what an architecture lacks: the first of these that says
+    /// anything.
+    pub(in crate::arch) fn unlike<T: Relative>(&self, arguments: &[&str]) -> Error {
+        let args = self.checkpoint.args();
+        let says = |name: &&&str| {
+            let plain = ["softmax", "1", "1.0"];
+            args.get(name)
+                .is_some_and(|arg| !arg.is_empty() && !plain.contains(&arg.to_string().as_str()))
+        };
+        let found = arguments.iter().find(says);
+        unsupported(self.checkpoint, T::NAME, found.unwrap_or(&arguments[0]))
+    }
+
     /// The tensors of a block.
     fn block(&self, layer: usize) -> Vec<TensorRecipe> {
         let at = Place {
@@ -196,7 +267,76 @@ impl Converting<'_> {
         });
         let mut tensors = norms.to_vec();
         tensors.extend(self.attention(&at.within("self_attn", "self_attention")));
-        tensors.extend(self.mlp(&at.within("mlp", "mlp"), self.wide));
+        match &self.experts {
+            Some(experts) if experts.are_in(layer) => {
+                let mixture = at.within(experts.names.module(), "mlp");
+                tensors.extend(self.mixture(&mixture, experts));
+            }
+            _ => tensors.extend(self.mlp(&at.within("mlp", "mlp"), self.wide)),
+        }
+        tensors
+    }
+
+    /// A router and its experts.
+    fn mixture(&self, at: &Place, experts: &Experts) -> Vec<TensorRecipe> {
+        let (hidden, wide) = (self.hidden, experts.intermediate_size);
+        let [target, source] = at.names("gate", "router", "weight");
+        let shape = [experts.count, hidden];
+        let mut tensors = vec![TensorRecipe::plain(
+            target,
+            source,
+            Partition::Replicated,
+            &shape,
+        )];
+        let layout = ExpertLayout::of(self.checkpoint, &at.source);
+        for expert in 0..experts.count {
+            let target = |layer| {
+                let layer = experts.names.layer(expert, layer);
+                format!("{}.{layer}.weight", at.target)
+            };
+            let halves = [ExpertLayer::Gate, ExpertLayer::Up];
+            for (half, layer) in halves.into_iter().enumerate() {
+                let both = layout.source(&at.source, "linear_fc1", expert);
+                let both = match layout {
+                    ExpertLayout::Stacked => {
+                        let all = [experts.count, 2 * wide, hidden];
+                        let fused =
+                            TensorRecipe::plain(target(layer), both, Partition::Axis(0), &all);
+                        let moves = vec![
+                            kept(0, expert),
+                            Relayout::Split {
+                                axis: 1,
+                                inner: wide,
+                            },
+                            kept(1, half),
+                        ];
+                        fused.by(moves, &[wide, hidden])
+                    }
+                    ExpertLayout::Each | ExpertLayout::Numbered => {
+                        let fused = TensorRecipe::plain(
+                            target(layer),
+                            both,
+                            Partition::Gated,
+                            &[2, wide, hidden],
+                        );
+                        fused.by(vec![kept(0, half)], &[wide, hidden])
+                    }
+                };
+                tensors.push(both);
+            }
+            let down = layout.source(&at.source, "linear_fc2", expert);
+            let target = target(ExpertLayer::Down);
+            tensors.push(match layout {
+                ExpertLayout::Stacked => {
+                    let all = [experts.count, hidden, wide];
+                    let all = TensorRecipe::plain(target, down, Partition::Axis(0), &all);
+                    all.by(vec![kept(0, expert)], &[hidden, wide])
+                }
+                ExpertLayout::Each | ExpertLayout::Numbered => {
+                    TensorRecipe::plain(target, down, Partition::Axis(1), &[hidden, wide])
+                }
+            });
+        }
         tensors
     }
 
@@ -275,6 +415,47 @@ impl Converting<'_> {
             TensorRecipe::plain(target, source, partition, &part.shape(self.hidden, inner))
         });
         tensors.collect()
+    }
+}
+
+/// One of an axis.
+fn kept(axis: usize, index: usize) -> Relayout {
+    Relayout::Keep {
+        axis,
+        range: index..index + 1,
+    }
+}
+
+/// How a checkpoint keeps the weights of experts.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum ExpertLayout {
+    /// A tensor each: `experts.local_experts.0.linear_fc1.weight`.
+    Each,
+    /// The same by Transformer Engine: `experts.linear_fc1.weight0`.
+    Numbered,
+    /// All in one: `experts.experts.linear_fc1.weight`, as `torch_dist` stacks them.
+    Stacked,
+}
+
+impl ExpertLayout {
+    /// That of the mixture at a module.
+    fn of(checkpoint: &MegatronCheckpoint, module: &str) -> Self {
+        let all = [Self::Stacked, Self::Numbered, Self::Each];
+        let is_there = |layout: &Self| {
+            checkpoint
+                .get(&layout.source(module, "linear_fc1", 0))
+                .is_some()
+        };
+        all.into_iter().find(is_there).unwrap_or(Self::Each)
+    }
+
+    /// The tensor that has a layer of an expert.
+    fn source(self, module: &str, layer: &str, expert: usize) -> String {
+        match self {
+            Self::Each => format!("{module}.experts.local_experts.{expert}.{layer}.weight"),
+            Self::Numbered => format!("{module}.experts.{layer}.weight{expert}"),
+            Self::Stacked => format!("{module}.experts.experts.{layer}.weight"),
+        }
     }
 }
 

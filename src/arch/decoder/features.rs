@@ -1,6 +1,7 @@
 //! What tells decoders' architectures from one another.
 
 use crate::arch::Settings;
+use crate::arch::megatron_core::EXPERTS;
 use crate::checkpoint::megatron::{Args, MegatronCheckpoint};
 use crate::error::Result;
 
@@ -11,6 +12,8 @@ pub(in crate::arch) struct Features {
     pub(in crate::arch) qkv_bias: bool,
     /// The heads of queries and keys have norms.
     pub(in crate::arch) qk_norm: bool,
+    /// Experts are in the place of MLPs.
+    pub(in crate::arch) experts: bool,
 }
 
 impl Features {
@@ -18,6 +21,7 @@ impl Features {
     pub(in crate::arch) const NONE: Self = Self {
         qkv_bias: false,
         qk_norm: false,
+        experts: false,
     };
 
     /// Those of a checkpoint.
@@ -30,6 +34,7 @@ impl Features {
             qkv_bias: has(".self_attention.linear_qkv.bias")
                 && !has(".self_attention.linear_proj.bias"),
             qk_norm: has(".self_attention.q_layernorm.weight"),
+            experts: has(".mlp.router.weight"),
         }
     }
 
@@ -38,6 +43,7 @@ impl Features {
         Ok(Self {
             qkv_bias: settings.flag_or(&["add_qkv_bias"], false)?,
             qk_norm: settings.flag_or(&["qk_layernorm"], false)?,
+            experts: settings.optional_size(&EXPERTS)?.is_some(),
         })
     }
 

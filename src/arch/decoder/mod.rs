@@ -6,14 +6,16 @@
 
 mod config;
 mod convert;
+mod experts;
 mod features;
 mod plan;
 pub(super) mod stages;
 
 pub use config::DecoderConfig;
+pub use experts::{ExpertGroups, ExpertNames, Experts};
 
 pub(super) use config::{Defaults, refuse_window, shared_settings};
-pub(super) use convert::{ARGUMENTS, Converting};
+pub(super) use convert::{ARGUMENTS, Converting, EXPERT_ARGUMENTS};
 pub(super) use features::Features;
 
 use super::megatron_core::{self, FORMATS, POSITIONS};
@@ -43,6 +45,9 @@ pub(super) trait Relative: Sync + 'static {
 
     /// A model of it.
     fn model(config: DecoderConfig) -> ModelConfig;
+
+    /// What Megatron's settings do not say of a mixture of experts. One that has none is never asked.
+    fn experts(experts: Experts) -> Experts;
 
     /// Reads transformers' settings, with the defaults of its class.
     fn read(settings: &Settings<'_>) -> Result<DecoderConfig>;
@@ -115,6 +120,8 @@ fn of_dump<T: Relative>(
         return Ok(None);
     }
     let config = config::of_dump(settings, features)?;
+    let experts = config.experts.map(T::experts);
+    let config = DecoderConfig { experts, ..config };
     let arithmetic = megatron_core::arithmetic(settings)?;
     Ok(Some((T::model(config), arithmetic)))
 }

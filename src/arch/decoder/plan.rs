@@ -3,16 +3,20 @@
 //! transformers (`modeling_llama.py` and those made of it, eager attention) and megatron-core (local layer spec) round at the
 //! same places but for RMSNorm, whose normalized value transformers rounds before the weight, scores,
 //! whose product transformers rounds before it is scaled, biases, and row-parallel layers, whose
-//! products Megatron rounds per rank.
+//! products Megatron rounds per rank. In mixtures of experts Megatron multiplies the router's weights before the
+//! last layer of an expert, transformers after it; both compute them in fp32, and each rounds them, and the sum over
+//! experts, at places of its own.
 
 use super::DecoderConfig;
-use crate::arch::steps::{BiasOrder, Steps};
+use super::experts::{ExpertLayer, Experts};
+use crate::arch::steps::{BiasOrder, Steps, param};
 use crate::error::Result;
 use crate::op::{
-    HeadPart, Partials, QkvLayout, Rotary, RotaryFunction, RotaryPairs, RotaryTable, Rounding,
-    SplitHeads,
+    ExpertLinear, HeadPart, Numerics, Op, Partials, QkvLayout, Rotary, RotaryFunction, RotaryPairs,
+    RotaryTable, Rounding, Route, RouterGroups, RouterScores, RouterWeights, SplitHeads,
+    SumExperts, Weigh,
 };
-use crate::plan::{Arithmetic, Plan, StageId};
+use crate::plan::{Arithmetic, Plan, StageId, Step};
 use crate::tensor::DType;
 
 /// The plan of a model.
@@ -33,6 +37,8 @@ pub(super) fn plan(config: &DecoderConfig, dtype: DType, arithmetic: &Arithmetic
     };
     let mut decoder = Decoder {
         config,
+        dtype,
+        arithmetic,
         steps: Steps::new(dtype),
         rounding,
         column,
@@ -44,6 +50,8 @@ pub(super) fn plan(config: &DecoderConfig, dtype: DType, arithmetic: &Arithmetic
 
 struct Decoder<'a> {
     config: &'a DecoderConfig,
+    dtype: DType,
+    arithmetic: &'a Arithmetic,
     steps: Steps,
     /// Of norms and scores.
     rounding: Rounding,
@@ -81,7 +89,11 @@ impl Decoder<'_> {
                 &attended,
                 hidden,
             );
-            let narrow = self.mlp(&format!("{block}.mlp"), &normed);
+            let at = format!("{block}.mlp");
+            let narrow = match &self.config.experts {
+                Some(experts) if experts.are_in(layer) => self.experts(&block, &normed, experts),
+                _ => self.mlp(&at, &normed, self.config.intermediate_size),
+            };
             x = self.steps.add(block, &attended, &narrow);
         }
         let normed = self.norm("norm", &x, hidden);
@@ -151,8 +163,8 @@ impl Decoder<'_> {
         self.steps.layer(&id, &context, shape, bias, self.row)
     }
 
-    fn mlp(&mut self, at: &str, x: &StageId) -> StageId {
-        let (hidden, wide) = (self.config.hidden_size, self.config.intermediate_size);
+    fn mlp(&mut self, at: &str, x: &StageId, wide: usize) -> StageId {
+        let hidden = self.config.hidden_size;
         let bias = self.config.mlp_bias;
         let mut widen = |name: &str| {
             let id = format!("{at}.{name}");
@@ -166,6 +178,198 @@ impl Decoder<'_> {
         let gated = self.steps.multiply(&format!("{at}.gated"), &gate, &up);
         let (id, shape) = (format!("{at}.down_proj"), [hidden, wide]);
         self.steps.layer(&id, &gated, shape, bias, self.row)
+    }
+
+    /// A mixture of experts. What experts compute is of the choices of every token, side by side.
+    fn experts(&mut self, block: &str, x: &StageId, experts: &Experts) -> StageId {
+        let (at, dtype) = (format!("{block}.mlp"), self.dtype);
+        let once = |out| Numerics::elementwise(out, Rounding::Once);
+        let megatron = match self.arithmetic {
+            Arithmetic::Megatron(megatron) => Some(*megatron),
+            Arithmetic::Transformers(_) => None,
+        };
+        let router = match megatron {
+            Some(megatron) if megatron.fp32_router => DType::F32,
+            _ => dtype,
+        };
+        let [choice, weights] = self.router(block, x, experts, router);
+
+        let hidden = self.config.hidden_size;
+        let wide = experts.intermediate_size;
+        let widen = |of: &mut Self, name: &str, layer| {
+            let id = format!("{at}.experts.{name}");
+            let op = ExpertLinear {
+                of_choices: false,
+                parts: 1,
+            };
+            of.of_experts(
+                &id,
+                op,
+                [x, &choice],
+                (block, experts, layer),
+                [wide, hidden],
+            )
+        };
+        let gate = widen(self, "gate_proj", ExpertLayer::Gate);
+        let up = widen(self, "up_proj", ExpertLayer::Up);
+        let activation = self.config.hidden_act.as_transformers();
+        let gate = self
+            .steps
+            .activation(&format!("{at}.experts.act_fn"), &gate, activation);
+        let gated = self
+            .steps
+            .multiply(&format!("{at}.experts.gated"), &gate, &up);
+        let id = |name: &str| format!("{at}.experts.{name}");
+        let narrow = |of: &mut Self, id: &str, x: &StageId, parts| {
+            let op = ExpertLinear {
+                of_choices: true,
+                parts,
+            };
+            let layer = (block, experts, ExpertLayer::Down);
+            of.of_experts(id, op, [x, &choice], layer, [hidden, wide])
+        };
+        let (weighted, parts, ranks, rounding) = match (megatron, self.arithmetic) {
+            (Some(megatron), _) => {
+                let inputs = [&gated, &weights];
+                let step = self
+                    .steps
+                    .step(id("gated.weighted"), Weigh, inputs, once(dtype));
+                let gated = self.steps.push(step);
+                let parts = megatron.tensor_parallel;
+                // Of several ranks each has a part of the sum, which is no stage that others have.
+                let name = if parts == 1 {
+                    "weighted"
+                } else {
+                    "weighted.parts"
+                };
+                let weighted = narrow(self, &id(name), &gated, parts);
+                (weighted, parts, megatron.expert_ranks, Rounding::Once)
+            }
+            (None, arithmetic) => {
+                let grouped =
+                    matches!(arithmetic, Arithmetic::Transformers(t) if t.grouped_experts);
+                let narrow = narrow(self, &id("down_proj"), &gated, 1);
+                let (out, rounding) = match grouped {
+                    true if !experts.rounded_weights => (DType::F32, Rounding::Once),
+                    true => (dtype, Rounding::Once),
+                    false => (dtype, Rounding::EachOperation),
+                };
+                let inputs = [&narrow, &weights];
+                let step = self.steps.step(id("weighted"), Weigh, inputs, once(out));
+                (self.steps.push(step), 1, 1, rounding)
+            }
+        };
+        let sum = SumExperts {
+            parts,
+            ranks,
+            experts: experts.count,
+        };
+        let numerics = Numerics::elementwise(dtype, rounding);
+        let inputs = [&weighted, &choice];
+        let step = self
+            .steps
+            .step(format!("{at}.experts"), sum, inputs, numerics);
+        let routed = self.steps.push(step);
+        let Some(wide) = experts.shared_size else {
+            return routed;
+        };
+        let shared = self.mlp(&format!("{at}.shared_experts"), x, wide);
+        self.steps.add(at, &routed, &shared)
+    }
+
+    /// Which experts a router chooses, and their weights; it computes in the type `router`.
+    fn router(
+        &mut self,
+        block: &str,
+        x: &StageId,
+        experts: &Experts,
+        router: DType,
+    ) -> [StageId; 2] {
+        let gate = format!("{block}.mlp.gate");
+        let once = |out| Numerics::elementwise(out, Rounding::Once);
+        let weight = format!("{block}.{}.gate.weight", experts.names.module());
+        let shape = [experts.count, self.config.hidden_size];
+        let product = crate::op::Linear {
+            bias: false,
+            partials: Partials::ONE,
+        };
+        let logits = self.steps.push(Step {
+            params: vec![param(&weight, &shape)],
+            ..self
+                .steps
+                .step(gate.clone(), product, [x], Numerics::product(router))
+        });
+        let is_transformers = matches!(self.arithmetic, Arithmetic::Transformers(_));
+        let route = Route {
+            chosen: experts.chosen,
+            scores: experts.scores,
+            groups: experts.groups.map(|groups| RouterGroups {
+                count: groups.count,
+                chosen: groups.chosen,
+                best: match is_transformers {
+                    true => 2,
+                    false => (experts.chosen / groups.chosen).max(1),
+                },
+            }),
+            bias: experts.correction_bias,
+        };
+        let bias = format!("{gate}.e_score_correction_bias");
+        let params = experts
+            .correction_bias
+            .then(|| param(&bias, &[experts.count]));
+        let choice = self.steps.push(Step {
+            params: params.into_iter().collect(),
+            ..self.steps.step(
+                format!("{gate}.indices"),
+                route,
+                [&logits],
+                once(DType::F32),
+            )
+        });
+        let weights = RouterWeights {
+            scores: experts.scores,
+            of_chosen: !is_transformers
+                && experts.scores == RouterScores::Softmax
+                && experts.normalized,
+            normalized: experts.normalized,
+            epsilon: match experts.scores {
+                RouterScores::Softmax => 0.0,
+                RouterScores::Sigmoid => 1e-20,
+            },
+            scaling: experts.scaling as f32,
+        };
+        let out = match is_transformers {
+            true if !experts.rounded_weights => DType::F32,
+            true => self.dtype,
+            false => router,
+        };
+        let inputs = [&logits, &choice];
+        let step = self
+            .steps
+            .step(format!("{gate}.scores"), weights, inputs, once(out));
+        let weights = self.steps.push(step);
+        [choice, weights]
+    }
+
+    /// A layer of all experts, of weights of this shape.
+    fn of_experts(
+        &mut self,
+        id: &str,
+        op: ExpertLinear,
+        inputs: [&StageId; 2],
+        (block, experts, layer): (&str, &Experts, ExpertLayer),
+        shape: [usize; 2],
+    ) -> StageId {
+        let module = experts.names.module();
+        let params = (0..experts.count).map(|expert| {
+            let layer = experts.names.layer(expert, layer);
+            param(&format!("{block}.{module}.{layer}.weight"), &shape)
+        });
+        let numerics = Numerics::product(self.dtype);
+        self.steps.push(Step {
+            params: params.collect(),
+            ..self.steps.step(id, Op::from(op), inputs, numerics)
+        })
     }
 
     fn norm(&mut self, id: &str, x: &StageId, width: usize) -> StageId {

@@ -2,7 +2,7 @@
 //! architecture has some.
 
 use crate::arch::Part;
-use crate::arch::stage::{HEADS, INNER, LAST, Role, Stage, core, hf};
+use crate::arch::stage::{ChoiceForm, HEADS, INNER, LAST, Role, Rows, Stage, core, hf};
 
 /// What precedes the blocks, and the norm before attention.
 
@@ -137,6 +137,65 @@ pub(in crate::arch) const MLP: &[Stage] = &[
         hf("layers.{layer}.mlp.down_proj.output"),
         hf("layers.{layer}.mlp.output"),
         core("decoder.layers.{layer}.mlp.linear_fc2.output").sbh(),
+        core("decoder.layers.{layer}.mlp.output").sbh(),
+    ]),
+];
+
+/// A mixture of experts. What experts compute is recorded an expert at a time, of the tokens that it was chosen for;
+/// as a stage it is of the choices of every token. megatron-core multiplies the weights before the last layer: what
+/// that layer gives is weighted, and of one rank of several only a part of a sum.
+#[rustfmt::skip]
+pub(in crate::arch) const EXPERTS: &[Stage] = &[
+    Stage::new("layers.{layer}.mlp.gate", Role::Router, &[
+        hf("layers.{layer}.mlp.gate.output").rows(Rows::Tokens),
+        core("decoder.layers.{layer}.mlp.router.logits").sbh(),
+    ]),
+    Stage::new("layers.{layer}.mlp.gate.indices", Role::Choice, &[
+        hf("layers.{layer}.mlp.gate.output.indices").rows(Rows::Chosen(ChoiceForm::Numbers)),
+        core("decoder.layers.{layer}.mlp.router.output.map").sbh()
+            .rows(Rows::Chosen(ChoiceForm::Map)),
+    ]),
+    Stage::new("layers.{layer}.mlp.gate.scores", Role::RouterWeights, &[
+        hf("layers.{layer}.mlp.gate.output.scores").rows(Rows::Weights(ChoiceForm::Numbers)),
+        core("decoder.layers.{layer}.mlp.router.output").sbh()
+            .rows(Rows::Weights(ChoiceForm::Map)),
+    ]),
+    Stage::new("layers.{layer}.mlp.experts.places", Role::Choice, &[
+        hf("layers.{layer}.mlp.experts.{expert}.tokens").rows(Rows::Places),
+    ]),
+    Stage::new("layers.{layer}.mlp.experts.gate_proj", Role::MlpUp, &[
+        hf("layers.{layer}.mlp.experts.{expert}.gate_up_proj.output").rows(Rows::OfExpert)
+            .part(Part::Gate),
+        core("decoder.layers.{layer}.mlp.experts.local_experts.{expert}.linear_fc1.output").sbh()
+            .rows(Rows::OfExpert).part(Part::Gate),
+    ]),
+    Stage::new("layers.{layer}.mlp.experts.act_fn", Role::Activation, &[
+        hf("layers.{layer}.mlp.experts.{expert}.act_fn.output").rows(Rows::OfExpert),
+    ]),
+    Stage::new("layers.{layer}.mlp.experts.up_proj", Role::MlpUp, &[
+        hf("layers.{layer}.mlp.experts.{expert}.gate_up_proj.output").rows(Rows::OfExpert)
+            .part(Part::Up),
+        core("decoder.layers.{layer}.mlp.experts.local_experts.{expert}.linear_fc1.output").sbh()
+            .rows(Rows::OfExpert).part(Part::Up),
+    ]),
+    Stage::new("layers.{layer}.mlp.experts.gated", Role::Gated, &[
+        hf("layers.{layer}.mlp.experts.{expert}.down_proj.input").rows(Rows::OfExpert),
+    ]),
+    Stage::new("layers.{layer}.mlp.experts.gated.weighted", Role::Gated, &[
+        core("decoder.layers.{layer}.mlp.experts.local_experts.{expert}.linear_fc2.input").sbh()
+            .rows(Rows::OfExpert).sharded(LAST),
+    ]),
+    Stage::new("layers.{layer}.mlp.experts.down_proj", Role::MlpDown, &[
+        hf("layers.{layer}.mlp.experts.{expert}.down_proj.output").rows(Rows::OfExpert),
+    ]),
+    Stage::new("layers.{layer}.mlp.experts.weighted", Role::Weighted, &[
+        hf("layers.{layer}.mlp.experts.{expert}.weighted.output").rows(Rows::OfExpert),
+        core("decoder.layers.{layer}.mlp.experts.local_experts.{expert}.linear_fc2.output").sbh()
+            .rows(Rows::OfExpert),
+    ]),
+    Stage::new("layers.{layer}.mlp.experts", Role::Experts, &[
+        hf("layers.{layer}.mlp.experts.output").rows(Rows::Tokens),
+        hf("layers.{layer}.mlp.output"),
         core("decoder.layers.{layer}.mlp.output").sbh(),
     ]),
 ];

@@ -144,6 +144,9 @@ pub(super) fn of_dump(
         "qk_layernorm",
     ];
     megatron_core::refuse_settings(settings, &flags)?;
+    for key in megatron_core::EXPERTS {
+        settings.refuse(key)?;
+    }
     megatron_core::require_setting(settings, "normalization", "LayerNorm")?;
     if !settings.flag_or(&["add_bias_linear"], true)? {
         return Err(settings.fault("add_bias_linear", "true, as GPT-2 has it", false));

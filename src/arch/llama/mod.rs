@@ -1,7 +1,8 @@
 //! Llama: a decoder whose layers all have biases, or none.
 
 use super::decoder::{
-    ARGUMENTS, Converting, DecoderConfig, Defaults, Features, Relative, shared_settings, stages,
+    ARGUMENTS, Converting, DecoderConfig, Defaults, Experts, Features, Relative, shared_settings,
+    stages,
 };
 use super::recipe::object;
 use super::stage::Table;
@@ -41,6 +42,10 @@ impl Relative for Llama {
 
     fn model(config: DecoderConfig) -> ModelConfig {
         ModelConfig::Llama(config)
+    }
+
+    fn experts(experts: Experts) -> Experts {
+        experts
     }
 
     fn read(settings: &Settings<'_>) -> Result<DecoderConfig> {

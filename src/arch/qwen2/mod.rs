@@ -1,7 +1,7 @@
 //! Qwen2 and Qwen2.5: queries, keys and values have biases.
 
 use super::decoder::{
-    ARGUMENTS, Converting, DecoderConfig, Defaults, Features, Relative, refuse_window,
+    ARGUMENTS, Converting, DecoderConfig, Defaults, Experts, Features, Relative, refuse_window,
     shared_settings, stages,
 };
 use super::recipe::object;
@@ -45,6 +45,10 @@ impl Relative for Qwen2 {
 
     fn model(config: DecoderConfig) -> ModelConfig {
         ModelConfig::Qwen2(config)
+    }
+
+    fn experts(experts: Experts) -> Experts {
+        experts
     }
 
     fn read(settings: &Settings<'_>) -> Result<DecoderConfig> {

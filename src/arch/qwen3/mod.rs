@@ -1,7 +1,7 @@
 //! Qwen3: the heads of queries and keys are normalized, and may be wider than the hidden size.
 
 use super::decoder::{
-    ARGUMENTS, Converting, DecoderConfig, Defaults, Features, Relative, refuse_window,
+    ARGUMENTS, Converting, DecoderConfig, Defaults, Experts, Features, Relative, refuse_window,
     shared_settings, stages,
 };
 use super::recipe::object;
@@ -46,6 +46,10 @@ impl Relative for Qwen3 {
 
     fn model(config: DecoderConfig) -> ModelConfig {
         ModelConfig::Qwen3(config)
+    }
+
+    fn experts(experts: Experts) -> Experts {
+        experts
     }
 
     fn read(settings: &Settings<'_>) -> Result<DecoderConfig> {

@@ -34,6 +34,11 @@ use crate::error::Result;
 /// has `√(1/3 · (1 − 1/4)/(2·ln 2))`.
 pub(crate) const ROUNDING_RMS: f64 = 0.424_7;
 
+/// How many of its estimated standard deviations a correct implementation may be off. The estimates take
+/// every rounding at its largest, where its root mean square is 0.41 of that, so that 3 on each side are
+/// some ten true standard deviations of the difference of two results.
+pub(crate) const STDS: f64 = 3.0;
+
 /// Unit roundoff of fp32, in which frameworks compute.
 pub(crate) const U: f64 = 1.0 / (1_u64 << 24) as f64;
 

@@ -3,8 +3,9 @@
 use super::ErrorBound;
 use crate::error::Result;
 use crate::tensor::{Float, Tensor, with_float};
-use ndarray::ArrayView2;
+use ndarray::{ArrayView2, s};
 use std::borrow::Cow;
+use std::ops::Range;
 
 /// A value that a step reads, and how far it may be from exact; `None` if it is given.
 #[derive(Clone, Copy)]
@@ -89,6 +90,50 @@ impl<'a> Wide<'a> {
     }
 }
 
+/// Rows of an operand, one after the other.
+pub(in crate::op) struct Gathered {
+    width: usize,
+    significand: i32,
+    values: Vec<f32>,
+    error_bound: Option<[Vec<f32>; 2]>,
+}
+
+impl Wide<'_> {
+    /// The rows of this width at these places.
+    pub(in crate::op) fn gathered(&self, rows: &[usize], width: usize) -> Gathered {
+        let all = |values: &[f32]| -> Vec<f32> {
+            let rows = rows.iter();
+            rows.flat_map(|row| &values[row * width..(row + 1) * width])
+                .copied()
+                .collect()
+        };
+        Gathered {
+            width,
+            significand: self.tensor.dtype().significand_bits(),
+            values: all(&self.values),
+            error_bound: self
+                .error_bound
+                .map(|bound| [all(&bound.rounding), all(&bound.std)]),
+        }
+    }
+}
+
+impl Gathered {
+    /// The matrix of all rows, of which there are so many.
+    pub(in crate::op) fn matrix(&self, rows: usize) -> Matrix<'_> {
+        let shape = [rows, self.width];
+        let view = |data| ArrayView2::from_shape(shape, data).expect("gathered in rows");
+        Matrix {
+            values: view(&self.values),
+            significand: self.significand,
+            error_bound: self
+                .error_bound
+                .as_ref()
+                .map(|[rounding, std]| [view(rounding), view(std)]),
+        }
+    }
+}
+
 /// A matrix of an operand and of its error bounds.
 #[derive(Clone, Copy)]
 pub(in crate::op) struct Matrix<'a> {
@@ -106,6 +151,16 @@ impl<'a> Matrix<'a> {
             error_bound: self
                 .error_bound
                 .map(|all| all.map(ArrayView2::reversed_axes)),
+        }
+    }
+
+    /// Some of its columns.
+    pub(in crate::op) fn columns(self, range: Range<usize>) -> Self {
+        let cut = |view: ArrayView2<'a, f32>| view.slice_move(s![.., range.clone()]);
+        Self {
+            values: cut(self.values),
+            significand: self.significand,
+            error_bound: self.error_bound.map(|all| all.map(cut)),
         }
     }
 

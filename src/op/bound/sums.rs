@@ -19,15 +19,13 @@
 //! them that was found.
 
 use super::operand::Matrix;
-use super::{Confidence, U};
+use super::{Confidence, STDS, U};
 use crate::op::tensor_core::MmaUnit;
 use multiversion::multiversion;
 use ndarray::linalg::general_mat_mul;
 use ndarray::{Array2, ArrayView1, ArrayView2, ArrayViewMut1, Axis};
 use rayon::prelude::*;
 
-/// How many standard deviations a budget allows ([`Budget`](crate::compare::Budget)).
-const STDS: f64 = 3.0;
 /// Terms bounded together.
 const BLOCK: usize = 16;
 /// Sums of a row whose `Q` is computed.

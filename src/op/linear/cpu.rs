@@ -4,7 +4,7 @@ use super::{Linear, Partials};
 use crate::error::Result;
 use crate::op::product::matrix;
 use crate::op::{Arguments, CpuKernel, Numerics, Rounding};
-use crate::tensor::Float;
+use crate::tensor::{Float, Tensor};
 use ndarray::linalg::general_mat_mul;
 use ndarray::{Array2, Array3, Axis, s};
 use rayon::prelude::*;
@@ -15,6 +15,9 @@ impl CpuKernel for Linear {
     }
 
     fn cpu<T: Float>(&self, arguments: &Arguments<'_>, _: Rounding) -> Result<Vec<T>> {
+        if arguments.inputs[0].dtype() != T::DTYPE || arguments.params[0].dtype() != T::DTYPE {
+            return self.upcast(arguments);
+        }
         let bias = self.bias.then(|| arguments.param(1)).transpose()?;
         let [x, weight] = [arguments.input(0)?, arguments.param(0)?];
         let k = arguments.inputs[0].row_len();
@@ -23,6 +26,24 @@ impl CpuKernel for Linear {
             _ => 1,
         };
         Ok(linear(x, weight, bias, k, self.partials, sequences))
+    }
+}
+
+impl Linear {
+    /// Of operands of narrower types than the result, which are widened exactly: a router in fp32 in a model of a
+    /// half type.
+    fn upcast<T: Float>(&self, arguments: &Arguments<'_>) -> Result<Vec<T>> {
+        let cast = |tensors: &[&Tensor]| -> Result<Vec<Tensor>> {
+            tensors.iter().map(|tensor| tensor.cast(T::DTYPE)).collect()
+        };
+        let (inputs, params) = (cast(arguments.inputs)?, cast(arguments.params)?);
+        let (inputs, params): (Vec<&Tensor>, Vec<&Tensor>) =
+            (inputs.iter().collect(), params.iter().collect());
+        let arguments = Arguments {
+            inputs: &inputs,
+            params: &params,
+        };
+        self.cpu(&arguments, Rounding::Once)
     }
 }
 
@@ -68,7 +89,7 @@ fn linear<T: Float>(
 ///
 /// Half weights are widened a panel at a time, never as a whole. Products are exact in fp32, sums
 /// are fp32 in `matrixmultiply`'s order over `k`, which depends on `k` alone.
-pub(super) fn each_sum<T: Float, O: Copy + Send + Sync>(
+pub(in crate::op) fn each_sum<T: Float, O: Copy + Send + Sync>(
     x: &[T],
     weight: &[T],
     k: usize,

@@ -6,6 +6,7 @@ mod cuda;
 mod fp64;
 mod partials;
 
+pub(super) use cpu::each_sum;
 pub use partials::{AllReduce, Partials};
 
 use super::{CudaKernels, DividedBy, Locality, Numerics, Op, Operation, extended};

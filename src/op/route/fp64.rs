@@ -1,0 +1,25 @@
+//! Choices by exact scores.
+
+use super::{Route, RouterScores};
+use crate::error::Result;
+use crate::op::{Arguments, Fp64Kernel};
+
+impl Fp64Kernel for Route {
+    fn fp64(&self, arguments: &Arguments<'_>) -> Result<Vec<f64>> {
+        let logits = arguments.input::<f64>(0)?;
+        let bias = arguments.optional_param::<f64>(0)?;
+        let experts = arguments.inputs[0].row_len().max(1);
+        let rows = logits.chunks(experts).flat_map(|row| {
+            let scores = row.iter().enumerate().map(|(expert, logit)| {
+                let score = match self.scores {
+                    RouterScores::Softmax => *logit,
+                    RouterScores::Sigmoid => 1.0 / (1.0 + (-logit).exp()),
+                };
+                score + bias.map_or(0.0, |bias| bias[expert])
+            });
+            let chosen = self.choose(&scores.collect::<Vec<f64>>()).experts;
+            chosen.into_iter().map(|expert| expert as f64)
+        });
+        Ok(rows.collect())
+    }
+}
