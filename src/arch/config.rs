@@ -101,6 +101,16 @@ impl ModelConfig {
         self.model_mut().set_vocab_size(rows);
     }
 
+    /// How many experts a block has that has any; 0 of a model without.
+    pub(crate) fn experts(&self) -> usize {
+        self.model().experts()[0]
+    }
+
+    /// How many of them are chosen for a token; `None` of a model without.
+    pub(crate) fn chosen_experts(&self) -> Option<usize> {
+        Some(self.model().experts()[1]).filter(|chosen| *chosen > 0)
+    }
+
     /// How its attention is divided into heads.
     pub(crate) fn heads(&self) -> Heads {
         self.model().heads()

@@ -138,6 +138,9 @@ pub(crate) trait Model {
     /// How its attention is divided into heads.
     fn heads(&self) -> Heads;
 
+    /// How many experts a block has, and how many of them are chosen for a token; 0 without any.
+    fn experts(&self) -> [usize; 2];
+
     /// Whether transformers stores this matrix as `[in, out]`, where plans have `[out, in]`.
     fn is_transposed(&self, tensor: &str) -> bool;
 

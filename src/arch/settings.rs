@@ -93,7 +93,7 @@ impl<'a> Settings<'a> {
     }
 
     /// A text, if it is there.
-    pub(super) fn text(&self, keys: &[&str]) -> Result<Option<String>> {
+    pub(crate) fn text(&self, keys: &[&str]) -> Result<Option<String>> {
         self.find(keys, "text", |value| value.as_str().map(str::to_owned))
     }
 

@@ -291,17 +291,19 @@ impl Candidate {
                     // Properties of the run, which no checkpoint has.
                     fused_kernels: recorded.unwrap_or_default().fused_kernels,
                     all_reduce: recorded.unwrap_or_default().all_reduce,
+                    expert_ranks: recorded.unwrap_or_default().expert_ranks,
                     ..megatron
                 })
             }
             Some(ArithmeticName::Transformers) | None => {
-                // A property of the run, which no model has.
-                let use_cache = match golden {
-                    Arithmetic::Transformers(transformers) => transformers.use_cache,
-                    Arithmetic::Megatron(_) => false,
+                // Properties of the run, which no model has; else transformers' defaults.
+                let (use_cache, grouped_experts) = match golden {
+                    Arithmetic::Transformers(run) => (run.use_cache, run.grouped_experts),
+                    Arithmetic::Megatron(_) => (false, true),
                 };
                 Arithmetic::Transformers(TransformersArithmetic {
                     use_cache,
+                    grouped_experts: grouped_experts && self.model.experts() > 0,
                     ..self.transformers
                 })
             }

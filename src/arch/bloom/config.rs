@@ -62,6 +62,10 @@ impl Model for BloomConfig {
         }
     }
 
+    fn experts(&self) -> [usize; 2] {
+        [0; 2]
+    }
+
     fn is_transposed(&self, _: &str) -> bool {
         false
     }

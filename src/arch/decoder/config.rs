@@ -96,6 +96,12 @@ impl Model for DecoderConfig {
         }
     }
 
+    fn experts(&self) -> [usize; 2] {
+        self.experts
+            .as_ref()
+            .map_or([0; 2], |experts| [experts.count, experts.chosen])
+    }
+
     fn is_transposed(&self, _: &str) -> bool {
         false
     }

@@ -75,6 +75,10 @@ impl Model for Gpt2Config {
     }
 
     /// Those of `Conv1D` layers.
+    fn experts(&self) -> [usize; 2] {
+        [0; 2]
+    }
+
     fn is_transposed(&self, tensor: &str) -> bool {
         const CONV1D: [&str; 4] = ["attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"];
         let layer = tensor.strip_suffix(".weight");

@@ -3,8 +3,9 @@
 use super::described::Described;
 use super::ranks::{Joined, Sharding};
 use super::raw::RawDump;
+use super::routing::{OfExpert, Routing, rows_of};
 use super::{megatron_core, megatron_deepspeed, transformers};
-use crate::arch::{Framework, Hook, Hooked, Part, Role, alternatives};
+use crate::arch::{Framework, Hook, Hooked, Part, Role, Rows, alternatives};
 use crate::compare::{Projection, Statistics};
 use crate::digest::Algorithm;
 use crate::error::{BadInput, Error, Result};
@@ -48,11 +49,15 @@ pub fn import(
     statistics_only: bool,
 ) -> Result<Imported> {
     let input = folder;
-    let dump = RawDump::open(input)?;
+    let mut dump = RawDump::open(input)?;
     let framework = match framework {
         Some(named) => named,
         None => framework_of(&dump)?,
     };
+    if framework == Framework::MegatronCore {
+        let stages = megatron_core::pipeline_parallel(&dump)?;
+        dump.join_stages(stages)?;
+    }
     let described = match framework {
         Framework::MegatronDeepspeed => megatron_deepspeed::describe(&dump)?,
         Framework::MegatronCore => megatron_core::describe(&dump)?,
@@ -169,6 +174,45 @@ struct Read {
 struct Shapes {
     tokens: [usize; 2],
     stages: HashMap<StageId, Vec<usize>>,
+    /// The types that the run's steps leave values in.
+    types: HashMap<StageId, DType>,
+}
+
+/// What the experts of a mixture recorded of a stage.
+#[derive(Default)]
+struct OfExperts {
+    experts: BTreeMap<usize, OfExpert>,
+    source: String,
+    file: PathBuf,
+}
+
+/// A router of the dump.
+struct Router {
+    routing: Routing,
+    /// Of experts that say so, which tokens their rows are of.
+    places: BTreeMap<usize, Vec<usize>>,
+}
+
+/// An input of the run.
+struct Input {
+    value: Tensor,
+    /// Where it lies, or the first of its parts.
+    path: PathBuf,
+    /// Whether it is other than that file.
+    is_made: bool,
+}
+
+impl Read {
+    /// A value that no file is.
+    fn made(value: Tensor) -> Self {
+        Self {
+            value,
+            join: Join::Replicated,
+            layout: Layout::Bsh,
+            drift: None,
+            is_made: true,
+        }
+    }
 }
 
 impl Import<'_> {
@@ -176,70 +220,139 @@ impl Import<'_> {
         let mut kept: BTreeMap<StageId, Kept> = BTreeMap::new();
         let mut stages = Vec::new();
         let mut unmapped = Vec::new();
-        let tokens = self.dump.tokens()?;
-        let extents = token_extents(&npy::read(&tokens, None)?, &tokens)?;
+        let tokens = self.tokens()?;
+        let extents = token_extents(&tokens.value, &tokens.path)?;
         let shapes = self.shapes(extents)?;
         let mut model = self.described.model.clone();
+        let routers = self.routers(extents)?;
+        let mut of_experts: BTreeMap<StageId, OfExperts> = BTreeMap::new();
+        let mut record = |read: Read, stage: StageId, variant, name: &str, files: &[&PathBuf]| {
+            self.check_shape(&stage, &read.value, files[0], &shapes)?;
+            if let Some(kept) = kept.get(&stage) {
+                if !kept.value.bits_equal(&read.value) {
+                    let expected = format!("the values of {}, the same stage {stage}", kept.source);
+                    let fault = BadInput::new(files[0], expected, "others");
+                    let remedy = "if dropout was on, dump the run after model.eval()";
+                    return Err(fault.remedy(remedy).into());
+                }
+                return Ok(());
+            }
+            if self.described.model.role(&stage) == Some(Role::Logits) {
+                // Padding differs from run to run, whatever the settings say.
+                model.set_vocab_size(read.value.row_len());
+            }
+            // Statistics are kept of the value in parity's own layout.
+            let (content, layout) = if self.statistics_only {
+                let statistics = self.keep_statistics(&stage, &read.value)?;
+                (Content::Statistics(statistics), Layout::Bsh)
+            } else if read.is_made {
+                self.write(&stage, &read.value)?
+            } else {
+                let content = self.keep(&stage, read.join, files, read.drift)?;
+                (content, read.layout)
+            };
+            stages.push(StageRecord {
+                stage: stage.clone(),
+                source: name.to_owned(),
+                dtype: read.value.dtype(),
+                layout,
+                variant,
+                content,
+            });
+            let (value, source) = (read.value, name.to_owned());
+            kept.insert(stage, Kept { value, source });
+            Ok::<_, Error>(())
+        };
         for ((_, name), files) in &self.dump.listing.arrays {
-            let hooked = self.hooked(name);
+            let mut hooked = self.hooked(name);
+            if hooked
+                .iter()
+                .any(|hooked| shapes.stages.contains_key(&hooked.stage))
+            {
+                // A block has an MLP, or what is in its place.
+                hooked.retain(|hooked| shapes.stages.contains_key(&hooked.stage));
+            }
+            // Of a router or an expert nothing is known without its choice, and of what the plan has not.
+            let is_routed = |hooked: &Hooked| {
+                let known = hooked
+                    .layer
+                    .is_some_and(|layer| routers.contains_key(&layer));
+                known && shapes.stages.contains_key(&hooked.stage)
+            };
+            hooked.retain(|hooked| match hooked.hook.rows {
+                Rows::Grid | Rows::Tokens => true,
+                Rows::Places => false,
+                Rows::Chosen(_) | Rows::Weights(_) | Rows::OfExpert => is_routed(hooked),
+            });
             if hooked.is_empty() {
-                unmapped.push(name.clone());
+                let is_used = self
+                    .hooked(name)
+                    .iter()
+                    .any(|hooked| hooked.hook.rows == Rows::Places);
+                if !is_used {
+                    unmapped.push(name.clone());
+                }
                 continue;
             }
             let files = self.all_ranks(name, files)?;
             let (listing, run) = (&self.dump.listing, self.described.dtype);
-            listing.check_types(&files, run, self.autocast)?;
             for hooked in hooked {
                 let variant = self.variant(&hooked);
-                let (stage, hook) = (hooked.stage, hooked.hook);
-                let read = self.read(&stage, &files, hook, extents)?;
-                self.check_shape(&stage, &read.value, files[0], &shapes)?;
-                if let Some(kept) = kept.get(&stage) {
-                    if !kept.value.bits_equal(&read.value) {
-                        let expected =
-                            format!("the values of {}, the same stage {stage}", kept.source);
-                        let fault = BadInput::new(files[0], expected, "others");
-                        let remedy = "if dropout was on, dump the run after model.eval()";
-                        return Err(fault.remedy(remedy).into());
+                let router = hooked.layer.and_then(|layer| routers.get(&layer));
+                let dtype = shapes.types.get(&hooked.stage).copied().unwrap_or(run);
+                let (stage, hook) = (&hooked.stage, hooked.hook);
+                if !matches!(hook.rows, Rows::Chosen(_)) {
+                    listing.check_types(&files, run, self.autocast)?;
+                }
+                let read = match (hook.rows, router) {
+                    (Rows::Chosen(_), Some(router)) => Read::made(router.routing.choice()?),
+                    (Rows::Weights(_), Some(router)) => {
+                        let read = self.read(stage, dtype, &files, hook, extents)?;
+                        let weights = router.routing.weights(&read.value, files[0])?;
+                        Read::made(weights)
                     }
-                    continue;
-                }
-                if self.described.model.role(&stage) == Some(Role::Logits) {
-                    // Padding differs from run to run, whatever the settings say.
-                    model.set_vocab_size(read.value.row_len());
-                }
-                // Statistics are kept of the value in parity's own layout.
-                let (content, layout) = if self.statistics_only {
-                    let statistics = self.keep_statistics(&stage, &read.value)?;
-                    (Content::Statistics(statistics), Layout::Bsh)
-                } else if read.is_made {
-                    self.write(&stage, &read.value)?
-                } else {
-                    let content = self.keep(&stage, read.join, &files, read.drift)?;
-                    (content, read.layout)
+                    (Rows::OfExpert, _) => {
+                        let all = of_experts.entry(stage.clone()).or_default();
+                        if all.source.is_empty() {
+                            all.source = name.clone();
+                            all.file = files[0].clone();
+                        }
+                        let places = router.and_then(|router| router.places.get(&hooked.expert?));
+                        self.read_expert(&hooked, dtype, &files, places, all)?;
+                        continue;
+                    }
+                    _ => self.read(stage, dtype, &files, hook, extents)?,
                 };
-                stages.push(StageRecord {
-                    stage: stage.clone(),
-                    source: name.clone(),
-                    dtype: read.value.dtype(),
-                    layout,
-                    variant,
-                    content,
-                });
-                let (value, source) = (read.value, name.clone());
-                kept.insert(stage, Kept { value, source });
+                record(read, hooked.stage, variant, name, &files)?;
+            }
+        }
+        for (stage, all) in of_experts {
+            let router = stage.layer().and_then(|layer| routers.get(&layer));
+            let value = match router {
+                Some(router) => router.routing.side_by_side(&all.experts, &all.file)?,
+                None => None,
+            };
+            match value {
+                Some(value) => record(
+                    Read::made(value),
+                    stage,
+                    Variant::PLAIN,
+                    &all.source,
+                    &[&all.file],
+                )?,
+                None => unmapped.push(all.source),
             }
         }
         let input = |name: &str| -> Result<Option<FileRecord>> {
-            let path = self.dump.beside_tokens(name)?;
-            path.map(|path| self.copy(&path, name)).transpose()
+            let input = self.input(name)?;
+            input.map(|input| self.keep_input(input, name)).transpose()
         };
         let manifest = Manifest {
             provenance: self.provenance()?,
             arithmetic: self.described.arithmetic,
             model,
             dtype: self.described.dtype,
-            tokens: self.copy(&tokens, "tokens.npy")?,
+            tokens: self.keep_input(tokens, "tokens.npy")?,
             positions: input("position_ids.npy")?,
             attention_mask: self.attention_mask()?,
             stages,
@@ -254,10 +367,115 @@ impl Import<'_> {
             && let Some(sequences) = golden.sequences()
         {
             let expected = "rows of one sequence each, of which statistics can be kept";
-            let fault = BadInput::new(&tokens, expected, sequences.to_string());
+            let fault = BadInput::new(self.dump.tokens()?, expected, sequences.to_string());
             return Err(fault.remedy("leave out --statistics-only").into());
         }
         Ok(Imported { manifest, unmapped })
+    }
+
+    /// The tokens of all ranks.
+    fn tokens(&self) -> Result<Input> {
+        let name = "tokens.npy";
+        self.input(name)?.ok_or_else(|| {
+            let found = BadInput::new(self.dump.config_path(), format!("{name} beside it"), "none");
+            found.into()
+        })
+    }
+
+    /// An input of the run, if it is there: of ranks that have sequences of their own, those of one after the
+    /// other's.
+    fn input(&self, name: &str) -> Result<Option<Input>> {
+        let Some(path) = self.dump.beside_tokens(name)? else {
+            return Ok(None);
+        };
+        let of_expert_ranks = (0..self.described.ranks.expert).map(|rank| {
+            let own = self.dump.of_rank(rank * self.described.ranks.tensor, name);
+            npy::read(own.as_deref().unwrap_or(&path), None)
+        });
+        let parts = of_expert_ranks.collect::<Result<Vec<Tensor>>>()?;
+        let value = Tensor::concat(&parts, 0).map_err(|e| e.in_file(&path))?;
+        Ok(Some(Input {
+            value,
+            path,
+            is_made: parts.len() > 1,
+        }))
+    }
+
+    fn keep_input(&self, input: Input, name: &str) -> Result<FileRecord> {
+        if !input.is_made {
+            return self.copy(&input.path, name);
+        }
+        let path = self.folder.file(name)?;
+        npy::write(&path, &input.value)?;
+        self.record(&path, name.to_owned())
+    }
+
+    /// What routers chose, by their layers.
+    fn routers(&self, extents: [usize; 2]) -> Result<BTreeMap<usize, Router>> {
+        let mut routers: BTreeMap<usize, Router> = BTreeMap::new();
+        let mut places: BTreeMap<usize, BTreeMap<usize, Vec<usize>>> = BTreeMap::new();
+        for ((_, name), files) in &self.dump.listing.arrays {
+            for hooked in self.hooked(name) {
+                let (Some(layer), hook) = (hooked.layer, hooked.hook) else {
+                    continue;
+                };
+                match (hook.rows, self.described.model.chosen_experts()) {
+                    (Rows::Chosen(form), Some(chosen)) => {
+                        let files = self.all_ranks(name, files)?;
+                        let shards = files.iter().map(|file| npy::read(file.as_path(), None));
+                        let shards = shards.collect::<Result<Vec<_>>>()?;
+                        let read = self.joined(&hooked.stage, shards, &files, hook, extents)?;
+                        let routing = Routing::new(form, &read.value, chosen, files[0])?;
+                        let places = BTreeMap::new();
+                        routers.entry(layer).or_insert(Router { routing, places });
+                    }
+                    (Rows::Places, Some(_)) => {
+                        let (Some(expert), Some(file)) = (hooked.expert, files.get(&0)) else {
+                            continue;
+                        };
+                        let numbers = integers(&npy::read(file.as_path(), None)?)
+                            .map_err(|e| e.in_file(file))?;
+                        let numbers = numbers.into_iter().map(|number| number as usize);
+                        let of_layer = places.entry(layer).or_default();
+                        of_layer.insert(expert, numbers.collect());
+                    }
+                    _ => {}
+                }
+            }
+        }
+        for (layer, places) in places {
+            if let Some(router) = routers.get_mut(&layer) {
+                router.places = places;
+            }
+        }
+        Ok(routers)
+    }
+
+    /// Takes what the ranks that share an expert recorded of it; ranks of expert parallelism have one each.
+    fn read_expert(
+        &self,
+        hooked: &Hooked,
+        dtype: DType,
+        files: &[&PathBuf],
+        places: Option<&Vec<usize>>,
+        all: &mut OfExperts,
+    ) -> Result<()> {
+        let ranks = self.described.ranks;
+        let of_rank = self.described.model.experts() / ranks.expert;
+        let local = hooked.expert.unwrap_or_default();
+        for (rank, files) in files.chunks(ranks.tensor).enumerate() {
+            let shards = files.iter().map(|file| self.array(file, dtype, false));
+            let shards = shards.collect::<Result<Vec<Tensor>>>()?;
+            let rows = rows_of(&shards, hooked.hook, self.described.model.heads());
+            let expert = OfExpert {
+                rows: rows.map_err(|e| e.in_file(files[0]))?,
+                places: places.cloned(),
+                layout: hooked.hook.layout,
+                ranks: ranks.expert,
+            };
+            all.experts.insert(rank * of_rank + local, expert);
+        }
+        Ok(())
     }
 
     /// The stages that a dumped name shows.
@@ -307,10 +525,9 @@ impl Import<'_> {
             .collect()
     }
 
-    /// An array in the type that its values have in truth: the run's, or autocast's; or fp32 of logits that no
+    /// An array in the type that its values have in truth: the step's, or autocast's; or fp32 of logits that no
     /// narrower type holds.
-    fn array(&self, file: &Path, is_logits: bool) -> Result<Tensor> {
-        let run = self.described.dtype;
+    fn array(&self, file: &Path, run: DType, is_logits: bool) -> Result<Tensor> {
         let declared = self.dump.listing.type_of(file).unwrap_or(run);
         let array = npy::read(file, Some(declared))?;
         if array.dtype().float().is_none() {
@@ -332,6 +549,7 @@ impl Import<'_> {
     fn read(
         &self,
         stage: &StageId,
+        dtype: DType,
         files: &[&PathBuf],
         hook: &Hook,
         tokens: [usize; 2],
@@ -341,13 +559,45 @@ impl Import<'_> {
         let shards = files
             .iter()
             .map(|file| {
-                let array = self.array(file, is_logits)?;
+                let array = self.array(file, dtype, is_logits)?;
                 hook.part
                     .map_or(Ok(array.clone()), |part| part.of(&array, heads))
             })
             .zip(files)
             .map(|(shard, file)| shard.map_err(|e: Error| e.in_file(*file)))
             .collect::<Result<Vec<Tensor>>>()?;
+        self.joined(stage, shards, files, hook, tokens)
+    }
+
+    /// As [`Self::read`], of ranks' arrays or their parts.
+    fn joined(
+        &self,
+        stage: &StageId,
+        mut shards: Vec<Tensor>,
+        files: &[&PathBuf],
+        hook: &Hook,
+        tokens: [usize; 2],
+    ) -> Result<Read> {
+        let is_grid = hook.rows == Rows::Grid;
+        if !is_grid {
+            // Rows of all tokens, of as many sequences as a rank has.
+            let batch = tokens[0] / self.described.ranks.expert;
+            for (shard, file) in shards.iter_mut().zip(files) {
+                let rows = shard.shape().first().copied().unwrap_or(0);
+                let positions = rows.checked_div(batch).unwrap_or(0);
+                let columns = shard.len().checked_div(rows).unwrap_or(0);
+                let grid = match hook.layout.sequence_axis() {
+                    0 => [positions, batch, columns],
+                    _ => [batch, positions, columns],
+                };
+                let grid = shard.clone().reshaped(&grid);
+                *shard = grid.map_err(|_| {
+                    let expected = format!("rows of {batch} sequences");
+                    BadInput::new(*file, expected, format!("shape {:?}", shard.shape()))
+                })?;
+            }
+        }
+        let shards = &shards;
         let sharding = Sharding {
             layout: hook.layout,
             join: hook.join,
@@ -362,7 +612,7 @@ impl Import<'_> {
         } = self
             .described
             .ranks
-            .join(stage, &shards, files, sharding, tokens)?;
+            .join(stage, shards, files, sharding, tokens)?;
         let joined = if hook.part.is_some() {
             Part::joined(joined)?
         } else {
@@ -384,7 +634,7 @@ impl Import<'_> {
             join,
             layout,
             drift,
-            is_made: is_made || repeated || hook.part.is_some(),
+            is_made: is_made || repeated || hook.part.is_some() || !is_grid,
         })
     }
 
@@ -405,7 +655,13 @@ impl Import<'_> {
         let stages = steps
             .filter_map(|step| Some((step.stage.clone(), shapes.remove(&step.id)?)))
             .collect();
-        Ok(Shapes { tokens, stages })
+        let steps = plan.steps().iter();
+        let types = steps.map(|step| (step.stage.clone(), step.numerics.out));
+        Ok(Shapes {
+            tokens,
+            stages,
+            types: types.collect(),
+        })
     }
 
     /// Refuses a value that is not one of this model on these tokens. How many columns the logits have is

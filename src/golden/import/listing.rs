@@ -68,13 +68,24 @@ impl Listing {
             return Err(BadInput::new(folder, expected, format!("ranks {found:?}")).into());
         }
         self.folders = Some(ranks.len());
+        // Ranks may have run other numbers of modules before one that they share: the first one's numbers count.
+        let mut numbers: BTreeMap<(String, usize), u32> = BTreeMap::new();
         for (rank, folder) in ranks {
+            let mut arrays = Vec::new();
             for path in entries(folder)? {
                 let name = path.file_name().and_then(|name| name.to_str());
                 // Of a rank of its own in the folder of another nothing is known.
                 if let Some((number, name, 0)) = name.and_then(parse_name) {
-                    self.add(number, name, *rank, path);
+                    arrays.push((number, name, path));
                 }
+            }
+            arrays.sort();
+            let mut seen: BTreeMap<String, usize> = BTreeMap::new();
+            for (number, name, path) in arrays {
+                let times = seen.entry(name.clone()).or_default();
+                let number = *numbers.entry((name.clone(), *times)).or_insert(number);
+                *times += 1;
+                self.add(number, name, *rank, path);
             }
             self.read_types(folder)?;
         }
@@ -113,6 +124,48 @@ impl Listing {
                 self.types.insert(array, dtype);
             }
         }
+        Ok(())
+    }
+
+    /// How many ranks have arrays.
+    pub(super) fn ranks(&self) -> usize {
+        let ranks = self.arrays.values().map(BTreeMap::len);
+        ranks.max().unwrap_or(1)
+    }
+
+    /// Joins the stages of a pipeline, each of as many ranks in a row: a stage counts its layers from 0, and has
+    /// ranks of its own.
+    pub(super) fn join_stages(&mut self, stages: usize) -> Result<(), String> {
+        let folders = self.folders.unwrap_or(1);
+        if !folders.is_multiple_of(stages) {
+            return Err(format!("{folders}, in {stages} stages"));
+        }
+        let of_stage = folders / stages;
+        let mut layers = vec![0; stages];
+        let arrays = std::mem::take(&mut self.arrays);
+        for ((_, name), files) in &arrays {
+            let of_layer = layer_of(name).map_or(0, |(layer, _)| layer.saturating_add(1));
+            for rank in files.keys() {
+                let most: &mut usize = &mut layers[rank / of_stage];
+                *most = of_layer.max(*most);
+            }
+        }
+        for ((number, name), files) in arrays {
+            for (rank, path) in files {
+                let stage = rank / of_stage;
+                let before: usize = layers[..stage].iter().sum();
+                let name = match layer_of(&name) {
+                    Some((layer, around)) => {
+                        format!("{}{}{}", around[0], before + layer, around[1])
+                    }
+                    None => name.clone(),
+                };
+                // What comes later in the pipeline comes later in the run.
+                let number = number.saturating_add(stage as u32 * LATER);
+                self.add(number, name, rank % of_stage, path);
+            }
+        }
+        self.folders = Some(of_stage);
         Ok(())
     }
 
@@ -164,6 +217,19 @@ impl Listing {
         }
         Ok(())
     }
+}
+
+/// More than there are arrays in a stage of a pipeline.
+const LATER: u32 = 1 << 20;
+
+/// The number of a layer in a name, and what is around it.
+fn layer_of(name: &str) -> Option<(usize, [&str; 2])> {
+    const BEFORE: &str = "layers.";
+    let start = name.find(BEFORE)? + BEFORE.len();
+    let rest = &name[start..];
+    let end = start + rest.find('.')?;
+    let layer = name[start..end].parse().ok()?;
+    Some((layer, [&name[..start], &name[end..]]))
 }
 
 fn entries(folder: &Path) -> Result<Vec<PathBuf>> {

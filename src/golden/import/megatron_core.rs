@@ -17,6 +17,9 @@ const WRAPPER: &str = "module.";
 /// Groups of settings, by the class whose they are.
 const GROUPS: [&str; 2] = ["transformer_config", "gpt_model"];
 
+/// The setting that says how tokens get to their experts.
+const DISPATCHER: &str = "moe_token_dispatcher_type";
+
 /// What a `config.json` that several dumps share says of one of them.
 #[derive(Deserialize)]
 struct Run {
@@ -27,6 +30,7 @@ struct Run {
     #[serde(default = "one")]
     expert_parallel: usize,
     sequence_parallel: Option<bool>,
+    moe_token_dispatcher_type: Option<String>,
 }
 
 fn one() -> usize {
@@ -40,11 +44,31 @@ pub(super) fn describe(dump: &RawDump) -> Result<Described> {
     let mut settings = settings(dump)?;
     let context_parallel =
         dump.context_parallel(&Settings::new(dump.config_path(), settings.clone()))?;
-    let ranks = ranks(dump, run.as_ref(), &settings, context_parallel)?;
+    let expert_parallel = expert_parallel(dump, run.as_ref(), &settings)?;
+    if expert_parallel > 1 && context_parallel > 1 {
+        let expected = "ranks of expert parallelism or of context parallelism";
+        let fault = BadInput::new(dump.config_path(), expected, "of both");
+        return Err(fault.at("context_parallel_size").into());
+    }
+    let ranks = ranks(
+        dump,
+        run.as_ref(),
+        &settings,
+        context_parallel * expert_parallel,
+    )?;
     settings.insert("tensor_parallel".to_owned(), ranks.into());
+    let dispatcher = run
+        .as_ref()
+        .and_then(|run| run.moe_token_dispatcher_type.clone());
+    if let Some(dispatcher) = dispatcher {
+        settings.insert(DISPATCHER.to_owned(), dispatcher.into());
+    }
     let settings = Settings::new(dump.config_path(), settings);
     let sequence_parallel = settings.optional_flag(&["sequence_parallel"])?;
     let (model, megatron) = ModelConfig::of_dump(framework, &settings)?;
+    // Another dispatcher brings what all of a token's experts gave to one rank.
+    let dispatcher: Option<String> = settings.text(&[DISPATCHER])?;
+    let rounds_by_rank = dispatcher.is_none_or(|dispatcher| dispatcher == "allgather");
     Ok(Described {
         framework,
         model,
@@ -52,11 +76,13 @@ pub(super) fn describe(dump: &RawDump) -> Result<Described> {
         arithmetic: Arithmetic::Megatron(MegatronArithmetic {
             // Megatron has kernels of its own for GPUs alone.
             fused_kernels: megatron.fused_kernels && dump.is_of_a_gpu(),
+            expert_ranks: if rounds_by_rank { expert_parallel } else { 1 },
             ..megatron
         }),
         ranks: Ranks {
             tensor: ranks,
             context: context_parallel,
+            expert: expert_parallel,
             sequence_parallel: run
                 .and_then(|run| run.sequence_parallel)
                 .or(sequence_parallel),
@@ -73,16 +99,7 @@ pub(super) fn describe(dump: &RawDump) -> Result<Described> {
 fn run(dump: &RawDump) -> Result<Option<Run>> {
     let runs: Option<BTreeMap<String, Run>> = dump.optional(&["runs"], "runs by their folders")?;
     let name = dump.name()?;
-    let Some(run) = runs.and_then(|mut runs| runs.remove(&name)) else {
-        return Ok(None);
-    };
-    for (key, found) in [
-        ("pipeline_parallel", run.pipeline_parallel),
-        ("expert_parallel", run.expert_parallel),
-    ] {
-        tensor_parallel_only(dump, format!("runs.{name}.{key}"), found)?;
-    }
-    Ok(Some(run))
+    Ok(runs.and_then(|mut runs| runs.remove(&name)))
 }
 
 /// All settings, those of every group beside the others.
@@ -92,21 +109,42 @@ fn settings(dump: &RawDump) -> Result<Map<String, Value>> {
         let inner: Option<Map<String, Value>> = dump.optional(&[group], "an object of settings")?;
         settings.extend(inner.into_iter().flatten());
     }
-    for key in ["pipeline_model_parallel_size", "expert_model_parallel_size"] {
-        let found = settings.get(key).map(|found| found.as_u64().unwrap_or(1));
-        tensor_parallel_only(dump, key.to_owned(), found.unwrap_or(1) as usize)?;
-    }
     Ok(settings)
 }
 
-/// Refuses other kinds of parallelism, whose ranks have other stages or experts.
-fn tensor_parallel_only(dump: &RawDump, key: String, ranks: usize) -> Result<()> {
-    if ranks == 1 {
-        return Ok(());
+/// How many stages the layers of the run in a folder are divided into.
+pub(super) fn pipeline_parallel(dump: &RawDump) -> Result<usize> {
+    let run = run(dump)?.map(|run| run.pipeline_parallel);
+    parallel(dump, run, &settings(dump)?, "pipeline_model_parallel_size")
+}
+
+/// How many ranks have experts of their own.
+fn expert_parallel(
+    dump: &RawDump,
+    run: Option<&Run>,
+    settings: &Map<String, Value>,
+) -> Result<usize> {
+    let run = run.map(|run| run.expert_parallel);
+    parallel(dump, run, settings, "expert_model_parallel_size")
+}
+
+/// A number of ranks: what is said of the run, or else what the settings say.
+fn parallel(
+    dump: &RawDump,
+    run: Option<usize>,
+    settings: &Map<String, Value>,
+    key: &str,
+) -> Result<usize> {
+    const MOST: usize = 4096;
+    let said = Settings::new(dump.config_path(), settings.clone());
+    let ranks = match run {
+        Some(ranks) => ranks,
+        None => said.optional_size(&[key])?.unwrap_or(1),
+    };
+    match ranks {
+        1..=MOST => Ok(ranks),
+        other => Err(said.fault(key, "1 to 4096 ranks", other)),
     }
-    let expected = "a run without pipeline and expert parallelism";
-    let fault = BadInput::new(dump.config_path(), expected, "another");
-    Err(fault.at(key).into())
 }
 
 /// How many ranks there are: what the settings say, which must be what lies there.
@@ -114,7 +152,7 @@ fn ranks(
     dump: &RawDump,
     run: Option<&Run>,
     settings: &Map<String, Value>,
-    context_parallel: usize,
+    others: usize,
 ) -> Result<usize> {
     let keys = ["tensor_parallel", "tensor_model_parallel_size"];
     let said = match run {
@@ -127,16 +165,13 @@ fn ranks(
                 .map(|said| said as usize),
         },
     };
-    let found = dump.listing.folders.unwrap_or_else(|| {
-        let ranks = dump.listing.arrays.values().map(BTreeMap::len);
-        ranks.max().unwrap_or(1)
-    });
-    if !found.is_multiple_of(context_parallel) {
-        let expected = format!("arrays of a multiple of {context_parallel} ranks");
+    let found = dump.listing.ranks();
+    if !found.is_multiple_of(others) {
+        let expected = format!("arrays of a multiple of {others} ranks");
         let fault = BadInput::new(dump.config_path(), expected, format!("of {found}"));
         return Err(fault.at("context_parallel_size").into());
     }
-    let found = found / context_parallel;
+    let found = found / others;
     match said {
         Some(said) if said != found => {
             let expected = format!("arrays of {said} ranks");

@@ -32,6 +32,7 @@ pub(super) fn describe(dump: &RawDump) -> Result<Described> {
         ranks: Ranks {
             tensor: megatron.tensor_parallel,
             context: dump.context_parallel(&dump.settings())?,
+            expert: 1,
             sequence_parallel: dump.optional(&["sequence_parallel"], "true or false")?,
         },
         packs: Some(dump.resets_attention()?),

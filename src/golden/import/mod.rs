@@ -8,6 +8,7 @@ mod megatron_core;
 mod megatron_deepspeed;
 mod ranks;
 mod raw;
+mod routing;
 mod transformers;
 
 pub use import::{Imported, import};

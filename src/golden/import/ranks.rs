@@ -11,14 +11,16 @@ use crate::plan::StageId;
 use crate::tensor::{Join, Layout, Tensor};
 use std::path::PathBuf;
 
-/// The ranks that a run was spread over. Of `tensor * context` arrays, those of the tensor-parallel ranks
-/// of one context come one after the other.
+/// The ranks that a run was spread over. Of `tensor * context * expert` arrays, those of the
+/// tensor-parallel ranks of one context come one after the other; ranks of both contexts and experts are refused.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Ranks {
     /// Ranks that share every weight.
     pub(super) tensor: usize,
     /// Ranks that share every sequence.
     pub(super) context: usize,
+    /// Ranks that have experts of their own, and sequences: equal parts of the batch. They share all other weights.
+    pub(super) expert: usize,
     /// Whether the settings say that values are scattered along the sequence; `None` if they do not.
     pub(super) sequence_parallel: Option<bool>,
 }
@@ -51,12 +53,13 @@ impl Ranks {
     pub(super) const ONE: Self = Self {
         tensor: 1,
         context: 1,
+        expert: 1,
         sequence_parallel: None,
     };
 
     /// How many arrays a stage has.
     pub(super) fn files(&self) -> usize {
-        self.tensor * self.context
+        self.tensor * self.context * self.expert
     }
 
     /// The value of a stage of these tokens `[batch, positions]`, of what every rank recorded.
@@ -68,20 +71,24 @@ impl Ranks {
         sharding: Sharding,
         [batch, positions]: [usize; 2],
     ) -> Result<Joined> {
-        let tokens = [batch, positions / self.context];
+        let tokens = [batch / self.expert, positions / self.context];
         let mut contexts = shards
             .chunks(self.tensor)
             .zip(files.chunks(self.tensor))
             .map(|(shards, files)| self.join_context(stage, shards, files, sharding, tokens))
             .collect::<Result<Vec<Joined>>>()?;
-        if self.context == 1 {
+        if contexts.len() == 1 {
             return Ok(contexts.swap_remove(0));
         }
         let layout = contexts[0].layout;
         let drift = contexts.iter().filter_map(|context| context.drift);
         let drift = drift.reduce(f64::max);
         let values: Vec<Tensor> = contexts.into_iter().map(|context| context.value).collect();
-        let value = zigzag(&values, layout.sequence_axis()).map_err(|e| e.in_file(files[0]))?;
+        let value = match self.context {
+            1 => Tensor::concat(&values, layout.batch_axis()),
+            _ => zigzag(&values, layout.sequence_axis()),
+        };
+        let value = value.map_err(|e| e.in_file(files[0]))?;
         Ok(Joined {
             value,
             join: Join::Replicated,
@@ -230,6 +237,7 @@ mod tests {
         Ranks {
             tensor,
             context,
+            expert: 1,
             sequence_parallel: None,
         }
     }

@@ -131,6 +131,23 @@ impl RawDump {
         beside(&self.folder, "tokens.npy")
     }
 
+    /// Joins the stages of a pipeline.
+    pub(super) fn join_stages(&mut self, stages: usize) -> Result<()> {
+        if stages == 1 {
+            return Ok(());
+        }
+        self.listing.join_stages(stages).map_err(|found| {
+            let expected = "folders of as many ranks for every stage of the pipeline";
+            BadInput::new(&self.folder, expected, found).into()
+        })
+    }
+
+    /// A file of this name in a rank's own folder.
+    pub(super) fn of_rank(&self, rank: usize, name: &str) -> Option<PathBuf> {
+        let path = self.folder.join(format!("rank{rank}")).join(name);
+        path.exists().then_some(path)
+    }
+
     /// A file that lies where the token ids' does, if there is one of this name.
     pub(super) fn beside_tokens(&self, name: &str) -> Result<Option<PathBuf>> {
         let path = self.tokens()?.with_file_name(name);

@@ -24,6 +24,7 @@ pub(super) fn describe(dump: &RawDump) -> Result<Described> {
         dtype: dump.setting::<DType>(&["dtype"], "fp32, fp16 or bf16")?,
         arithmetic: Arithmetic::Transformers(TransformersArithmetic {
             use_cache: used_cache(dump)?,
+            grouped_experts: config.model.experts() > 0 && has_grouped_experts(dump)?,
             ..config.arithmetic
         }),
         ranks: Ranks::ONE,
@@ -36,6 +37,31 @@ pub(super) fn describe(dump: &RawDump) -> Result<Described> {
 /// Whether keys and values went through a cache, of a run on a GPU: elsewhere it changes nothing.
 fn used_cache(dump: &RawDump) -> Result<bool> {
     Ok(dump.is_of_a_gpu() && cached(dump)?.unwrap_or(false))
+}
+
+/// Whether a mixture's experts were grouped products: as the run says, or else transformers' default since version 5,
+/// unless what experts gave was recorded one by one, which grouped ones do not show.
+fn has_grouped_experts(dump: &RawDump) -> Result<bool> {
+    const FIRST: (u32, u32) = (5, 0);
+    let key = "experts_implementation";
+    let what = "the implementation of experts";
+    let said: Option<String> = match dump.numerics(key, what)? {
+        Some(said) => Some(said),
+        None => dump.optional(&[key], what)?,
+    };
+    if let Some(said) = said {
+        return Ok(said != "eager");
+    }
+    let version: Option<String> =
+        dump.optional(&["framework_version", "transformers"], "a version")?;
+    let version = version.and_then(|version| major_minor(&version));
+    let names = || dump.listing.arrays.keys();
+    let is_of_expert = |name: &str| {
+        let rest = name.split_once(".experts.").map(|(_, rest)| rest);
+        rest.is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
+    };
+    let one_by_one = names().any(|(_, name)| is_of_expert(name));
+    Ok(version.is_some_and(|version| version >= FIRST) && !one_by_one)
 }
 
 /// Whether positions that start again hide what is before them: of runs without a cache, since 4.53.
