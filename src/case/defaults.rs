@@ -39,6 +39,8 @@ const ISOLATED_HALF: f64 = 1.0;
 /// Chained, in isolated tolerances times the square root of the number of blocks before, as independent
 /// errors grow: bf16 needed up to 1e-2 after three blocks, fp32 8e-7.
 const CHAINED: f64 = 4.0;
+/// What experts give is off by what the router's weights are, besides: fp16 needed 1.01 times what holds elsewhere.
+const OF_EXPERTS: f64 = 2.0;
 /// The most blocks that count: a file may name any number, and no bound may grow beyond noise.
 const MOST_BLOCKS: usize = 128;
 
@@ -64,6 +66,11 @@ pub(super) fn tolerance(context: &ToleranceContext<'_>) -> ResolvedTolerance {
             format!("embedding norm and {kind}"),
         ),
         Some(Role::Logits) => (vec![logits(context)], format!("logits and {kind}")),
+        // What flips by noise is taken from the reference, or within the choice's error bound.
+        Some(Role::Choice) if !context.budgeted => {
+            return resolved(vec![Bound::Exact], "choice of experts");
+        }
+        Some(Role::Choice) => (Vec::new(), "choice of experts".into()),
         _ => (Vec::new(), kind),
     };
     if !context.budgeted {
@@ -82,7 +89,11 @@ fn relative(context: &ToleranceContext<'_>) -> f64 {
         Mode::Isolated => isolated(context.dtype),
         Mode::Chained | Mode::Recorded => {
             let blocks = blocks_before(context).clamp(1, MOST_BLOCKS);
-            after_a_block(context.dtype) * (blocks as f64).sqrt()
+            let of_experts = match context.role {
+                Some(Role::RouterWeights | Role::Weighted | Role::Experts) => OF_EXPERTS,
+                _ => 1.0,
+            };
+            of_experts * after_a_block(context.dtype) * (blocks as f64).sqrt()
         }
     })
 }

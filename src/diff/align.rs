@@ -189,12 +189,18 @@ impl<'a> AlignedStage<'a> {
         let slices = NonZeroUsize::new(ranks.unwrap_or(1));
         let is_logits = manifest.model.role(&record.stage) == Some(Role::Logits);
         let reduced = manifest.provenance.reduced_products(manifest.dtype);
+        // A router's fp32 in a model of a half type is made of what is half, or the other side rounded it.
+        let types = [dtype, record.dtype, manifest.dtype];
+        let narrowest = types
+            .into_iter()
+            .min_by_key(|dtype| dtype.significand_bits());
+        let narrowest = narrowest.unwrap_or(dtype);
         Self {
             golden,
             record,
             id: record.stage.clone(),
             dtype,
-            judged_as: reduced.map_or(dtype, ReducedProducts::as_precise_as),
+            judged_as: reduced.map_or(narrowest, ReducedProducts::as_precise_as),
             is_product: false,
             shape: shape.to_vec(),
             adjustments: Vec::new(),

@@ -4,6 +4,7 @@ use super::Options;
 use super::align::{AlignedStage, Recorded, RecordedValue};
 use super::outcome::{OracleErrors, StageResult};
 use super::reference_run::{Mismatches, Prediction};
+use super::routing::RoutingResult;
 use super::stretch::Stretch;
 use crate::arch::ModelConfig;
 use crate::backend::Device;
@@ -41,6 +42,8 @@ pub(super) struct Computed<A> {
     pub(super) error_bound: Option<ErrorBound>,
     /// The same in fp64, if the oracle is asked.
     pub(super) exact: Option<Tensor>,
+    /// Of a choice of experts, how it compares with the reference's.
+    pub(super) routing: Option<RoutingResult>,
 }
 
 impl<A> Computed<A> {
@@ -51,6 +54,7 @@ impl<A> Computed<A> {
             found: None,
             error_bound: None,
             exact: None,
+            routing: None,
         }
     }
 
@@ -69,6 +73,7 @@ pub(super) struct Pending<'a> {
     oracle: Option<OracleErrors>,
     own_nans: usize,
     metrics: Measuring,
+    routing: Option<RoutingResult>,
 }
 
 impl Pending<'_> {
@@ -170,6 +175,7 @@ impl Judge<'_> {
             oracle,
             own_nans,
             metrics,
+            routing: computed.routing,
         })
     }
 
@@ -251,6 +257,7 @@ impl Judge<'_> {
             stretch: self.stretch(stage, pending.mode),
             aligned: stage.adjusted,
             oracle: pending.oracle,
+            routing: pending.routing,
         })
     }
 }

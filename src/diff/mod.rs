@@ -4,7 +4,7 @@
 //! In the order of a run: `prepare` opens and checks, `align` says what each step is compared with,
 //! `inferred` what nobody recorded of the reference's run, `stretch` over which steps a stage is judged;
 //! `run` walks over them, `judge` holds their values against what was recorded (with `reference_run`
-//! where the reference has another arithmetic), `explained` looks for causes, `untouched` lists what no
+//! where the reference has another arithmetic, and `routing` where experts were chosen), `explained` looks for causes, `untouched` lists what no
 //! comparison depends on, and `outcome` is what came out.
 
 mod align;
@@ -24,6 +24,7 @@ mod options;
 mod outcome;
 mod prepare;
 mod reference_run;
+mod routing;
 mod run;
 mod share;
 mod stretch;
@@ -37,6 +38,7 @@ pub use event::Event;
 pub use fused::{FusedKernel, fused_kernels};
 pub use options::{Modes, Options};
 pub use outcome::{CaseOutcome, Coverage, Incomparable, OnGpu, OracleErrors, StageResult, Verdict};
+pub use routing::RoutingResult;
 pub use share::Share;
 pub use stretch::Stretch;
 pub use tensors::diff_tensors;

@@ -2,6 +2,7 @@
 
 use super::align::AlignedStage;
 use super::prepare::Prepared;
+use super::routing::RoutingResult;
 use super::stretch::Stretch;
 use super::untouched::Untouched;
 use super::{Options, Share};
@@ -52,6 +53,8 @@ pub struct StageResult {
     pub oracle: Option<OracleErrors>,
     /// What was done to the recorded value to make it comparable: "bias added".
     pub aligned: Option<&'static str>,
+    /// Of a choice of experts, whose differs and whether that is noise.
+    pub routing: Option<RoutingResult>,
 }
 
 /// Relative Frobenius distances from what the same plan gives in fp64.
@@ -297,6 +300,10 @@ impl CaseOutcome {
         let unexplained = unexplained(&prepared, &stages);
         let mut notes = prepared.notes;
         notes.extend(unexplained.map(String::from));
+        notes.extend(stages.iter().filter_map(|result| {
+            let note = result.routing?.note(result.mode)?;
+            Some(format!("{} ({}): {note}", result.stage, result.mode))
+        }));
         Self {
             name: prepared.case.name.clone(),
             title,

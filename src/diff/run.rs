@@ -6,12 +6,13 @@ use super::judge::{Computed, Pending};
 use super::outcome::{StageResult, Verdict};
 use super::prepare::Prepared;
 use super::reference_run::ReferenceRun;
+use super::routing::{Choices, Noise};
 use crate::backend::{Backend, Fp64};
 use crate::case::Mode;
 use crate::compare::Measure;
 use crate::error::Result;
 use crate::exec::{Execution, Value, params_of};
-use crate::op::{Confidence, Operand};
+use crate::op::{Confidence, Op, Operand, Route};
 use crate::plan::{Plan, Step};
 use crate::tensor::Tensor;
 use std::collections::{HashSet, VecDeque};
@@ -126,11 +127,27 @@ impl<'a, B: Measure> Run<'a, B> {
             && stage.is_none_or(|stage| judge.has_budget(stage) || !stage.is_full());
         let confidence = is_bounded.then_some(prepared.options.confidence);
         for mode in &mut self.modes {
-            let computed = if runs(mode) {
+            let mut computed = if runs(mode) {
                 Some(mode.compute(step, &params, confidence)?)
             } else {
                 None
             };
+            if let (Op::Route(route), Some(Recorded::Full(recorded)), Some(computed)) =
+                (&step.op, &recorded, &mut computed)
+            {
+                let logits = prepared.candidate.alignment.of(&step.inputs[0]);
+                let logits = logits.map(|stage| stage.read_full(weights)).transpose()?;
+                let logits = logits.flatten().map(|value| value.aligned);
+                let bias = params.host.first();
+                mode.route(
+                    step,
+                    route,
+                    bias,
+                    &recorded.aligned,
+                    logits.as_ref(),
+                    computed,
+                )?;
+            }
             if let (Some(stage), Some(recorded), Some(computed)) = (selected, &recorded, &computed)
             {
                 let prediction = prediction.as_ref();
@@ -221,7 +238,46 @@ impl<'a, B: Backend> ModeRun<'a, B> {
             found,
             error_bound,
             exact,
+            routing: None,
         })
+    }
+
+    /// Compares a choice of experts with the recorded one; of a chained run, takes that where the candidate's has
+    /// flipped by noise. `logits` are the reference's, if they were recorded.
+    fn route(
+        &self,
+        step: &Step,
+        route: &Route,
+        bias: Option<&Tensor>,
+        recorded: &Tensor,
+        logits: Option<&Tensor>,
+        computed: &mut Computed<B::Array>,
+    ) -> Result<()> {
+        let own = self.execution.inputs_of(step)?[0];
+        let choices = Choices {
+            route,
+            logits: &self.backend.download(own)?,
+            bias,
+            ours: &self.backend.download(&computed.array)?,
+            theirs: recorded,
+        };
+        let is_isolated = self.mode == Mode::Isolated;
+        let noise = match (&computed.error_bound, logits) {
+            (Some(bound), _) if is_isolated => Noise::Bound(bound.roundings()),
+            (_, Some(logits)) if !is_isolated => Noise::Logits(logits),
+            _ => Noise::Unknown,
+        };
+        let (routing, merged) = choices.compare(&noise)?;
+        computed.routing = Some(routing);
+        if !is_isolated && routing.undecided > 0 {
+            computed.array = self.backend.upload(&merged)?;
+            computed.exact = match &computed.exact {
+                Some(_) => Some(merged.widened()?),
+                None => None,
+            };
+            computed.found = computed.found.as_ref().map(|_| merged);
+        }
+        Ok(())
     }
 
     /// Isolated runs go on with what was recorded, wherever it was; chained ones with their own.
@@ -244,6 +300,7 @@ impl<'a, B: Backend> ModeRun<'a, B> {
                 found,
                 error_bound,
                 exact,
+                ..
             }) => {
                 let value = match &found {
                     Some(found) => {

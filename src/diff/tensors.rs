@@ -229,5 +229,6 @@ fn judged(
         stretch: Stretch::default(),
         oracle: None,
         aligned: None,
+        routing: None,
     }))
 }

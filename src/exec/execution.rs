@@ -196,6 +196,15 @@ impl<'a, B: Backend + ?Sized> Execution<'a, B> {
         given.map(|value| value.map(|value| &value.array)).collect()
     }
 
+    /// The values that a step reads.
+    ///
+    /// # Errors
+    /// If one of them is missing.
+    pub fn inputs_of(&self, step: &Step) -> Result<Vec<&B::Array>> {
+        let inputs = self.inputs(step)?.into_iter();
+        Ok(inputs.map(|value| &value.array).collect())
+    }
+
     fn inputs(&self, step: &Step) -> Result<Vec<&Value<B::Array>>> {
         let missing = |id: &StageId| Error::Mismatch {
             at: step.id.to_string(),

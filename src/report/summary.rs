@@ -24,6 +24,8 @@ pub fn describe_failure(result: &StageResult) -> String {
             not_finite.disagreements, not_finite.candidate_nans
         ));
     }
+    let wrong = result.routing.filter(|routing| routing.wrong > 0);
+    reasons.extend(wrong.map(|routing| routing.to_string()));
     let broken = result.checks.iter().filter(|check| !check.holds);
     reasons.extend(broken.filter_map(|check| broken_bound(result, check)));
     let mut text = reasons.join("; ");

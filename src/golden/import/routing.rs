@@ -7,7 +7,7 @@
 use crate::arch::{ChoiceForm, Heads, Hook, Part};
 use crate::error::{BadInput, Error, Result};
 use crate::golden::golden::integers;
-use crate::tensor::{DType, Join, Layout, Tensor, with_element};
+use crate::tensor::{Join, Layout, Tensor, with_element};
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -52,7 +52,7 @@ impl Routing {
         };
         let values: Vec<f64> = match integers(array) {
             Ok(values) => values.into_iter().map(|value| value as f64).collect(),
-            Err(_) => array.cast(DType::F64)?.as_slice::<f64>()?.to_vec(),
+            Err(_) => array.widened()?.as_slice::<f64>()?.to_vec(),
         };
         let mut choice = Vec::with_capacity(batch * sequence * chosen);
         let mut places = Vec::with_capacity(batch * sequence * chosen);

@@ -86,6 +86,11 @@ impl ErrorBound {
         }
     }
 
+    /// What roundings do at most.
+    pub(crate) fn roundings(&self) -> &[f32] {
+        &self.rounding
+    }
+
     /// Number of elements.
     pub fn len(&self) -> usize {
         self.std.len()
