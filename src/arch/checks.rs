@@ -112,7 +112,7 @@ impl<'a> Checks<'a> {
     }
 
     /// A number above 0.
-    fn positive(&self, key: &str, number: f64) -> Result<()> {
+    pub(super) fn positive(&self, key: &str, number: f64) -> Result<()> {
         // Frameworks compute with it in fp32.
         let narrow = number as f32;
         let usable = narrow > 0.0 && narrow.is_finite();

@@ -86,6 +86,11 @@ impl ModelConfig {
         model
     }
 
+    /// Whether transformers keeps a tensor in the type that it is stored in, whatever type the model is loaded in.
+    pub fn keeps_type(&self, tensor: &str) -> bool {
+        self.model().keeps_type(tensor)
+    }
+
     /// Whether transformers stores a matrix as `[in, out]`, where plans have `[out, in]`.
     pub fn is_transposed(&self, tensor: &str) -> bool {
         self.model().is_transposed(tensor)

@@ -45,14 +45,13 @@ pub(super) const HANDLED: &[&str] = &[
 ];
 
 /// Settings of dumps that change what is computed, and that neither GPT-2 nor Llama has.
-const FOREIGN_FLAGS: [&str; 7] = [
+const FOREIGN_FLAGS: [&str; 6] = [
     "apply_layernorm_1p",
     "layernorm_zero_centered_gamma",
     "apply_residual_connection_post_layernorm",
     "fp32_residual_connection",
     "qk_l2_norm",
     "attention_output_gate",
-    "multi_latent_attention",
 ];
 /// Those that do, whatever their value.
 const FOREIGN: [&str; 3] = ["window_size", "softmax_scale", "no_rope_freq"];

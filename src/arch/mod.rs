@@ -11,6 +11,7 @@ mod bloom;
 mod checks;
 mod config;
 mod decoder;
+mod deepseek_v3;
 mod framework;
 mod gpt2;
 mod heads;
@@ -33,7 +34,7 @@ mod steps;
 pub use activation::ActivationName;
 pub use bloom::BloomConfig;
 pub use config::{ConvertedConfig, SettingDifference};
-pub use decoder::{DecoderConfig, ExpertGroups, ExpertNames, Experts};
+pub use decoder::{DecoderConfig, ExpertGroups, ExpertNames, Experts, LatentAttention};
 pub use framework::Framework;
 pub use gpt2::Gpt2Config;
 pub use recipe::{Recipe, Relayout, TensorRecipe};
@@ -52,6 +53,7 @@ use arguments::Arguments;
 use bloom::Bloom;
 use checks::Checks;
 use clap::ValueEnum;
+use deepseek_v3::DeepseekV3;
 use gpt2::Gpt2;
 use llama::Llama;
 use mixtral::Mixtral;
@@ -141,6 +143,9 @@ pub(crate) trait Model {
     /// How many experts a block has, and how many of them are chosen for a token; 0 without any.
     fn experts(&self) -> [usize; 2];
 
+    /// Whether transformers keeps a tensor in the type that it is stored in, whatever type the model is loaded in.
+    fn keeps_type(&self, tensor: &str) -> bool;
+
     /// Whether transformers stores this matrix as `[in, out]`, where plans have `[out, in]`.
     fn is_transposed(&self, tensor: &str) -> bool;
 
@@ -225,6 +230,8 @@ architectures! {
     Mixtral(DecoderConfig),
     /// Qwen3-MoE, from megatron-core.
     Qwen3Moe(DecoderConfig),
+    /// DeepSeek-V3, from megatron-core.
+    DeepseekV3(DecoderConfig),
 }
 
 impl ArchitectureName {

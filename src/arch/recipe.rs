@@ -37,6 +37,8 @@ pub struct TensorRecipe {
     pub shape: Vec<usize>,
     /// Whether the source holds a norm's weight less one.
     pub zero_centred: bool,
+    /// Whether it keeps its type, whatever type the model is written in.
+    pub keeps_type: bool,
 }
 
 /// A move of axes. None touches an element.
@@ -90,6 +92,7 @@ impl TensorRecipe {
             relayout: Vec::new(),
             shape: shape.to_vec(),
             zero_centred: false,
+            keeps_type: false,
         }
     }
 
@@ -97,6 +100,14 @@ impl TensorRecipe {
     pub(super) fn less_one(self, zero_centred: bool) -> Self {
         Self {
             zero_centred,
+            ..self
+        }
+    }
+
+    /// The same, in its own type.
+    pub(super) fn of_its_type(self) -> Self {
+        Self {
+            keeps_type: true,
             ..self
         }
     }

@@ -48,6 +48,25 @@ pub(super) fn of_transformers(
     })
 }
 
+/// By what transformers multiplies the scores of scaled positions, twice: YaRN's factor for `mscale_all_dim`.
+pub(super) fn mscale_of_transformers(settings: &Settings<'_>) -> Result<f64> {
+    let older = settings.within("rope_scaling")?;
+    let parameters = match older.filter(|older| !older.is_empty()) {
+        Some(older) => Some(older),
+        None => settings.within("rope_parameters")?,
+    };
+    let Some(parameters) = parameters else {
+        return Ok(1.0);
+    };
+    match parameters.optional_number(&["mscale_all_dim"])? {
+        Some(all) if all != 0.0 => Ok(RopeScaling::yarn_mscale(
+            parameters.number(&["factor"])?,
+            all,
+        )),
+        _ => Ok(1.0),
+    }
+}
+
 fn scaling(
     settings: &Settings<'_>,
     parameters: &Settings<'_>,
@@ -122,7 +141,9 @@ pub(super) fn of_megatron_core(settings: &Settings<'_>, dims: usize) -> Result<F
         settings.refuse(name)?;
     }
     let scaled = settings.flag_or(&ROPE_SCALING, false)?;
-    let scaling = if scaled {
+    let scaling = if settings.flag_or(&["multi_latent_attention"], false)? {
+        of_latent(settings)?
+    } else if scaled {
         RopeScaling::Llama3 {
             factor: settings.number_or(&["rope_scaling_factor"], 8.0)?,
             low: LOW_FREQ_FACTOR,
@@ -136,6 +157,31 @@ pub(super) fn of_megatron_core(settings: &Settings<'_>, dims: usize) -> Result<F
         theta: settings.number_or(&["rotary_base"], 10_000.0)?,
         dims,
         scaling,
+    })
+}
+
+/// The scaling of latent attention, with the defaults of `MLATransformerConfig`: YaRN's.
+fn of_latent(settings: &Settings<'_>) -> Result<RopeScaling> {
+    let kind = settings.text(&["rope_type"])?;
+    match kind.as_deref() {
+        Some("rope") => return Ok(RopeScaling::None),
+        None | Some("yarn") => {}
+        Some(other) => {
+            return Err(settings.fault("rope_type", "rope or yarn", format!("{other:?}")));
+        }
+    }
+    let number = |key, default| settings.number_or(&[key], default);
+    let factor = number("rotary_scaling_factor", 40.0)?;
+    let [mscale, all] = [number("mscale", 1.0)?, number("mscale_all_dim", 0.0)?];
+    let attention =
+        RopeScaling::yarn_mscale(factor, mscale) / RopeScaling::yarn_mscale(factor, all);
+    Ok(RopeScaling::Yarn {
+        factor,
+        beta_fast: number("beta_fast", 32.0)?,
+        beta_slow: number("beta_slow", 1.0)?,
+        positions: settings.size_or(&["original_max_position_embeddings"], 4096)?,
+        truncate: true,
+        attention,
     })
 }
 

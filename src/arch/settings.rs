@@ -189,6 +189,11 @@ impl<'a> Settings<'a> {
         }
     }
 
+    /// Whether a setting is there, if only as `null`.
+    pub(super) fn is_given(&self, key: &str) -> bool {
+        self.values.contains_key(key)
+    }
+
     /// Refuses a setting that is neither this, as JSON, nor left out.
     pub(super) fn require_neutral(&self, key: &str, neutral: &str) -> Result<()> {
         match self.any(key)? {

@@ -12,6 +12,7 @@ pub struct Adapted<'a> {
     transposed: BTreeSet<String>,
     first_rows: BTreeMap<String, usize>,
     dtype: Option<DType>,
+    kept: BTreeSet<String>,
 }
 
 impl<'a> Adapted<'a> {
@@ -22,6 +23,7 @@ impl<'a> Adapted<'a> {
             transposed: BTreeSet::new(),
             first_rows: BTreeMap::new(),
             dtype: None,
+            kept: BTreeSet::new(),
         }
     }
 
@@ -43,6 +45,17 @@ impl<'a> Adapted<'a> {
         let dtype = Some(dtype);
         Self { dtype, ..self }
     }
+
+    /// But these, which keep their own.
+    #[must_use]
+    pub fn keeping(self, kept: BTreeSet<String>) -> Self {
+        Self { kept, ..self }
+    }
+
+    /// The type that a tensor is rounded to.
+    fn cast_to(&self, name: &str) -> Option<DType> {
+        self.dtype.filter(|_| !self.kept.contains(name))
+    }
 }
 
 impl Weights for Adapted<'_> {
@@ -58,7 +71,10 @@ impl Weights for Adapted<'_> {
         if let (Some(rows), Some(extent)) = (self.first_rows.get(name), stored.shape.first_mut()) {
             *extent = (*extent).min(*rows);
         }
-        if let Some(dtype) = self.dtype.filter(|_| stored.dtype.float().is_some()) {
+        if let Some(dtype) = self
+            .cast_to(name)
+            .filter(|_| stored.dtype.float().is_some())
+        {
             stored.dtype = dtype;
         }
         Some(stored)
@@ -75,7 +91,10 @@ impl Weights for Adapted<'_> {
         {
             tensor = tensor.first(0, *rows)?;
         }
-        match self.dtype.filter(|_| tensor.dtype().float().is_some()) {
+        match self
+            .cast_to(name)
+            .filter(|_| tensor.dtype().float().is_some())
+        {
             Some(dtype) => tensor.cast(dtype),
             None => Ok(tensor),
         }

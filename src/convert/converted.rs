@@ -23,6 +23,8 @@ pub struct ConvertedTensor {
     pub elements: Tiled,
     /// Whether they are a norm's weight less one.
     pub zero_centred: bool,
+    /// Whether they keep their type, whatever type the model is written in.
+    pub keeps_type: bool,
 }
 
 /// The converted model: every tensor checked and in its place, nothing read.
@@ -50,7 +52,7 @@ impl ConvertedTensor {
 
     /// The type that it is written in: the one that is asked for, or else its own.
     pub(super) fn written_as(&self, asked: Option<DType>) -> DType {
-        asked.unwrap_or(self.dtype())
+        asked.filter(|_| !self.keeps_type).unwrap_or(self.dtype())
     }
 
     /// The whole tensor in memory.
@@ -303,6 +305,7 @@ fn make(
         shape: recipe.shape.clone(),
         elements,
         zero_centred: recipe.zero_centred,
+        keeps_type: recipe.keeps_type,
     };
     Ok((tensor, joined.drift))
 }

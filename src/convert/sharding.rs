@@ -140,6 +140,7 @@ mod tests {
                 shape: vec![rows],
                 elements: Tiled::one(zeros),
                 zero_centred: false,
+                keeps_type: false,
             }
         };
         let tensors = [

@@ -194,7 +194,9 @@ impl Candidate {
         let mut others: BTreeMap<String, Vec<&str>> = BTreeMap::new();
         for name in self.weights.names() {
             let stored = self.weights.stored(name).map(|stored| stored.dtype);
-            if let Some(stored) = stored.filter(|stored| *stored != dtype && stored.is_runnable()) {
+            let is_other = |stored: &DType| *stored != dtype && stored.is_runnable();
+            let is_cast = !self.model.keeps_type(name);
+            if let Some(stored) = stored.filter(is_other).filter(|_| is_cast) {
                 others.entry(stored.to_string()).or_default().push(name);
             }
         }
@@ -211,7 +213,10 @@ impl Candidate {
             });
         }
         if !others.is_empty() {
-            self.weights = Box::new(Adapted::new(self.weights).cast(dtype));
+            let names = self.weights.names().into_iter();
+            let kept = names.filter(|name| self.model.keeps_type(name));
+            let kept = kept.map(str::to_owned).collect();
+            self.weights = Box::new(Adapted::new(self.weights).cast(dtype).keeping(kept));
         }
         Self { dtype, ..self }
     }
@@ -340,11 +345,16 @@ impl Candidate {
                     "{name} has shape {:?} instead of {:?}",
                     stored.shape, param.shape
                 )),
-                Some(stored) if stored.dtype != plan.dtype() => faults.push(format!(
-                    "{name} is {} instead of {}",
-                    stored.dtype,
-                    plan.dtype()
-                )),
+                Some(stored)
+                    if stored.dtype != plan.dtype()
+                        && !(self.model.keeps_type(name) && stored.dtype.is_runnable()) =>
+                {
+                    faults.push(format!(
+                        "{name} is {} instead of {}",
+                        stored.dtype,
+                        plan.dtype()
+                    ))
+                }
                 Some(_) => {}
             }
         }

@@ -17,6 +17,7 @@ mod arguments;
 mod attention_scores;
 mod bound;
 mod choice;
+mod columns;
 mod context;
 mod cpu;
 mod element;
@@ -27,6 +28,7 @@ mod formula_source;
 mod fp64;
 mod functions;
 mod gate;
+mod join_heads;
 pub(crate) mod launch;
 mod layer_norm;
 mod linear;
@@ -55,12 +57,14 @@ pub(crate) use arguments::Arguments;
 pub use attention_scores::{Alibi, AlibiForm, AlibiSum, AttentionScores};
 pub use bound::{Confidence, ErrorBound, Operand};
 pub(crate) use bound::{MEAN_OF_NORMAL, ROUNDING_RMS, STDS, U as FP32_ROUNDOFF};
+pub use columns::Columns;
 pub use context::Context;
 pub(crate) use cpu::CpuKernel;
 pub use embedding::Embedding;
 pub use expert_linear::ExpertLinear;
 pub(crate) use fp64::Fp64Kernel;
 pub use gate::Gate;
+pub use join_heads::JoinHeads;
 pub use layer_norm::LayerNorm;
 pub use linear::{AllReduce, Linear, Partials};
 pub use locality::Locality;
@@ -202,10 +206,12 @@ operations! {
     Add,
     AddBias,
     AttentionScores,
+    Columns,
     Context,
     Embedding,
     ExpertLinear,
     Gate,
+    JoinHeads,
     LayerNorm,
     Linear,
     Multiply,

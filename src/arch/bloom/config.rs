@@ -66,6 +66,10 @@ impl Model for BloomConfig {
         [0; 2]
     }
 
+    fn keeps_type(&self, _: &str) -> bool {
+        false
+    }
+
     fn is_transposed(&self, _: &str) -> bool {
         false
     }

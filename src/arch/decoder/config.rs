@@ -1,6 +1,6 @@
 //! What determines a decoder's computation, and where the frameworks write it down.
 
-use super::{Experts, Features};
+use super::{Experts, Features, LatentAttention};
 use crate::arch::{ActivationName, Checks, Heads, Model, Settings, megatron_core, rope};
 use crate::error::Result;
 use crate::op::Frequencies;
@@ -41,6 +41,9 @@ pub struct DecoderConfig {
     pub qk_norm: bool,
     /// Whether the MLP's projections have biases.
     pub mlp_bias: bool,
+    /// Latents that keys and values are made of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub latent: Option<LatentAttention>,
     /// Experts in place of MLPs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub experts: Option<Experts>,
@@ -73,6 +76,9 @@ impl Model for DecoderConfig {
         if let Some(experts) = &self.experts {
             experts.check(checks)?;
         }
+        if let Some(latent) = &self.latent {
+            latent.check(checks)?;
+        }
         checks.rope(&self.rope, self.head_dim)
     }
 
@@ -102,6 +108,17 @@ impl Model for DecoderConfig {
             .map_or([0; 2], |experts| [experts.count, experts.chosen])
     }
 
+    fn keeps_type(&self, tensor: &str) -> bool {
+        // What transformers lists as kept in fp32.
+        let has_bias = self
+            .experts
+            .as_ref()
+            .is_some_and(|experts| experts.correction_bias);
+        has_bias
+            && (tensor.ends_with(".mlp.gate.weight")
+                || tensor.ends_with(".mlp.gate.e_score_correction_bias"))
+    }
+
     fn is_transposed(&self, _: &str) -> bool {
         false
     }
@@ -127,7 +144,16 @@ impl Model for DecoderConfig {
             self.head_dim,
             self.qk_norm.into(),
         ];
-        sizes.into_iter().chain(experts).collect()
+        let latent = self.latent.iter().flat_map(|latent| {
+            [
+                latent.query_rank.unwrap_or(0),
+                latent.key_value_rank,
+                latent.plain_dim,
+                latent.rotary_dim,
+                latent.value_dim,
+            ]
+        });
+        sizes.into_iter().chain(latent).chain(experts).collect()
     }
 
     fn is_redundant(&self, tensor: &str) -> bool {
@@ -187,6 +213,7 @@ pub(in crate::arch) fn shared_settings(
         qkv_bias: false,
         qk_norm: false,
         mlp_bias: false,
+        latent: None,
         experts: None,
         rope: rope::of_transformers(settings, head_dim, positions, defaults.rope_theta)?,
         rotary_interleaved: false,
@@ -237,10 +264,17 @@ pub(super) fn of_dump(settings: &Settings<'_>, features: Features) -> Result<Dec
         Some(given) => given,
         None => hidden_size / num_attention_heads.max(1),
     };
+    let latent = features
+        .latent
+        .then(|| LatentAttention::of_megatron(settings))
+        .transpose()?;
+    let head_dim = latent.map_or(head_dim, |latent| latent.head_dim());
+    let rotary_dim = latent.map_or(head_dim, |latent| latent.rotary_dim);
     // Without the flag Megatron-LM's num_query_groups is its default, 1, and means nothing.
     let grouped = settings.flag_or(&["group_query_attention"], true)?;
     let groups = settings.optional_size(&["num_query_groups"])?;
-    let groups = groups.filter(|_| grouped).unwrap_or(num_attention_heads);
+    let groups = groups.filter(|_| grouped && latent.is_none());
+    let groups = groups.unwrap_or(num_attention_heads);
     let layers = settings.size(&["num_layers"])?;
     let wide = settings.size_or(&["ffn_hidden_size"], hidden_size.saturating_mul(4))?;
     let experts = features
@@ -261,7 +295,8 @@ pub(super) fn of_dump(settings: &Settings<'_>, features: Features) -> Result<Dec
         qk_norm: features.qk_norm,
         mlp_bias: false,
         experts: experts.transpose()?,
-        rope: rope::of_megatron_core(settings, head_dim)?,
+        rope: rope::of_megatron_core(settings, rotary_dim)?,
+        latent,
         rotary_interleaved: settings.flag_or(&["rotary_interleaved"], false)?,
         tie_word_embeddings: megatron_core::is_tied_in(settings)?,
     })

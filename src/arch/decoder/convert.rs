@@ -6,7 +6,7 @@
 //! permutation.
 
 use super::experts::ExpertLayer;
-use super::{Experts, Features, Relative};
+use super::{Experts, Features, LatentAttention, Relative};
 use crate::arch::ActivationName;
 use crate::arch::Settings;
 use crate::arch::arguments::Arguments;
@@ -102,6 +102,41 @@ pub(in crate::arch) const EXPERT_ARGUMENTS: Arguments = Arguments {
     ..ARGUMENTS
 };
 
+/// Arguments that recipes of latent attention read besides.
+const OF_LATENTS: &[&str] = &[
+    "multi_latent_attention",
+    "q_lora_rank",
+    "kv_lora_rank",
+    "qk_head_dim",
+    "qk_pos_emb_head_dim",
+    "v_head_dim",
+    "rope_type",
+    "rotary_scaling_factor",
+    "original_max_position_embeddings",
+    "beta_fast",
+    "beta_slow",
+    "mscale",
+    "mscale_all_dim",
+];
+
+/// The same of relatives whose attention is latent, too.
+pub(in crate::arch) const LATENT_ARGUMENTS: Arguments = Arguments {
+    handled: &[HANDLED, READ, &EXPERTS, OF_LATENTS],
+    required: {
+        const OF_LATENTS: [&[&str]; 4] = [
+            &["kv_lora_rank"],
+            &["qk_head_dim"],
+            &["qk_pos_emb_head_dim"],
+            &["v_head_dim"],
+        ];
+        const OF_EXPERTS: [&[&str]; 2] = [&EXPERTS, &["moe_router_topk"]];
+        const BOTH: [&[&str]; 6] = both(OF_LATENTS, OF_EXPERTS);
+        const ALL: [&[&str]; 17] = both(REQUIRED, BOTH);
+        &ALL
+    },
+    ..EXPERT_ARGUMENTS
+};
+
 /// Two lists as one.
 const fn both<const A: usize, const B: usize, const N: usize>(
     first: [&'static [&'static str]; A],
@@ -130,6 +165,7 @@ pub(in crate::arch) struct Converting<'a> {
     pub(in crate::arch) biases: bool,
     features: Features,
     experts: Option<Experts>,
+    latent: Option<LatentAttention>,
     /// Whether it holds the weights of norms less one.
     less_one: bool,
 }
@@ -159,6 +195,9 @@ pub(super) fn recipe<T: Relative>(
         let settings = Settings::of_arguments(args);
         Experts::of_megatron(&settings, layers, wide).map(T::experts)
     });
+    let latent = T::FEATURES
+        .latent
+        .then(|| LatentAttention::of_megatron(&Settings::of_arguments(args)));
     let converting = Converting {
         checkpoint,
         hidden,
@@ -170,6 +209,7 @@ pub(super) fn recipe<T: Relative>(
         biases: args.flag_or("add_bias_linear", false)?,
         features: T::FEATURES,
         experts: experts.transpose()?,
+        latent: latent.transpose()?,
         less_one: zero_centred(checkpoint)?,
     };
     let tied = is_tied(checkpoint)?;
@@ -229,6 +269,20 @@ impl Converting<'_> {
         }
     }
 
+    /// Heads of queries.
+    pub(in crate::arch) fn heads(&self) -> usize {
+        self.heads
+    }
+
+    /// Its latents.
+    ///
+    /// # Errors
+    /// If it has none.
+    pub(in crate::arch) fn latent<T: Relative>(&self) -> Result<&LatentAttention> {
+        let missing = || unsupported(self.checkpoint, T::NAME, "multi_latent_attention");
+        self.latent.as_ref().ok_or_else(missing)
+    }
+
     /// Its experts.
     ///
     /// # Errors
@@ -266,7 +320,11 @@ impl Converting<'_> {
             self.norm(target, source, self.hidden)
         });
         let mut tensors = norms.to_vec();
-        tensors.extend(self.attention(&at.within("self_attn", "self_attention")));
+        let attention = at.within("self_attn", "self_attention");
+        tensors.extend(match &self.latent {
+            Some(latent) => self.latent_attention(&attention, latent),
+            None => self.attention(&attention),
+        });
         match &self.experts {
             Some(experts) if experts.are_in(layer) => {
                 let mixture = at.within(experts.names.module(), "mlp");
@@ -288,6 +346,15 @@ impl Converting<'_> {
             Partition::Replicated,
             &shape,
         )];
+        if experts.correction_bias {
+            let target = format!("{}.gate.e_score_correction_bias", at.target);
+            let source = format!("{}.router.expert_bias", at.source);
+            let bias = TensorRecipe::plain(target, source, Partition::Replicated, &[experts.count]);
+            tensors.push(bias.of_its_type());
+        }
+        if let Some(wide) = experts.shared_size {
+            tensors.extend(self.mlp(&at.within("shared_experts", "shared_experts"), wide));
+        }
         let layout = ExpertLayout::of(self.checkpoint, &at.source);
         for expert in 0..experts.count {
             let target = |layer| {
@@ -374,6 +441,43 @@ impl Converting<'_> {
                 tensors.push(self.norm(target, source, dim));
             }
         }
+        tensors
+    }
+
+    /// Projections to latents and from them, in the order of rows that transformers has, too.
+    fn latent_attention(&self, at: &Place, latent: &LatentAttention) -> Vec<TensorRecipe> {
+        let (hidden, heads) = (self.hidden, self.heads);
+        let weight = |ours: &str, theirs: &str, shape: [usize; 2]| {
+            let [target, source] = at.names(ours, theirs, "weight");
+            // Transformer Engine's ranks have all of a latent.
+            let listed = self.checkpoint.get(&source);
+            let is_whole = listed.is_some_and(|listed| listed.shape.first() == Some(&shape[0]));
+            let partition = match is_whole {
+                true => Partition::Replicated,
+                false => Partition::Axis(0),
+            };
+            TensorRecipe::plain(target, source, partition, &shape)
+        };
+        let norm = |ours: &str, theirs: &str, width| {
+            let [target, source] = at.names(ours, theirs, "weight");
+            self.norm(target, source, width)
+        };
+        let queries = heads * latent.head_dim();
+        let mut tensors = match latent.query_rank {
+            Some(rank) => vec![
+                weight("q_a_proj", "linear_q_down_proj", [rank, hidden]),
+                norm("q_a_layernorm", "q_layernorm", rank),
+                weight("q_b_proj", "linear_q_up_proj", [queries, rank]),
+            ],
+            None => vec![weight("q_proj", "linear_q_proj", [queries, hidden])],
+        };
+        let rank = latent.key_value_rank;
+        let down = [rank + latent.rotary_dim, hidden];
+        let up = [heads * (latent.plain_dim + latent.value_dim), rank];
+        tensors.push(weight("kv_a_proj_with_mqa", "linear_kv_down_proj", down));
+        tensors.push(norm("kv_a_layernorm", "kv_layernorm", rank));
+        tensors.push(weight("kv_b_proj", "linear_kv_up_proj", up));
+        tensors.extend(self.row_parallel(at, "o_proj", "linear_proj", heads * latent.value_dim));
         tensors
     }
 
@@ -518,6 +622,9 @@ fn rotary_scaling(
     architecture: &str,
 ) -> Result<Option<Map<String, Value>>> {
     let args = checkpoint.args();
+    if args.flag_or("multi_latent_attention", false)? {
+        return latent_scaling(checkpoint);
+    }
     let scaled = match args.named(&ROPE_SCALING)? {
         Some(name) => args.flag_or(name, false)?,
         None => false,
@@ -542,5 +649,25 @@ fn rotary_scaling(
         "low_freq_factor": LOW_FREQ_FACTOR,
         "high_freq_factor": HIGH_FREQ_FACTOR,
         "original_max_position_embeddings": ORIGINAL_POSITIONS,
+    }))))
+}
+
+/// The scaling of latent attention: YaRN's, unless it is none.
+fn latent_scaling(checkpoint: &MegatronCheckpoint) -> Result<Option<Map<String, Value>>> {
+    let settings = Settings::of_arguments(checkpoint.args());
+    let kind = settings.text(&["rope_type"])?;
+    if kind.as_deref() == Some("rope") {
+        return Ok(None);
+    }
+    let number = |key, default| settings.number_or(&[key], default);
+    Ok(Some(object(json!({
+        "rope_type": "yarn",
+        "factor": number("rotary_scaling_factor", 40.0)?,
+        "mscale": number("mscale", 1.0)?,
+        "mscale_all_dim": number("mscale_all_dim", 0.0)?,
+        "beta_fast": number("beta_fast", 32.0)?,
+        "beta_slow": number("beta_slow", 1.0)?,
+        "original_max_position_embeddings":
+            settings.size_or(&["original_max_position_embeddings"], 4096)?,
     }))))
 }

@@ -37,6 +37,9 @@ pub struct Experts {
     /// Blocks that have an MLP all the same, ascending.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub dense_layers: Vec<usize>,
+    /// Whether transformers' router computes in fp32, whatever the model's type.
+    #[serde(default, skip_serializing_if = "Not::not")]
+    pub fp32_router: bool,
     /// Whether transformers rounds the weights to the model's type, which it computes in fp32.
     #[serde(default, skip_serializing_if = "Not::not")]
     pub rounded_weights: bool,
@@ -206,6 +209,7 @@ impl Experts {
             correction_bias: settings.flag_or(&["moe_router_enable_expert_bias"], false)?,
             shared_size: settings.optional_size(&["moe_shared_expert_intermediate_size"])?,
             dense_layers: dense_layers(settings, layers)?,
+            fp32_router: false,
             rounded_weights: false,
             names: ExpertNames::Mlp,
         })

@@ -14,6 +14,8 @@ pub(in crate::arch) struct Features {
     pub(in crate::arch) qk_norm: bool,
     /// Experts are in the place of MLPs.
     pub(in crate::arch) experts: bool,
+    /// Keys and values are made of a latent.
+    pub(in crate::arch) latent: bool,
 }
 
 impl Features {
@@ -22,6 +24,7 @@ impl Features {
         qkv_bias: false,
         qk_norm: false,
         experts: false,
+        latent: false,
     };
 
     /// Those of a checkpoint.
@@ -30,19 +33,28 @@ impl Features {
             let mut tensors = checkpoint.tensors();
             tensors.any(|listed| listed.name.ends_with(ending))
         };
+        let latent = has(".self_attention.linear_kv_down_proj.weight");
         Self {
+            latent,
             qkv_bias: has(".self_attention.linear_qkv.bias")
                 && !has(".self_attention.linear_proj.bias"),
-            qk_norm: has(".self_attention.q_layernorm.weight"),
+            // Those of a latent are no norms of heads.
+            qk_norm: has(".self_attention.q_layernorm.weight") && !latent,
             experts: has(".mlp.router.weight"),
         }
     }
 
     /// Those that megatron-core's arguments name.
     pub(super) fn of_dump(settings: &Settings<'_>) -> Result<Self> {
+        let latent = settings.flag_or(&["multi_latent_attention"], false)?;
+        let qk_norm = settings.flag_or(&["qk_layernorm"], false)?;
+        if latent && !qk_norm {
+            return Err(settings.fault("qk_layernorm", "true, as DeepSeek-V3 has it", qk_norm));
+        }
         Ok(Self {
+            latent,
             qkv_bias: settings.flag_or(&["add_qkv_bias"], false)?,
-            qk_norm: settings.flag_or(&["qk_layernorm"], false)?,
+            qk_norm: qk_norm && !latent,
             experts: settings.optional_size(&EXPERTS)?.is_some(),
         })
     }
@@ -51,7 +63,8 @@ impl Features {
     pub(super) fn agree_with(self, args: &Args) -> Result<()> {
         for (name, has) in [
             ("add_qkv_bias", self.qkv_bias),
-            ("qk_layernorm", self.qk_norm),
+            ("qk_layernorm", self.qk_norm || self.latent),
+            ("multi_latent_attention", self.latent),
         ] {
             if args.flag_or(name, has)? != has {
                 let expected = format!("{has}, as the tensors show");

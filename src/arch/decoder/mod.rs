@@ -8,14 +8,16 @@ mod config;
 mod convert;
 mod experts;
 mod features;
+mod latent;
 mod plan;
 pub(super) mod stages;
 
 pub use config::DecoderConfig;
 pub use experts::{ExpertGroups, ExpertNames, Experts};
+pub use latent::LatentAttention;
 
 pub(super) use config::{Defaults, refuse_window, shared_settings};
-pub(super) use convert::{ARGUMENTS, Converting, EXPERT_ARGUMENTS};
+pub(super) use convert::{ARGUMENTS, Converting, EXPERT_ARGUMENTS, LATENT_ARGUMENTS};
 pub(super) use features::Features;
 
 use super::megatron_core::{self, FORMATS, POSITIONS};

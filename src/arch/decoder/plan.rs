@@ -7,14 +7,14 @@
 //! last layer of an expert, transformers after it; both compute them in fp32, and each rounds them, and the sum over
 //! experts, at places of its own.
 
-use super::DecoderConfig;
 use super::experts::{ExpertLayer, Experts};
+use super::{DecoderConfig, LatentAttention};
 use crate::arch::steps::{BiasOrder, Steps, param};
 use crate::error::Result;
 use crate::op::{
-    ExpertLinear, HeadPart, Numerics, Op, Partials, QkvLayout, Rotary, RotaryFunction, RotaryPairs,
-    RotaryTable, Rounding, Route, RouterGroups, RouterScores, RouterWeights, SplitHeads,
-    SumExperts, Weigh,
+    Columns, ExpertLinear, HeadPart, JoinHeads, Numerics, Op, Partials, QkvLayout, Rotary,
+    RotaryFunction, RotaryPairs, RotaryTable, Rounding, Route, RouterGroups, RouterScores,
+    RouterWeights, SplitHeads, SumExperts, Weigh,
 };
 use crate::plan::{Arithmetic, Plan, StageId, Step};
 use crate::tensor::DType;
@@ -81,7 +81,11 @@ impl Decoder<'_> {
         for layer in 0..self.config.num_hidden_layers {
             let block = format!("layers.{layer}");
             let normed = self.norm(&format!("{block}.input_layernorm"), &x, hidden);
-            let attended = self.attention(&format!("{block}.self_attn"), &normed, &tables);
+            let at = format!("{block}.self_attn");
+            let attended = match &self.config.latent {
+                Some(latent) => self.latent_attention(&at, &normed, &tables, latent),
+                None => self.attention(&at, &normed, &tables),
+            };
             let id = format!("{block}.self_attn.residual");
             let attended = self.steps.add(id, &x, &attended);
             let normed = self.norm(
@@ -163,6 +167,103 @@ impl Decoder<'_> {
         self.steps.layer(&id, &context, shape, bias, self.row)
     }
 
+    /// Attention whose keys and values are made of a latent, and queries if they have one.
+    fn latent_attention(
+        &mut self,
+        at: &str,
+        x: &StageId,
+        [cos, sin]: &[StageId; 2],
+        latent: &LatentAttention,
+    ) -> StageId {
+        let (hidden, heads) = (self.config.hidden_size, self.config.num_attention_heads);
+        let (plain, turned, value) = (latent.plain_dim, latent.rotary_dim, latent.value_dim);
+        // transformers leaves its class's default to the norms of latents.
+        let eps = match self.arithmetic {
+            Arithmetic::Transformers(_) => 1e-6,
+            Arithmetic::Megatron(_) => self.config.rms_norm_eps,
+        };
+        let rounding = self.rounding;
+        let layer = |of: &mut Self, name: &str, x: &StageId, shape| {
+            let id = format!("{at}.{name}");
+            of.steps.layer(&id, x, shape, false, of.column)
+        };
+        let norm = |of: &mut Self, name: &str, x: &StageId, width| {
+            let id = format!("{at}.{name}");
+            of.steps.rms_norm(&id, x, width, eps, rounding)
+        };
+        let columns = |of: &mut Self, name: &str, x: &StageId, op: Columns| {
+            let numerics = Numerics::elementwise(of.dtype, Rounding::Once);
+            let step = of.steps.step(format!("{at}.{name}"), op, [x], numerics);
+            of.steps.push(step)
+        };
+        let of_heads = |from, count| Columns {
+            heads: Some(heads),
+            from,
+            count,
+            apart: false,
+        };
+        let all_queries = heads * (plain + turned);
+        let query = match latent.query_rank {
+            Some(rank) => {
+                let narrow = layer(self, "q_a_proj", x, [rank, hidden]);
+                let normed = norm(self, "q_a_layernorm", &narrow, rank);
+                layer(self, "q_b_proj", &normed, [all_queries, rank])
+            }
+            None => layer(self, "q_proj", x, [all_queries, hidden]),
+        };
+        let rank = latent.key_value_rank;
+        let fused = layer(self, "kv_a_proj_with_mqa", x, [rank + turned, hidden]);
+        let narrow = Columns {
+            heads: None,
+            from: 0,
+            count: rank,
+            apart: false,
+        };
+        let narrow = columns(self, "kv_a", &fused, narrow);
+        let normed = norm(self, "kv_a_layernorm", &narrow, rank);
+        let wide = [heads * (plain + value), rank];
+        let keys_values = layer(self, "kv_b_proj", &normed, wide);
+
+        let rotary = Rotary {
+            dims: turned,
+            pairs: RotaryPairs::Halves,
+        };
+        let rotate = |of: &mut Self, name: &str, x: &StageId, op: Columns| {
+            let op = Columns {
+                apart: latent.interleaved,
+                ..op
+            };
+            let part = columns(of, &format!("{name}_rope"), x, op);
+            let id = format!("{at}.{name}_rot");
+            of.steps.rotary(&id, rotary, &part, [cos, sin])
+        };
+        let query_plain = columns(self, "q_nope", &query, of_heads(0, plain));
+        let query_turned = rotate(self, "q", &query, of_heads(plain, turned));
+        let key_plain = columns(self, "k_nope", &keys_values, of_heads(0, plain));
+        let one_head = Columns {
+            heads: Some(1),
+            from: rank,
+            count: turned,
+            apart: false,
+        };
+        let key_turned = rotate(self, "k", &fused, one_head);
+        let joined = |of: &mut Self, name: &str, parts: [&StageId; 2]| {
+            let numerics = Numerics::elementwise(of.dtype, Rounding::Once);
+            let step = of
+                .steps
+                .step(format!("{at}.{name}"), JoinHeads, parts, numerics);
+            of.steps.push(step)
+        };
+        let query = joined(self, "query", [&query_plain, &query_turned]);
+        let key = joined(self, "key", [&key_plain, &key_turned]);
+        let values = columns(self, "value", &keys_values, of_heads(plain, value));
+        let scale = latent.mscale * latent.mscale / ((plain + turned) as f64).sqrt();
+        let parts = [&query, &key, &values];
+        let context = self.steps.attention(at, parts, scale, rounding);
+        let (id, shape) = (format!("{at}.o_proj"), [hidden, heads * value]);
+        self.steps.layer(&id, &context, shape, false, self.row)
+    }
+
     fn mlp(&mut self, at: &str, x: &StageId, wide: usize) -> StageId {
         let hidden = self.config.hidden_size;
         let bias = self.config.mlp_bias;
@@ -190,6 +291,7 @@ impl Decoder<'_> {
         };
         let router = match megatron {
             Some(megatron) if megatron.fp32_router => DType::F32,
+            None if experts.fp32_router => DType::F32,
             _ => dtype,
         };
         let [choice, weights] = self.router(block, x, experts, router);

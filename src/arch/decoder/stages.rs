@@ -69,9 +69,71 @@ pub(in crate::arch) const QK_NORMS: &[Stage] = &[
     ]),
 ];
 
-/// Attention, and the norm after it.
+/// Queries, keys and values of latents. megatron-core's own layers divide the latents' rows among ranks, Transformer
+/// Engine's do not. Every head of queries and keys has a plain part, then the rotated one.
 #[rustfmt::skip]
-pub(in crate::arch) const ATTENTION: &[Stage] = &[
+pub(in crate::arch) const LATENTS: &[Stage] = &[
+    Stage::new("layers.{layer}.self_attn.q_proj", Role::Qkv, &[
+        hf("layers.{layer}.self_attn.q_proj.output"),
+        core("decoder.layers.{layer}.self_attention.linear_q_proj.output").sbh().sharded(LAST),
+    ]),
+    Stage::new("layers.{layer}.self_attn.q_a_proj", Role::Qkv, &[
+        hf("layers.{layer}.self_attn.q_a_proj.output"),
+        core("decoder.layers.{layer}.self_attention.linear_q_down_proj.output").sbh().sharded(LAST)
+            .may_be_gathered(),
+    ]),
+    Stage::new("layers.{layer}.self_attn.q_a_layernorm", Role::Norm, &[
+        hf("layers.{layer}.self_attn.q_a_layernorm.output"),
+        core("decoder.layers.{layer}.self_attention.q_layernorm.output").sbh(),
+    ]),
+    Stage::new("layers.{layer}.self_attn.q_b_proj", Role::Qkv, &[
+        hf("layers.{layer}.self_attn.q_b_proj.output"),
+        core("decoder.layers.{layer}.self_attention.linear_q_up_proj.output").sbh().sharded(LAST),
+    ]),
+    Stage::new("layers.{layer}.self_attn.kv_a_proj_with_mqa", Role::Qkv, &[
+        hf("layers.{layer}.self_attn.kv_a_proj_with_mqa.output"),
+        core("decoder.layers.{layer}.self_attention.linear_kv_down_proj.output").sbh()
+            .sharded(LAST).may_be_gathered(),
+    ]),
+    Stage::new("layers.{layer}.self_attn.kv_a", Role::Qkv, &[]),
+    Stage::new("layers.{layer}.self_attn.kv_a_layernorm", Role::Norm, &[
+        hf("layers.{layer}.self_attn.kv_a_layernorm.output"),
+        core("decoder.layers.{layer}.self_attention.kv_layernorm.output").sbh(),
+    ]),
+    Stage::new("layers.{layer}.self_attn.kv_b_proj", Role::Qkv, &[
+        hf("layers.{layer}.self_attn.kv_b_proj.output"),
+        core("decoder.layers.{layer}.self_attention.linear_kv_up_proj.output").sbh().sharded(LAST),
+    ]),
+    Stage::new("layers.{layer}.self_attn.q_nope", Role::Heads, &[]),
+    Stage::new("layers.{layer}.self_attn.q_rope", Role::Heads, &[]),
+    Stage::new("layers.{layer}.self_attn.q_rot", Role::Heads, &[
+        hf("layers.{layer}.self_attn.q_rot.output").bnss(),
+    ]),
+    Stage::new("layers.{layer}.self_attn.k_nope", Role::Heads, &[]),
+    Stage::new("layers.{layer}.self_attn.k_rope", Role::Heads, &[]),
+    Stage::new("layers.{layer}.self_attn.k_rot", Role::Heads, &[
+        hf("layers.{layer}.self_attn.k_rot.output").bnss(),
+    ]),
+    Stage::new("layers.{layer}.self_attn.query", Role::Heads, &[
+        hf("layers.{layer}.self_attn.query.output").bnss(),
+        core("decoder.layers.{layer}.self_attention.core_attention.input.query").sbnd()
+            .sharded(INNER),
+    ]),
+    Stage::new("layers.{layer}.self_attn.key", Role::Heads, &[
+        hf("layers.{layer}.self_attn.key.output").bnss(),
+        core("decoder.layers.{layer}.self_attention.core_attention.input.key").sbnd()
+            .sharded(INNER),
+    ]),
+    Stage::new("layers.{layer}.self_attn.value", Role::Heads, &[
+        hf("layers.{layer}.self_attn.value.output").bnss(),
+        core("decoder.layers.{layer}.self_attention.core_attention.input.value").sbnd()
+            .sharded(INNER),
+    ]),
+];
+
+/// Rotated heads, which attention is given.
+#[rustfmt::skip]
+pub(in crate::arch) const ROTATED: &[Stage] = &[
     Stage::new("layers.{layer}.self_attn.q_rot", Role::Heads, &[
         hf("layers.{layer}.self_attn.q_rot.output").bnss(),
         core("decoder.layers.{layer}.self_attention.core_attention.input.query").sbnd()
@@ -82,6 +144,11 @@ pub(in crate::arch) const ATTENTION: &[Stage] = &[
         core("decoder.layers.{layer}.self_attention.core_attention.input.key").sbnd()
             .sharded(INNER),
     ]),
+];
+
+/// Attention, and the norm after it.
+#[rustfmt::skip]
+pub(in crate::arch) const ATTENTION: &[Stage] = &[
     Stage::new("layers.{layer}.self_attn.scores", Role::Scores, &[
         hf("layers.{layer}.self_attn.scores.output").bnss(),
         core("decoder.layers.{layer}.self_attention.core_attention.scale_mask_softmax.input").bnss()
@@ -193,8 +260,45 @@ pub(in crate::arch) const EXPERTS: &[Stage] = &[
         core("decoder.layers.{layer}.mlp.experts.local_experts.{expert}.linear_fc2.output").sbh()
             .rows(Rows::OfExpert),
     ]),
+];
+
+/// The sum of what experts gave, where it is all.
+#[rustfmt::skip]
+pub(in crate::arch) const SUM_OF_EXPERTS: &[Stage] = &[
     Stage::new("layers.{layer}.mlp.experts", Role::Experts, &[
         hf("layers.{layer}.mlp.experts.output").rows(Rows::Tokens),
+        hf("layers.{layer}.mlp.output"),
+        core("decoder.layers.{layer}.mlp.output").sbh(),
+    ]),
+];
+
+/// The sum of what experts gave, the expert that all tokens go through, and the sum of both.
+#[rustfmt::skip]
+pub(in crate::arch) const SHARED_EXPERTS: &[Stage] = &[
+    Stage::new("layers.{layer}.mlp.experts", Role::Experts, &[
+        hf("layers.{layer}.mlp.experts.output").rows(Rows::Tokens),
+    ]),
+    Stage::new("layers.{layer}.mlp.shared_experts.gate_proj", Role::MlpUp, &[
+        hf("layers.{layer}.mlp.shared_experts.gate_proj.output"),
+        core("decoder.layers.{layer}.mlp.shared_experts.linear_fc1.output").sbh().part(Part::Gate),
+    ]),
+    Stage::new("layers.{layer}.mlp.shared_experts.act_fn", Role::Activation, &[
+        hf("layers.{layer}.mlp.shared_experts.act_fn.output"),
+    ]),
+    Stage::new("layers.{layer}.mlp.shared_experts.up_proj", Role::MlpUp, &[
+        hf("layers.{layer}.mlp.shared_experts.up_proj.output"),
+        core("decoder.layers.{layer}.mlp.shared_experts.linear_fc1.output").sbh().part(Part::Up),
+    ]),
+    Stage::new("layers.{layer}.mlp.shared_experts.gated", Role::Gated, &[
+        hf("layers.{layer}.mlp.shared_experts.down_proj.input"),
+        core("decoder.layers.{layer}.mlp.shared_experts.linear_fc2.input").sbh().sharded(LAST),
+    ]),
+    Stage::new("layers.{layer}.mlp.shared_experts.down_proj", Role::MlpDown, &[
+        hf("layers.{layer}.mlp.shared_experts.down_proj.output"),
+        hf("layers.{layer}.mlp.shared_experts.output"),
+        core("decoder.layers.{layer}.mlp.shared_experts.output").sbh(),
+    ]),
+    Stage::new("layers.{layer}.mlp", Role::Experts, &[
         hf("layers.{layer}.mlp.output"),
         core("decoder.layers.{layer}.mlp.output").sbh(),
     ]),

@@ -79,6 +79,10 @@ impl Model for Gpt2Config {
         [0; 2]
     }
 
+    fn keeps_type(&self, _: &str) -> bool {
+        false
+    }
+
     fn is_transposed(&self, tensor: &str) -> bool {
         const CONV1D: [&str; 4] = ["attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"];
         let layer = tensor.strip_suffix(".weight");
@@ -146,6 +150,7 @@ pub(super) fn of_dump(
         "swiglu",
         "squared_relu",
         "qk_layernorm",
+        "multi_latent_attention",
     ];
     megatron_core::refuse_settings(settings, &flags)?;
     for key in megatron_core::EXPERTS {

@@ -34,6 +34,7 @@ impl Relative for Llama {
     const STAGES: Table = &[
         stages::EMBEDDINGS,
         stages::QKV,
+        stages::ROTATED,
         stages::ATTENTION,
         stages::MLP,
         stages::BLOCKS,

@@ -51,9 +51,11 @@ impl Relative for Mixtral {
     const STAGES: Table = &[
         stages::EMBEDDINGS,
         stages::QKV,
+        stages::ROTATED,
         stages::ATTENTION,
         stages::MLP,
         stages::EXPERTS,
+        stages::SUM_OF_EXPERTS,
         stages::BLOCKS,
     ];
     const ARGUMENTS: &'static super::Arguments = &EXPERT_ARGUMENTS;
@@ -84,6 +86,7 @@ impl Relative for Mixtral {
                 correction_bias: false,
                 shared_size: None,
                 dense_layers: Vec::new(),
+                fp32_router: false,
                 rounded_weights: false,
                 names: ExpertNames::BlockSparse,
             }),

@@ -37,6 +37,7 @@ impl Relative for Qwen2 {
     const STAGES: Table = &[
         stages::EMBEDDINGS,
         stages::QKV,
+        stages::ROTATED,
         stages::ATTENTION,
         stages::MLP,
         stages::BLOCKS,

@@ -38,6 +38,7 @@ impl Relative for Qwen3 {
         stages::EMBEDDINGS,
         stages::QKV,
         stages::QK_NORMS,
+        stages::ROTATED,
         stages::ATTENTION,
         stages::MLP,
         stages::BLOCKS,

@@ -53,9 +53,11 @@ impl Relative for Qwen3Moe {
         stages::EMBEDDINGS,
         stages::QKV,
         stages::QK_NORMS,
+        stages::ROTATED,
         stages::ATTENTION,
         stages::MLP,
         stages::EXPERTS,
+        stages::SUM_OF_EXPERTS,
         stages::BLOCKS,
     ];
     const ARGUMENTS: &'static super::Arguments = &EXPERT_ARGUMENTS;
@@ -94,6 +96,7 @@ impl Relative for Qwen3Moe {
                 correction_bias: false,
                 shared_size: None,
                 dense_layers: (0..layers).filter(is_dense).collect(),
+                fp32_router: false,
                 rounded_weights: true,
                 names: ExpertNames::Mlp,
             }),

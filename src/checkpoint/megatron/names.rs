@@ -5,9 +5,17 @@ pub(super) const LAYERS: &str = "decoder.layers.";
 
 /// Transformer Engine's linear layers have the norm before them fused in, and distributed
 /// checkpoints name norms so even where they were not: fused name, name without.
-const FUSED_NORMS: [(&str, &str); 2] = [
+const FUSED_NORMS: [(&str, &str); 4] = [
     ("self_attention.linear_qkv.layer_norm_", "input_layernorm."),
     ("mlp.linear_fc1.layer_norm_", "pre_mlp_layernorm."),
+    (
+        "self_attention.linear_q_up_proj.layer_norm_",
+        "self_attention.q_layernorm.",
+    ),
+    (
+        "self_attention.linear_kv_up_proj.layer_norm_",
+        "self_attention.kv_layernorm.",
+    ),
 ];
 
 /// The name that a tensor has without Transformer Engine.

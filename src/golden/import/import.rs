@@ -566,6 +566,18 @@ impl Import<'_> {
             .zip(files)
             .map(|(shard, file)| shard.map_err(|e: Error| e.in_file(*file)))
             .collect::<Result<Vec<Tensor>>>()?;
+        // transformers 5 projects keys and values of a latent as of one head.
+        if let [shard] = shards.as_slice()
+            && let &[batch, 1, positions, columns] = shard.shape()
+            && hook.layout == Layout::Bsh
+        {
+            let shard = shard.clone().reshaped(&[batch, positions, columns])?;
+            let read = self.joined(stage, vec![shard], files, hook, tokens)?;
+            return Ok(Read {
+                is_made: true,
+                ..read
+            });
+        }
         self.joined(stage, shards, files, hook, tokens)
     }
 

@@ -86,16 +86,19 @@ impl RopeScaling {
         }
     }
 
+    /// YaRN's factor for a `mscale`: `0.1·mscale·ln(factor) + 1`, or 1 where nothing is scaled up.
+    pub fn yarn_mscale(factor: f64, mscale: f64) -> f64 {
+        if factor <= 1.0 {
+            1.0
+        } else {
+            0.1 * mscale * libm::log(factor) + 1.0
+        }
+    }
+
     /// YaRN's factor of cosines and sines where a config does not name it: `0.1·ln(factor) + 1`, or the
     /// quotient of two of these with the logarithms multiplied by `mscale` and `mscale_all_dim`.
     pub fn yarn_attention(factor: f64, mscale: Option<f64>, mscale_all_dim: Option<f64>) -> f64 {
-        let of = |mscale: f64| {
-            if factor <= 1.0 {
-                1.0
-            } else {
-                0.1 * mscale * libm::log(factor) + 1.0
-            }
-        };
+        let of = |mscale| Self::yarn_mscale(factor, mscale);
         let given = |mscale: Option<f64>| mscale.filter(|mscale| *mscale != 0.0);
         match (given(mscale), given(mscale_all_dim)) {
             (Some(mscale), Some(all)) => of(mscale) / of(all),
