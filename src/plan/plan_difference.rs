@@ -99,7 +99,7 @@ struct Recipe {
     text: String,
     identity: String,
     /// Of its steps.
-    formula: Vec<String>,
+    formula: String,
     params: Vec<String>,
     last: StageId,
 }
@@ -109,7 +109,7 @@ impl Recipe {
         Self {
             text: step.to_string(),
             identity: identity(step),
-            formula: vec![formula(step, input_divided_by)],
+            formula: formula(step, input_divided_by),
             params: step.params.iter().map(|param| param.name.clone()).collect(),
             last: step.id.clone(),
         }
@@ -119,7 +119,7 @@ impl Recipe {
         Self {
             text: format!("{}, then {step}", self.text),
             identity: self.identity + &identity(step),
-            formula: [self.formula, vec![formula(step, 1.0)]].concat(),
+            formula: self.formula + &formula(step, 1.0),
             params: [self.params, Self::start(step, 1.0).params].concat(),
             last: step.id.clone(),
         }
@@ -130,7 +130,7 @@ impl Recipe {
         Self {
             text: format!("{}, then {}", before.text, self.text),
             identity: format!("{}{}", before.identity, self.identity),
-            formula: [before.formula.clone(), self.formula].concat(),
+            formula: format!("{}{}", before.formula, self.formula),
             params: [before.params.clone(), self.params].concat(),
             last: self.last,
         }
@@ -138,8 +138,8 @@ impl Recipe {
 
     /// The formulas of its steps. Which comes first makes no difference between stages that both plans have:
     /// what scales the rows of a product may be multiplied before it or after it.
-    fn formulas(&self) -> Vec<&String> {
-        let mut formulas: Vec<&String> = self.formula.iter().collect();
+    fn formulas(&self) -> Vec<&str> {
+        let mut formulas: Vec<&str> = self.formula.split(';').collect();
         formulas.sort();
         formulas
     }

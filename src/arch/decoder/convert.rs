@@ -105,18 +105,9 @@ pub(in crate::arch) const EXPERT_ARGUMENTS: Arguments = Arguments {
 /// Arguments that recipes of latent attention read besides.
 const OF_LATENTS: &[&str] = &[
     "multi_latent_attention",
-    "q_lora_rank",
-    "kv_lora_rank",
-    "qk_head_dim",
-    "qk_pos_emb_head_dim",
-    "v_head_dim",
     "rope_type",
-    "rotary_scaling_factor",
-    "original_max_position_embeddings",
-    "beta_fast",
-    "beta_slow",
-    "mscale",
-    "mscale_all_dim",
+    // Layers that predict further ahead are left out, by their names.
+    "mtp_num_layers",
 ];
 
 /// The same of relatives whose attention is latent, too.
