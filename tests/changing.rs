@@ -101,3 +101,30 @@ fn a_file_that_is_written_to_is_named() {
         "one that changed",
     );
 }
+
+/// What a run writes itself and moves into place is no file that somebody changed.
+#[test]
+fn an_import_of_large_arrays_is_done() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let dump = folder.path().join("dump");
+    fs::create_dir(&dump).expect("created");
+    let config = r#"{"model_type": "llama", "hidden_size": 524288, "num_attention_heads": 4096,
+        "num_hidden_layers": 1, "dtype": "fp32"}"#;
+    let tokens = Tensor::from_vec(&[1, 2], vec![1_i64, 2]).expect("as many");
+    npy::write(&dump.join("tokens.npy"), &tokens).expect("written");
+    let wide = Tensor::from_vec(&[1, 2, 1 << 19], vec![1.5_f32; 1 << 20]).expect("as many");
+    npy::write(&dump.join("000.embed_tokens.output.npy"), &wide).expect("written");
+    let config: serde_json::Value = serde_json::from_str(config).expect("JSON");
+    let described = serde_json::json!({
+        "parity_dump": 1, "framework": "transformers", "dtype": "fp32", "config": config,
+    });
+    fs::write(dump.join("dump.json"), described.to_string()).expect("written");
+    let mut parity = Command::new(env!("CARGO_BIN_EXE_parity"));
+    let parity = parity.arg("import").arg(&dump).arg("--output");
+    let done = parity
+        .arg(folder.path().join("golden"))
+        .output()
+        .expect("parity runs");
+    let said = String::from_utf8_lossy(&done.stderr);
+    assert_eq!(done.status.code(), Some(0), "{said}");
+}

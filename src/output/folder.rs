@@ -8,6 +8,7 @@
 
 use super::record::{self, Record, Recorded};
 use crate::error::{BadInput, Error, Result};
+use crate::tensor::forget_in;
 use rustix::fs::{Mode, OFlags, RenameFlags};
 use std::collections::BTreeSet;
 use std::fs::{self, File, Metadata};
@@ -173,6 +174,8 @@ impl OutputFolder {
     /// If the system refuses, or something appeared where the goal has to be; what was there is still there then.
     pub(crate) fn commit(mut self, replaced: Option<&dyn Fn(&str) -> bool>) -> Result<()> {
         let (goal, staging) = (&self.goal, &self.staging);
+        // What was written here may have been read again, to be verified; it moves, and nobody else changes it.
+        forget_in(staging);
         if !self.is_whole {
             self.folder.sync_all().map_err(Error::io(staging, "sync"))?;
             let is_new = |path: &Path| match path.read_dir() {

@@ -32,5 +32,5 @@ pub use tiled::{Tile, Tiled};
 pub(crate) use element::with_element;
 pub(crate) use element::with_float;
 pub(crate) use file::end_where_files_are_cut_short;
-pub(crate) use opened::{unchanged, unchanged_in};
+pub(crate) use opened::{forget_in, unchanged, unchanged_in};
 pub(crate) use tensor::position;

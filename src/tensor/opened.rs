@@ -80,6 +80,12 @@ pub(crate) fn unchanged_in(folder: &Path) -> Result<()> {
         .try_for_each(|(path, stamp)| check(path, stamp))
 }
 
+/// Forgets the files in a folder: what this process wrote itself, and moves.
+pub(crate) fn forget_in(folder: &Path) {
+    let mut all = ALL.lock().unwrap_or_else(PoisonError::into_inner);
+    all.files.retain(|path, _| !path.starts_with(folder));
+}
+
 fn check(path: &Path, stamp: &Stamp) -> Result<()> {
     let now = path.metadata().map(|metadata| Stamp::of(&metadata));
     if now.is_ok_and(|now| now == *stamp) {
