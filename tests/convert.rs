@@ -20,12 +20,7 @@ const DEEPSPEED: [&str; 5] = [
     "bloom_bf16_tp2",
 ];
 const CORE: [&str; 2] = ["megatron_core_llama", "megatron_core_gpt2_gelutanh"];
-const CORE_FP32: [&str; 4] = [
-    "torch_fp32_tp1",
-    "torch_fp32_tp2",
-    "torch_dist",
-    "torch_dist_tp2",
-];
+const CORE_FP32: [&str; 2] = ["torch_dist", "torch_dist_tp2"];
 /// Tokens of the megatron-core references; their embeddings are padded to 512.
 const TOKENS: Option<usize> = Some(500);
 
@@ -251,7 +246,7 @@ fn verification_sees_a_changed_byte() {
 }
 
 fn with_argument(model: &str, name: &str, value: Arg) -> parity::Result<Converted> {
-    let folder = goldens().join(model).join("checkpoints/torch_fp32_tp1");
+    let folder = goldens().join(model).join("checkpoints/torch_dist");
     let overrides = [(name.to_owned(), value)];
     Converted::new(MegatronCheckpoint::open(&folder, &overrides)?, None, None)
 }
@@ -312,7 +307,7 @@ fn a_refusal_says_what_an_argument_does() {
 #[test]
 fn a_gelu_of_another_formula_is_refused() {
     let model = CORE[1];
-    let folder = goldens().join(model).join("checkpoints/torch_fp32_tp1");
+    let folder = goldens().join(model).join("checkpoints/torch_dist");
     let with = |fused: bool, name: &str| {
         let arguments = [
             ("bias_gelu_fusion".to_owned(), Arg::Flag(fused)),
@@ -364,7 +359,7 @@ fn names_of_one_argument_have_to_agree() {
         ("seq_len_interpolation_factor", Arg::Float(4.0)),
     ];
     let same = same.map(|(name, value)| (name.to_owned(), value));
-    let folder = goldens().join(CORE[0]).join("checkpoints/torch_fp32_tp1");
+    let folder = goldens().join(CORE[0]).join("checkpoints/torch_dist");
     let checkpoint = MegatronCheckpoint::open(&folder, &same).unwrap();
     assert!(Converted::new(checkpoint, None, None).is_ok());
 }
@@ -512,7 +507,7 @@ fn a_folder_of_nemo_is_asked_about_all_at_once() {
 /// A switch that is on asks for what goes with it, together with the rest.
 #[test]
 fn what_a_switch_needs_is_asked_for_with_the_rest() {
-    let folder = goldens().join(CORE[0]).join("checkpoints/torch_fp32_tp1");
+    let folder = goldens().join(CORE[0]).join("checkpoints/torch_dist");
     let given = [
         ("use_rope_scaling", Arg::Flag(true)),
         ("rotary_base", Arg::None),
@@ -527,7 +522,7 @@ fn what_a_switch_needs_is_asked_for_with_the_rest() {
 /// What is not known is taken at the user's word, and said.
 #[test]
 fn an_argument_can_be_said_to_be_without_effect() {
-    let folder = goldens().join(CORE[0]).join("checkpoints/torch_fp32_tp1");
+    let folder = goldens().join(CORE[0]).join("checkpoints/torch_dist");
     let unknown = [("nobody_has_heard_of_it".to_owned(), Arg::Int(0))];
     let open = || MegatronCheckpoint::open(&folder, &unknown).unwrap();
     let error = Converted::new(open(), None, None)

@@ -165,7 +165,7 @@ fn of_dumps_and_goldens() {
 #[test]
 fn of_conversions() {
     let place = Place::new();
-    let shards = "convert GOLDENS/megatron_core_llama/checkpoints/torch_fp32_tp1";
+    let shards = "convert GOLDENS/megatron_core_llama/checkpoints/torch_dist";
     assert_eq!(place.parity(&format!("{shards} --output model")).0, Some(0));
     place.remedied(
         &format!("{shards} --output model"),
