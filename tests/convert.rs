@@ -83,6 +83,38 @@ fn megatron_core_gives_what_the_reference_conversion_gives() {
     }
 }
 
+/// Two ways in which megatron-core saved one model: two ranks with two experts each, and two pipeline stages of such
+/// ranks. What either has alone is in no other place.
+#[test]
+fn experts_and_layers_of_ranks_are_joined() {
+    let checkpoints = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/checkpoints");
+    let folder = tempfile::tempdir().unwrap();
+    let [experts, both] = ["experts_ep2", "experts_pp2_ep2"].map(|name| {
+        let model = open(&checkpoints.join(name), None);
+        assert_eq!(model.tensors().len(), 87);
+        let output = folder.path().join(name);
+        write(&model, &output, &options());
+        output
+    });
+    assert_same_weights(&experts, &both);
+    let checkpoint = MegatronCheckpoint::open(&checkpoints.join("experts_pp2_ep2"), &[]).unwrap();
+    let of_last = "decoder.layers.3.mlp.experts.local_experts.3.linear_fc2.weight";
+    let listed = checkpoint.get(of_last).unwrap();
+    assert_eq!(listed.file, "mp_rank_00_001_001");
+    // A rank that is missing is named as its folder would be.
+    let part = folder.path().join("part");
+    common::copy(&checkpoints.join("experts_pp2_ep2/iter_0000001"), &part);
+    fs::remove_dir_all(part.join("mp_rank_00_001_000")).unwrap();
+    let error = MegatronCheckpoint::open(&part, &[])
+        .err()
+        .unwrap()
+        .to_string();
+    assert!(
+        error.contains("expected mp_rank_00_001_000, found 3 folders of 1 × 2 × 2 ranks"),
+        "{error}"
+    );
+}
+
 /// Every setting of ours that the reference has, too, has the same value.
 fn assert_same_settings(ours: &Path, theirs: &Path) {
     let [ours, theirs] = [ours, theirs].map(|folder| {

@@ -14,6 +14,7 @@ mod contradictions;
 mod convert;
 mod coverage;
 mod cuda;
+mod decoders;
 mod dumps;
 mod emulated;
 mod explained;

@@ -86,27 +86,27 @@ type Damage<'a> = &'a dyn Fn(&Golden, Candidate) -> Option<Damaged>;
 struct Subject {
     name: &'static str,
     /// Goldens, and the folder of the model that each is of.
-    references: [(&'static str, &'static str); 2],
+    references: &'static [(&'static str, &'static str)],
 }
 
-const SUBJECTS: [Subject; 3] = [
+const SUBJECTS: [Subject; 8] = [
     Subject {
         name: "BLOOM",
-        references: [
+        references: &[
             ("bloom_fp32_tp1", "bloom_fp32_tp1"),
             ("bloom_bf16_tp1", "bloom_bf16_tp1"),
         ],
     },
     Subject {
         name: "GPT-2",
-        references: [
+        references: &[
             ("megatron_core_gpt2_fp32_tp1", "megatron_core_gpt2_fp32_tp1"),
             ("megatron_core_gpt2_bf16_tp1", "megatron_core_gpt2_fp32_tp1"),
         ],
     },
     Subject {
         name: "Llama",
-        references: [
+        references: &[
             (
                 "megatron_core_llama3_fp32_tp1",
                 "megatron_core_llama3_fp32_tp1",
@@ -117,7 +117,36 @@ const SUBJECTS: [Subject; 3] = [
             ),
         ],
     },
+    Subject {
+        name: "Qwen2",
+        references: &[("transformers_qwen2_bf16", "transformers_qwen2_bf16")],
+    },
+    Subject {
+        name: "Qwen3",
+        references: &[("transformers_qwen3_fp32", "transformers_qwen3_fp32")],
+    },
+    Subject {
+        name: "Mixtral",
+        references: &[(
+            "megatron_core_mixtral_bf16_tp1",
+            "megatron_core_mixtral_bf16_tp1",
+        )],
+    },
+    Subject {
+        name: "Qwen3-MoE",
+        references: &[("transformers_qwen3_moe_bf16", "transformers_qwen3_moe_bf16")],
+    },
+    Subject {
+        name: "DeepSeek-V3",
+        references: &[(
+            "transformers_deepseek_v3_bf16",
+            "transformers_deepseek_v3_bf16",
+        )],
+    },
 ];
+
+/// Fewer stages a block are few.
+const FEW: usize = 20;
 
 /// `None` if the model has no place for the bug.
 fn trial(
@@ -136,14 +165,25 @@ fn trial(
         stage: right_stage,
         named_by,
     } = damage(&golden, candidate)?;
+    // A model of which few stages were recorded is held to both modes, as by default.
+    let is_sparse = golden.manifest().stages.len() < candidate.model.layers() * FEW;
     let options = Options {
-        modes: Modes::Isolated,
+        modes: if is_sparse {
+            Modes::Both
+        } else {
+            Modes::Isolated
+        },
         explain: true,
         ..Options::default()
     };
     let case = common::case(&path, folder);
     let outcome = diff_candidate(&case, &golden, &candidate, &options, &mut |_| {});
-    let outcome = outcome.unwrap_or_else(|e| panic!("{model} with {name}: {e}"));
+    let outcome = match outcome {
+        Ok(outcome) => outcome,
+        // Values of another shape than was recorded are refused before anything is compared.
+        Err(e) if e.to_string().contains("expected shape") => return None,
+        Err(e) => panic!("{model} with {name}: {e}"),
+    };
     let first = outcome.first_failure();
     let stage = first.map_or(String::new(), |first| first.stage.to_string());
     let cause = first_answer(&outcome);
@@ -245,8 +285,9 @@ fn deliberate_bugs_are_caught_and_named() {
     let mut trials: Vec<Trial> = Vec::new();
     let mut try_bug = |name, in_fp32: bool, damage: Damage<'_>| {
         for subject in &SUBJECTS {
-            let references = subject.references.into_iter().skip(usize::from(!in_fp32));
-            trials.extend(references.filter_map(|of| trial(name, subject.name, of, damage)));
+            let references = subject.references.iter();
+            let references = references.filter(|(golden, _)| in_fp32 || !golden.contains("fp32"));
+            trials.extend(references.filter_map(|of| trial(name, subject.name, *of, damage)));
         }
     };
     for bug in common::sample(rules().iter().flat_map(|rule| rule.bugs()), 97) {
@@ -285,7 +326,9 @@ fn deliberate_bugs_are_caught_and_named() {
             // Of a sample a share says little; the page below says what has to come of each.
             continue;
         }
-        assert!(fp32.len() >= 25 && bf16.len() >= 25, "{}", subject.name);
+        let is_tried_enough = |of: &[&Trial]| of.is_empty() || of.len() >= 25;
+        let name = subject.name;
+        assert!(is_tried_enough(&fp32) && is_tried_enough(&bf16), "{name}");
         let enough = |count: usize, of: usize, percent: usize, what: &str| {
             let name = subject.name;
             assert!(
@@ -362,6 +405,9 @@ fn page(trials: &[Trial]) -> String {
             .iter()
             .filter(|t| (t.model, t.dtype) == (model, dtype));
         let of: Vec<&Trial> = of.collect();
+        if of.is_empty() {
+            continue;
+        }
         let count = |which: fn(&&&Trial) -> bool| of.iter().filter(which).count();
         let _ = writeln!(
             page,

@@ -12,7 +12,7 @@ use crate::compare::{Close, Metrics, NonFinite, Spec, Statistics};
 use crate::error::{BadInput, Result};
 use crate::exec::{Execution, Value, params_of};
 use crate::golden::{Content, Golden, ReducedProducts, Reference, StageRecord};
-use crate::op::{self, Numerics, Op, Rounding};
+use crate::op::{self, Numerics, Op, Rounding, choice_of};
 use crate::op::{Confidence, ErrorBound};
 use crate::plan::{Param, Plan, StageId, Step, Variant};
 use crate::tensor::{DType, Element, Tensor, with_element};
@@ -290,6 +290,11 @@ impl<'a> AlignedStage<'a> {
             let found = format!("shape {:?}", aligned.shape());
             let fault = BadInput::new(self.file(), expected, found);
             return Err(fault.at(self.stage().as_str()).into());
+        }
+        let manifest = self.golden.manifest();
+        if manifest.model.role(self.stage()) == Some(Role::Choice) {
+            let checked = choice_of(&aligned, manifest.model.experts());
+            checked.map_err(|e| e.in_file(self.file()))?;
         }
         let own_nans = if self.adjustments.is_empty() {
             0

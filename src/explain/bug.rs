@@ -68,6 +68,8 @@ impl Bug {
                 .collect::<Result<_>>()?;
             let value = (edit.value)(&from)?;
             let same = match weights.stored(&edit.name) {
+                // Modules that are unlike in this model cannot be taken for one another.
+                Some(stored) if stored.shape != value.shape() => return Ok(None),
                 Some(_) => weights.load(&edit.name)?.bits_equal(&value),
                 None => false,
             };

@@ -121,17 +121,23 @@ impl<'a> Rewrite<'a> {
     }
 }
 
-/// Whether every step applies to what it reads, and the last gives a value of the reference's shape.
+/// Whether every step can be computed and applies to what it reads, and the last gives a value of the reference's shape.
 fn fits(subgraph: &Subgraph) -> Result<bool> {
     let has_params = |step: &Step| {
         step.params.iter().all(|param| {
             let value = subgraph.params.get(&param.name);
             value.is_some_and(|value| {
-                value.shape() == param.shape && value.dtype() == step.numerics.out
+                let in_type = value.dtype() == step.numerics.out || step.op.mixes_types();
+                value.shape() == param.shape && in_type
             })
         })
     };
-    if !subgraph.steps.iter().all(has_params) {
+    let is_computed = |step: &Step| step.op.operation().cpu_implements(step.numerics);
+    if !subgraph
+        .steps
+        .iter()
+        .all(|step| has_params(step) && is_computed(step))
+    {
         return Ok(false);
     }
     let subgraph = subgraph.narrowed()?;
@@ -145,8 +151,9 @@ fn fits(subgraph: &Subgraph) -> Result<bool> {
             return Ok(false);
         };
         let out = step.numerics.out;
-        let in_type =
-            step.op.operation().reads_tokens() || inputs.iter().all(|(_, dtype)| *dtype == out);
+        let in_type = step.op.operation().reads_tokens()
+            || step.op.mixes_types()
+            || inputs.iter().all(|(_, dtype)| *dtype == out);
         let shapes: Vec<&[usize]> = inputs.iter().map(|(shape, _)| shape.as_slice()).collect();
         let params: Vec<&[usize]> = step.params.iter().map(|p| p.shape.as_slice()).collect();
         match step.op.shape(&shapes, &params).filter(|_| in_type) {

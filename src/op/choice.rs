@@ -7,7 +7,7 @@ use crate::tensor::{DType, Tensor};
 ///
 /// # Errors
 /// [`Error::Mismatch`] if one is no number of an expert.
-pub(super) fn choice_of(choice: &Tensor, experts: usize) -> Result<Vec<usize>> {
+pub(crate) fn choice_of(choice: &Tensor, experts: usize) -> Result<Vec<usize>> {
     let number = |value: f64| {
         let is_number = value >= 0.0 && value < experts as f64 && value.fract() == 0.0;
         is_number

@@ -57,6 +57,7 @@ pub(crate) use arguments::Arguments;
 pub use attention_scores::{Alibi, AlibiForm, AlibiSum, AttentionScores};
 pub use bound::{Confidence, ErrorBound, Operand};
 pub(crate) use bound::{MEAN_OF_NORMAL, ROUNDING_RMS, STDS, U as FP32_ROUNDOFF};
+pub(crate) use choice::choice_of;
 pub use columns::Columns;
 pub use context::Context;
 pub(crate) use cpu::CpuKernel;
@@ -126,6 +127,20 @@ impl Op {
         matches!(
             self,
             Self::Linear(_) | Self::ExpertLinear(_) | Self::AttentionScores(_) | Self::Context(_)
+        )
+    }
+
+    /// Whether it takes inputs and parameters of other floating types than its result's: a router's fp32 in a model of
+    /// a half type.
+    pub(crate) fn mixes_types(&self) -> bool {
+        matches!(
+            self,
+            Self::Linear(_)
+                | Self::ExpertLinear(_)
+                | Self::Route(_)
+                | Self::RouterWeights(_)
+                | Self::Weigh(_)
+                | Self::SumExperts(_)
         )
     }
 

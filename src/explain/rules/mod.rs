@@ -9,6 +9,7 @@ pub(super) mod bias;
 mod bias_values;
 mod dropout;
 mod embedding;
+mod experts;
 mod gate;
 mod head;
 mod head_order;
@@ -26,6 +27,7 @@ mod qkv_layout;
 mod rank_order;
 mod residual;
 mod rotary;
+mod router;
 mod row_order;
 mod run_dtype;
 mod shard_axis;
@@ -46,6 +48,7 @@ pub(super) static RULES: &[&dyn Rule] = &[
     &bias_values::BiasValues,
     &dropout::Dropout,
     &embedding::Embedding,
+    &experts::Experts,
     &gate::Gate,
     &head::Head,
     &head_order::HeadOrder,
@@ -63,6 +66,7 @@ pub(super) static RULES: &[&dyn Rule] = &[
     &rank_order::RankOrder,
     &residual::Residual,
     &rotary::Rotary,
+    &router::Router,
     &row_order::RowOrder,
     &run_dtype::RunDtype,
     &shard_axis::ShardAxis,

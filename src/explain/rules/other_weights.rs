@@ -8,7 +8,7 @@ use crate::explain::modules::Layer;
 use crate::explain::rewrite::Rewrite;
 use crate::explain::rule::Rule;
 use crate::op::HeadPart;
-use crate::plan::StageId;
+use crate::plan::{StageId, Step};
 use std::collections::BTreeSet;
 
 /// Tensors above this size are tried from neighbouring layers only.
@@ -75,8 +75,11 @@ impl Rule for OtherWeights {
             Bug::new("the two norms of a block swapped", |modules| {
                 let first = modules.block_norms().next()?;
                 let layer = first.stage.layer();
+                // Those of heads or latents have other widths.
+                let width = |norm: &Step| norm.params.first().map(|param| param.shape.clone());
                 let mut norms = modules.block_norms().skip(1);
-                let second = norms.find(|norm| norm.stage.layer() == layer)?;
+                let second = norms
+                    .find(|norm| norm.stage.layer() == layer && width(norm) == width(first))?;
                 let (module, _) = second.params.first()?.name.rsplit_once('.')?;
                 let edits = Edits::named_by(format!("those of {}", StageId::from(module).kind()));
                 let pairs = first.params.iter().zip(&second.params);

@@ -324,4 +324,41 @@ mod tests {
             "{error}"
         );
     }
+
+    #[test]
+    fn stages_of_a_pipeline_count_their_layers_from_0() {
+        let folder = tempfile::tempdir().unwrap();
+        // The first stage has one layer, the second two.
+        let names = [
+            ["000.embedding.output", "001.decoder.layers.0.output"].as_slice(),
+            &[
+                "000.decoder.layers.0.output",
+                "001.decoder.layers.1.output",
+                "002.logits",
+            ],
+        ];
+        for rank in 0..4 {
+            let of_rank = folder.path().join(format!("rank{rank}"));
+            fs::create_dir(&of_rank).unwrap();
+            for name in names[rank / 2] {
+                fs::write(of_rank.join(format!("{name}.npy")), []).unwrap();
+            }
+        }
+        let mut listing = Listing::of(folder.path()).unwrap();
+        listing.join_stages(2).unwrap();
+        let found: Vec<(&str, usize)> = listing
+            .arrays
+            .iter()
+            .map(|((_, name), files)| (name.as_str(), files.len()))
+            .collect();
+        let expected = [
+            ("embedding.output", 2),
+            ("decoder.layers.0.output", 2),
+            ("decoder.layers.1.output", 2),
+            ("decoder.layers.2.output", 2),
+            ("logits", 2),
+        ];
+        assert_eq!(found, expected);
+        assert!(Listing::of(folder.path()).unwrap().join_stages(3).is_err());
+    }
 }

@@ -215,3 +215,132 @@ pub(super) fn rows_of(shards: &[Tensor], hook: &Hook, heads: Heads) -> Result<Te
     let shape = [shape[1], shape[2..].iter().product()];
     joined.reshaped(&shape)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tensor<T: crate::tensor::Element>(shape: &[usize], values: Vec<T>) -> Tensor {
+        Tensor::from_vec(shape, values).unwrap()
+    }
+
+    fn of(form: ChoiceForm, array: &Tensor) -> Result<Routing> {
+        Routing::new(form, array, 2, Path::new("choice.npy"))
+    }
+
+    fn expert(
+        rows: Vec<f32>,
+        places: Option<Vec<usize>>,
+        layout: Layout,
+        ranks: usize,
+    ) -> OfExpert {
+        OfExpert {
+            rows: tensor(&[rows.len(), 1], rows),
+            places,
+            layout,
+            ranks,
+        }
+    }
+
+    /// Two sequences of two tokens, two of three experts each.
+    fn numbers() -> Tensor {
+        tensor(&[2, 2, 2], vec![2_i64, 0, 1, 0, 0, 1, 2, 1])
+    }
+
+    #[test]
+    fn numbers_and_maps_are_one_choice() {
+        let map = vec![
+            1.0_f32, 0.0, 1.0, 1.0, 1.0, 0.0, 1.0, 1.0, 0.0, 0.0, 1.0, 1.0,
+        ];
+        let map = of(ChoiceForm::Map, &tensor(&[2, 2, 3], map)).unwrap();
+        let numbers = of(ChoiceForm::Numbers, &numbers()).unwrap();
+        let expected = [0.0, 2.0, 0.0, 1.0, 0.0, 1.0, 1.0, 2.0];
+        for routing in [&map, &numbers] {
+            assert_eq!(
+                routing.choice().unwrap().as_slice::<f32>().unwrap(),
+                expected
+            );
+        }
+        // Weights lie as the choice did.
+        let weights = tensor(&[2, 2, 2], vec![0.6_f32, 0.4, 0.7, 0.3, 0.8, 0.2, 0.9, 0.1]);
+        let weights = numbers.weights(&weights, Path::new("w.npy")).unwrap();
+        let expected = [0.4, 0.6, 0.3, 0.7, 0.8, 0.2, 0.1, 0.9];
+        assert_eq!(weights.as_slice::<f32>().unwrap(), expected);
+    }
+
+    #[test]
+    fn rows_are_placed_in_the_order_of_any_framework() {
+        let routing = of(ChoiceForm::Numbers, &numbers()).unwrap();
+        // Tokens by sequence: expert 0 has tokens 0, 1 and 2, expert 1 tokens 1, 2 and 3, expert 2 tokens 0 and 3.
+        let value = |expert: usize, token: usize| (10 * expert + token) as f32;
+        let expected: Vec<f32> = [
+            (0, 0),
+            (2, 0),
+            (0, 1),
+            (1, 1),
+            (0, 2),
+            (1, 2),
+            (1, 3),
+            (2, 3),
+        ]
+        .map(|(expert, token)| value(expert, token))
+        .to_vec();
+        let tokens = [vec![0, 1, 2], vec![1, 2, 3], vec![0, 3]];
+        let placed = |order: &dyn Fn(&[usize]) -> Vec<usize>, is_said, layout, ranks| {
+            let experts = tokens.iter().enumerate().map(|(number, tokens)| {
+                let tokens = order(tokens);
+                let rows = tokens.iter().map(|token| value(number, *token)).collect();
+                let places: Option<Vec<usize>> = bool::then(is_said, || tokens);
+                (number, expert(rows, places, layout, ranks))
+            });
+            let all = routing.side_by_side(&experts.collect(), Path::new("e.npy"));
+            all.unwrap().unwrap().as_slice::<f32>().unwrap().to_vec()
+        };
+        let reversed = |tokens: &[usize]| tokens.iter().rev().copied().collect();
+        assert_eq!(placed(&reversed, true, Layout::Bsh, 1), expected);
+        // Of positions first: 0, 2, 1, 3.
+        let by_position = |tokens: &[usize]| {
+            let mut tokens = tokens.to_vec();
+            tokens.sort_by_key(|token| (token % 2, token / 2));
+            tokens
+        };
+        assert_eq!(placed(&by_position, false, Layout::Sbh, 1), expected);
+        // Of two ranks with a sequence each, rank by rank.
+        assert_eq!(
+            placed(&|tokens| tokens.to_vec(), false, Layout::Sbh, 2),
+            expected
+        );
+    }
+
+    #[test]
+    fn what_contradicts_a_choice_is_refused() {
+        let one = tensor(&[1, 1, 2], vec![1_i64, 1]);
+        let error = of(ChoiceForm::Numbers, &one).err().unwrap().to_string();
+        assert!(error.contains("2 experts of every token"), "{error}");
+        let three = tensor(&[1, 1, 3], vec![1_u8, 1, 1]);
+        assert!(of(ChoiceForm::Map, &three).is_err());
+        let routing = of(ChoiceForm::Numbers, &numbers()).unwrap();
+        let lengths = [3, 3, 1];
+        let experts = |lengths: [usize; 3]| {
+            let experts = lengths.into_iter().enumerate();
+            experts
+                .map(|(number, rows)| (number, expert(vec![0.0; rows], None, Layout::Bsh, 1)))
+                .collect::<BTreeMap<_, _>>()
+        };
+        let error = routing.side_by_side(&experts(lengths), Path::new("e.npy"));
+        let error = error.err().unwrap().to_string();
+        assert!(
+            error.contains("each of the 2 tokens that expert 2"),
+            "{error}"
+        );
+        // An expert that was chosen and not dumped leaves the stage out.
+        let mut some = experts([3, 3, 2]);
+        some.remove(&1);
+        assert!(
+            routing
+                .side_by_side(&some, Path::new("e.npy"))
+                .unwrap()
+                .is_none()
+        );
+    }
+}

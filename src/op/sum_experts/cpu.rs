@@ -42,3 +42,36 @@ impl CpuKernel for SumExperts {
         Ok(sums.collect())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tensor::Tensor;
+    use half::bf16;
+
+    #[test]
+    fn sums_are_rounded_where_the_framework_rounds() {
+        // 1 + 2^-9 rounds to 1: one after the other the small ones are lost, in one sum they are half an ulp and more.
+        let small = 0.5_f32.powi(9);
+        let x = [1.0, small, small, small].map(bf16::from_f32);
+        let x = Tensor::from_vec(&[1, 1, 4], x.to_vec()).unwrap();
+        let choice = Tensor::from_vec(&[1, 1, 4], vec![0.0_f32, 1.0, 2.0, 3.0]).unwrap();
+        let of = |rounding, ranks| {
+            let op = SumExperts {
+                parts: 1,
+                ranks,
+                experts: 4,
+            };
+            let arguments = Arguments {
+                inputs: &[&x, &choice],
+                params: &[],
+            };
+            let sum: Vec<bf16> = op.cpu(&arguments, rounding).unwrap();
+            sum[0].to_f32()
+        };
+        assert_eq!(of(Rounding::EachOperation, 1), 1.0);
+        assert_eq!(of(Rounding::Once, 1), 1.0 + 0.5_f32.powi(7));
+        // The first rank's sum is rounded to 1, the second's is 2^-8: half an ulp of 1, to even.
+        assert_eq!(of(Rounding::Once, 2), 1.0);
+    }
+}
