@@ -3,6 +3,7 @@
 
 use super::Weights;
 use super::bin::TorchFiles;
+use super::block_scaled::BlockScaled;
 use super::safetensors::SafetensorsFiles;
 use super::wrapped::Bare;
 use crate::arch::ConvertedConfig;
@@ -168,11 +169,13 @@ impl TransformersFolder {
             return Err(BadInput::new(&folder, "weights", "no tensor at all").into());
         };
         let notes = weights.note().map(str::to_owned).into_iter().collect();
+        let settings = ConvertedConfig::settings(&folder.join("config.json"))?;
+        let weights = BlockScaled::over(Box::new(weights), &settings, dtype, &folder)?;
         Ok(Self {
             folder,
             config,
             dtype,
-            weights: Box::new(weights),
+            weights,
             notes,
         })
     }

@@ -2,6 +2,7 @@
 
 mod adapted;
 mod bin;
+mod block_scaled;
 mod folder;
 pub mod megatron;
 mod overlay;
