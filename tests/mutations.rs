@@ -145,6 +145,9 @@ const SUBJECTS: [Subject; 8] = [
     },
 ];
 
+/// Bugs that fp32 does not show: an epsilon of 1e-6, beside mean squares of some units, is less than its rounding.
+const UNSEEN: [(&str, &str); 1] = [("Qwen3", "epsilon of the last norm 1e-12")];
+
 /// Fewer stages a block are few.
 const FEW: usize = 20;
 
@@ -311,6 +314,10 @@ fn deliberate_bugs_are_caught_and_named() {
         let (fp32, bf16) = (of("fp32"), of("bf16"));
         for trial in &fp32 {
             let Trial { name, stage, .. } = trial;
+            if UNSEEN.contains(&(subject.name, name)) {
+                assert!(!trial.caught, "{}: {name} shows after all", subject.name);
+                continue;
+            }
             assert!(
                 trial.caught,
                 "{}: {name} is not caught in fp32",
@@ -355,7 +362,7 @@ fn every_cause_is_documented() {
         "# What is recognised\n\n\
          What `parity explain` recognises: a rule each, by the `id` that the JSON report has, with \
          the deliberate bugs that it is tested with. [What is caught](mutations.md) says what comes \
-         of those that BLOOM, GPT-2 or Llama has a place for; the others are tested on single steps.\n\n\
+         of those that one of the models there has a place for; the others are tested on single steps.\n\n\
          Written by `PARITY_UPDATE_DOCS=1 cargo test --test main mutations`, and checked by the same \
          test.\n\n\
          | id | what goes wrong | deliberate bugs |\n|---|---|---|\n",
@@ -392,9 +399,11 @@ fn check(name: &str, page: &str, cells: impl Fn(&str) -> String) {
 fn page(trials: &[Trial]) -> String {
     let mut page = String::from(
         "# What is caught\n\n\
-         Conversion bugs made on purpose in the two-layer BLOOM that Megatron-DeepSpeed ran, and in the \
+         Conversion bugs made on purpose in the two-layer BLOOM that Megatron-DeepSpeed ran, in the \
          GPT-2 and the Llama 3 that megatron-core ran (`goldens/bloom_*_tp1`, \
-         `goldens/megatron_core_*_tp1`), against the built-in tolerances of isolated mode. *Stage* is the first that fails; *cause* is the first answer of `parity \
+         `goldens/megatron_core_*_tp1`), against the built-in tolerances of isolated mode, and in models of five \
+         more architectures, of which fewer stages were recorded (`cases/` says of which run), against those of \
+         both modes. An epsilon that is not caught is beside mean squares that leave nothing of it. *Stage* is the first that fails; *cause* is the first answer of `parity \
          explain`; the last two columns say what gates on the final logits would have said: cosine \
          ≥ 0.99, mean absolute difference < 0.1.\n\n\
          Written by `scripts/full_check.sh`; every test run checks a part of it.\n\n",

@@ -194,13 +194,11 @@ impl<'a> Settings<'a> {
         self.values.contains_key(key)
     }
 
-    /// Refuses a setting that is neither this, as JSON, nor left out.
-    pub(super) fn require_neutral(&self, key: &str, neutral: &str) -> Result<()> {
+    /// Refuses a setting that is there and not `false`.
+    pub(super) fn refuse_on(&self, key: &str) -> Result<()> {
         match self.any(key)? {
-            Some(found) if found.to_string() != neutral => {
-                Err(self.fault(key, "nothing: parity has no plan for it", found))
-            }
-            _ => Ok(()),
+            None | Some(Value::Bool(false)) => Ok(()),
+            Some(found) => Err(self.fault(key, "nothing: parity has no plan for it", found)),
         }
     }
 

@@ -35,8 +35,8 @@ impl BlockScaled {
         dtype: DType,
         folder: &Path,
     ) -> Result<Box<dyn Weights>> {
-        let names = under.names().into_iter();
-        let Some(scale) = names.filter(|name| name.ends_with(SCALE)).next() else {
+        let names = under.names();
+        let Some(scale) = names.into_iter().find(|name| name.ends_with(SCALE)) else {
             return Ok(under);
         };
         let config = folder.join("config.json");

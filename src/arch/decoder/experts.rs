@@ -112,19 +112,18 @@ impl ExpertNames {
     }
 }
 
-/// Megatron's settings that change what a mixture of experts computes, with the only value that parity has a plan
-/// for besides nothing: TransformerConfig's names, which are Megatron-LM's.
-const NEUTRAL: [(&str, &str); 10] = [
-    ("moe_apply_probs_on_input", "false"),
-    ("moe_expert_capacity_factor", "null"),
-    ("moe_expert_rank_capacity_factor", "null"),
-    ("moe_latent_size", "null"),
-    ("moe_mlp_glu_interleave_size", "null"),
-    ("moe_router_force_biased", "null"),
-    ("moe_router_force_load_balancing", "false"),
-    ("moe_router_topk_limited_devices", "null"),
-    ("moe_shared_expert_gate", "false"),
-    ("moe_shared_expert_glu_interleave_size", "null"),
+/// Megatron's settings that switch on what parity has no plan for in a mixture of experts.
+const FOREIGN: [&str; 10] = [
+    "moe_apply_probs_on_input",
+    "moe_expert_capacity_factor",
+    "moe_expert_rank_capacity_factor",
+    "moe_latent_size",
+    "moe_mlp_glu_interleave_size",
+    "moe_router_force_biased",
+    "moe_router_force_load_balancing",
+    "moe_router_topk_limited_devices",
+    "moe_shared_expert_gate",
+    "moe_shared_expert_glu_interleave_size",
 ];
 
 impl Experts {
@@ -164,8 +163,8 @@ impl Experts {
     /// # Errors
     /// If one is missing, or asks for what parity has no plan for.
     pub(super) fn of_megatron(settings: &Settings<'_>, layers: usize, wide: usize) -> Result<Self> {
-        for (key, neutral) in NEUTRAL {
-            settings.require_neutral(key, neutral)?;
+        for key in FOREIGN {
+            settings.refuse_on(key)?;
         }
         let balancing = settings.text(&["moe_router_load_balancing_type"]);
         if let Ok(Some(kind)) = balancing
@@ -228,7 +227,7 @@ fn dense_layers(settings: &Settings<'_>, layers: usize) -> Result<Vec<usize>> {
     };
     if let Some(every) = value.as_u64().filter(|every| *every > 0) {
         return Ok((0..layers)
-            .filter(|layer| *layer as u64 % every != 0)
+            .filter(|layer| !(*layer as u64).is_multiple_of(every))
             .collect());
     }
     let list: Option<Vec<u64>> = match &value {

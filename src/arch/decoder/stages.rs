@@ -5,7 +5,7 @@ use crate::arch::Part;
 use crate::arch::stage::{ChoiceForm, HEADS, INNER, LAST, Role, Rows, Stage, core, hf};
 
 /// What precedes the blocks, and the norm before attention.
-
+///
 /// megatron-core's blocks work on `[sequence, batch, ·]`. It computes queries, keys and values at once,
 /// per group of heads that share a key, and gate and up projection too, of which every rank has its
 /// rows: the stages are parts of those arrays. What rotates is no module: rotated queries and keys are

@@ -209,28 +209,25 @@ fn in_order<'a>(context: &Context<'a>, step: &Step) -> Result<Option<Rewrite<'a>
         }
         Ok(apart <= NEAR * NEAR * size)
     };
-    let mut order: Vec<usize> = (0..experts).collect();
-    for expert in 0..experts {
-        let places = choice
-            .iter()
-            .enumerate()
-            .filter(|(_, of)| **of == expert as f64);
+    // The expert whose rows the reference has where it chose this one: itself, if nobody's fit.
+    let counterpart = |expert: usize| -> Result<usize> {
+        let places = choice.iter().enumerate();
+        let places = places.filter(|(_, of)| **of == expert as f64);
         let places: Vec<usize> = places.map(|(place, _)| place).take(ROWS).collect();
-        let mut fits = None;
         for other in (0..experts).filter(|_| !places.is_empty()) {
             let mut all_near = true;
             for place in &places {
                 all_near &= near(*place, other)?;
             }
             if all_near {
-                fits = Some(other);
-                break;
+                return Ok(other);
             }
         }
-        if let Some(other) = fits {
-            order[expert] = other;
-        }
-    }
+        Ok(expert)
+    };
+    let order = (0..experts)
+        .map(counterpart)
+        .collect::<Result<Vec<usize>>>()?;
     let moved: Vec<usize> = (0..experts)
         .filter(|expert| order[*expert] != *expert)
         .collect();
