@@ -139,9 +139,9 @@ fn folders_of_a_checkpoint_must_be_whole() {
             }),
         ),
         (
-            "an expert-parallel rank",
+            "a rank of four numbers",
             core("torch_fp32_tp2", |path| {
-                fs::rename(path.join("mp_rank_01"), path.join("mp_rank_01_000_000")).unwrap();
+                fs::rename(path.join("mp_rank_01"), path.join("mp_rank_01_000_000_000")).unwrap();
             }),
         ),
         (

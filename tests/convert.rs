@@ -144,7 +144,7 @@ fn rounding_to_another_dtype_is_torchs() {
             ..options()
         };
         write(
-            &open(&checkpoints.join("torch_fp32_tp2"), TOKENS),
+            &open(&checkpoints.join("torch_dist_tp2"), TOKENS),
             &rounded,
             &bf16,
         );

@@ -89,7 +89,10 @@ fn all_references_hold_on_the_device() {
     let cases = cases.map(|case| case.path().to_string_lossy().into_owned());
     let mut cases: Vec<String> = cases.filter(|case| case.ends_with(".toml")).collect();
     cases.sort();
-    let eager_rms_norm = |case: &String| case.contains("llama") && !case.contains("checkpoint");
+    let of_rms_norm = ["llama", "qwen", "mixtral", "deepseek"];
+    let eager_rms_norm = |case: &String| {
+        of_rms_norm.iter().any(|name| case.contains(name)) && !case.contains("checkpoint")
+    };
     let (refused, run): (Vec<String>, Vec<String>) = cases.into_iter().partition(eager_rms_norm);
     for case in common::sample(&refused, 8) {
         let output = gpu.parity(&["diff", case, "--device", "cuda"]);
