@@ -136,3 +136,29 @@ fn frameworks_agree_on_the_rows_of_experts() {
         [2, 11, 2 * 88]
     );
 }
+
+/// Statistics are kept of everything but choices, and what is chained against them passes.
+#[test]
+fn statistics_hold_beside_choices() {
+    let mut manifest = Golden::open(goldens().join("transformers_qwen3_moe_bf16"))
+        .unwrap()
+        .manifest()
+        .clone();
+    // Of two stages as they are, statistics of one would do.
+    let is_choice = |stage: &str| stage.ends_with("gate.indices");
+    manifest
+        .stages
+        .retain(|record| is_choice(record.stage.as_str()));
+    assert_eq!(manifest.stages.len(), 2);
+    let copy = Copy::of("transformers_qwen3_moe_bf16");
+    fs::write(copy.golden().join("golden.json"), manifest.to_json()).unwrap();
+    let outcome = common::run(&copy.case());
+    assert_eq!(outcome.verdict(), Verdict::Pass);
+    // A choice alone is no input of an isolated run.
+    assert!(
+        outcome
+            .stages
+            .iter()
+            .all(|result| result.mode == Mode::Chained)
+    );
+}

@@ -152,7 +152,9 @@ impl Judge<'_> {
         prediction: Option<&Prediction>,
         backend: &B,
     ) -> Result<Pending<'s>> {
-        let resolved = self.resolve(stage, mode, computed.error_bound.is_some());
+        // Statistics have no budget, though later stages carry on the bound of what they are of.
+        let budgeted = computed.error_bound.is_some() && stage.is_full();
+        let resolved = self.resolve(stage, mode, budgeted);
         let metrics = match recorded {
             Recorded::Full(value) => {
                 let metrics = self.measure(stage, &resolved, value, computed, prediction, backend);

@@ -6,7 +6,7 @@ use super::judge::Judge;
 use super::on_cuda::OnCuda;
 use super::stretch::Stretch;
 use super::{Candidate, Options};
-use crate::arch::{ModelConfig, SettingDifference};
+use crate::arch::{ModelConfig, Role, SettingDifference};
 use crate::backend::{AnyBackend, Gpu};
 use crate::case::{Case, Mode};
 use crate::checkpoint::Weights;
@@ -181,7 +181,12 @@ fn modes(
     notes: &mut Vec<String>,
 ) -> Result<Vec<Mode>> {
     let mut modes = options.modes.list().to_vec();
-    if alignment.full().is_empty() && modes.contains(&Mode::Isolated) {
+    // A choice of experts alone is no input that other stages could run on.
+    let is_input = |stage: &AlignedStage<'_>| {
+        let role = golden.manifest().model.role(stage.stage());
+        stage.is_full() && role != Some(Role::Choice)
+    };
+    if !alignment.iter().any(is_input) && modes.contains(&Mode::Isolated) {
         modes.retain(|mode| *mode != Mode::Isolated);
         if modes.is_empty() {
             let expected = "recorded values to feed stages with";

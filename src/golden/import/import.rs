@@ -241,8 +241,9 @@ impl Import<'_> {
                 // Padding differs from run to run, whatever the settings say.
                 model.set_vocab_size(read.value.row_len());
             }
-            // Statistics are kept of the value in parity's own layout.
-            let (content, layout) = if self.statistics_only {
+            // Statistics are kept of the value in parity's own layout; of a choice there are none that say anything.
+            let is_choice = self.described.model.role(&stage) == Some(Role::Choice);
+            let (content, layout) = if self.statistics_only && !is_choice {
                 let statistics = self.keep_statistics(&stage, &read.value)?;
                 (Content::Statistics(statistics), Layout::Bsh)
             } else if read.is_made {
